@@ -13,7 +13,7 @@ from .paths import RadgenError
 def mean_image(
     images, # [n, H, W] training images
 ) -> np.ndarray: # float32 [H, W]
-    "The mean training image (PAPER section 5)."
+    "The mean training image."
     images = np.asarray(images)
     if images.ndim != 3 or not len(images): raise RadgenError(f'images of shape {images.shape}: the mean image needs [n, H, W] with n > 0')
     return images.mean(0, dtype=np.float64).astype(np.float32)
@@ -26,7 +26,7 @@ def nearest_copy(
     conditions, # [n, d] conditions asked for
     seed:int=0, # draws one of the nearest patient's series
 ) -> tuple[np.ndarray, np.ndarray]: # images [n, H, W] and the training row each was copied from [n]
-    "An image of the training patient with the nearest condition (PAPER section 5)."
+    "An image of the training patient with the nearest condition."
     from scipy.spatial.distance import cdist
     train_images, X, Z = np.asarray(train_images), np.asarray(train_conditions, dtype=float), np.asarray(conditions, dtype=float)
     if X.ndim != 2 or Z.ndim != 2 or X.shape[1] != Z.shape[1]: raise RadgenError(f'conditions of shape {Z.shape}, but the training conditions are {X.shape}')

@@ -27,7 +27,7 @@ def check_features(
 
 # %% ../nbs/10_conditions.ipynb #0f506b65
 class ConditionEncoder:
-    "Omics as given -> standardized condition vector, fitted on training patients (DESIGN: everything fitted inside the fold)."
+    "Omics as given -> standardized condition vector, fitted on training patients."
     def __init__(self,
         condition:str='multiomic', # 'expression' or 'multiomic'
         n_components:int=17,       # principal components kept for raw omics (the paper has 17 factors)

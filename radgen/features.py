@@ -19,7 +19,7 @@ class Unavailable(RadgenError):
 def central_box(
     height:int, width:int, # of the image, pixels
 ) -> tuple[slice, slice]:  # rows and columns of the box
-    "The fixed region of interest, 1/8 to 7/8 of each side (PAPER section 4)."
+    "The fixed region of interest, 1/8 to 7/8 of each side (the box of the code of Chen et al. 2024)."
     return slice(height//8, height - height//8), slice(width//8, width - width//8)
 
 # %% ../nbs/16_features.ipynb #dfde5cb7
@@ -57,7 +57,7 @@ def radiomics_features(
     bin_width:float=BIN_WIDTH, # grey values (of 256) a bin
     progress:bool=False, # show a bar
 ) -> pd.DataFrame: # [n, features], a row an image in the order given; nan where undefined
-    "PyRadiomics `original` features of the central box (PAPER section 4; van Griethuysen et al. 2017)."
+    "PyRadiomics `original` features of the central box (van Griethuysen et al. 2017), as in Chen et al. 2024."
     from joblib import Parallel, delayed
     from tqdm import tqdm
     images = np.asarray(images)
@@ -88,7 +88,7 @@ def cnn_features(
     images, # [n, H, W] in [0, 1]
     network:str, # one of `NETWORKS`
 ) -> np.ndarray: # [n, features]
-    "Embeddings of an ImageNet network (PAPER section 4)."
+    "Embeddings of an ImageNet network, as in Chen et al. 2024."
     if network not in NETWORKS: raise RadgenError(f'unknown network {network!r}; known: {", ".join(NETWORKS)}')
     raise Unavailable('not yet built')
 
@@ -96,7 +96,7 @@ def cnn_features(
 def fold_pca(
     variance:float=0.95, # share of the training variance to keep
 ): # an unfitted sklearn Pipeline: impute, scale, pca
-    "Imputation, standardization and PCA as one step, to be fitted on training patients only (DESIGN section 6)."
+    "Imputation, standardization and PCA as one step, to be fitted on training patients only."
     from sklearn.decomposition import PCA
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import Pipeline

@@ -46,7 +46,7 @@ def legacy_fid(
     real, # [n, H, W] in [0, 1], or one image [H, W]
     generated, # the same
 ): # [n], or one number
-    "Fréchet distance between the pixel rows of two images, the FID of Chen et al. 2024 (PAPER section 4)."
+    "Fréchet distance between the pixel rows of two images, the FID of the code of Chen et al. 2024."
     a, b = _pair(real, generated)
     n, gap = a.shape[-2] - 1, ((a.mean(-2) - b.mean(-2))**2).sum(-1)
     a, b = a - a.mean(-2, keepdims=True), b - b.mean(-2, keepdims=True)
@@ -105,7 +105,7 @@ def estimators(
     samples, # [n, n_samples, H, W], or [n, H, W] for one sample each
     best=np.min, # np.max where larger is better
 ) -> dict[str, np.ndarray]: # 'single' and, with several samples, 'mean' and 'best': [n] each
-    "A paired metric under the three estimators (DESIGN section 2)."
+    "A paired metric under the three estimators."
     samples = _stack(samples)
     each = np.stack([metric(real, samples[:, k]) for k in range(samples.shape[1])], axis=1)
     out = {'single': each.mean(1)}
@@ -146,7 +146,7 @@ def kid(
     generated_patients=None, # [m] patient of each generated image
     reference=None, # features that set the scale; None: `real`
 ) -> float:
-    "Unbiased kernel distance over pairs of different patients (Bińkowski et al. 2018, equation 4; DESIGN section 6)."
+    "Unbiased kernel distance over pairs of different patients (Bińkowski et al. 2018, equation 4)."
     a, b = scale_on(real if reference is None else reference, real, generated)
     names = lambda p, n, tag: np.array([f'{tag}{k}' for k in range(n)] if p is None else [f'p{x}' for x in p], dtype=object)
     who, _ = pd.factorize(np.r_[names(patients, len(a), 'a'), names(generated_patients, len(b), 'b')])
@@ -172,7 +172,7 @@ def frd(
     n_components:int|None=None, # of the reference; None: `stated_components`
     reference=None, # features that set scale and components; None: `real`
 ) -> float:
-    "Fréchet distance of radiomics on the leading components of the reference (after Konz et al. 2024; DESIGN section 6)."
+    "Fréchet distance of radiomics on the leading components of the reference (after Konz et al. 2024)."
     reference = real if reference is None else reference
     a, b = _scores(reference, real, generated, n_components=n_components or stated_components(len(reference)))
     return frechet_distance(a, b)
@@ -190,7 +190,7 @@ def real_floor(
     n_splits:int=20,
     seed:int=0,
 ) -> Interval: # mean over splits and the range of 95 % of them; nan with fewer than 4 patients
-    "Real against real: patients split in halves, never on both sides (DESIGN section 6)."
+    "Real against real: patients split in halves, never on both sides."
     features = features.to_numpy() if isinstance(features, pd.DataFrame) else np.asarray(features)
     who, names = pd.factorize(np.asarray(patients))
     if len(names) < 4: return Interval(math.nan, math.nan, math.nan)
@@ -408,7 +408,7 @@ def fidelity_rows(
     inception:bool=True, # try the Inception FID
     progress:bool=False,
 ) -> Rows:
-    "All fidelity rows of one condition and protocol: models, controls, floors (DESIGN section 6; Table 2)."
+    "All fidelity rows of one condition and protocol: models, controls, floors (Table 2)."
     real, samples = np.asarray(real), {m: _stack(s) for m, s in samples.items()}
     stacks = {m: s[:, 0] for m, s in samples.items()} | {m: np.asarray(c) for m, c in controls.items()}
     roles = dict.fromkeys(samples, 'model') | dict.fromkeys(controls, 'control')
