@@ -186,7 +186,7 @@ def build_unet(
     levels = len(config.dim_mults)
     for level in range(levels):
         if config.attention == 'all' or (config.attention == 'coarse' and level == levels - 1): continue
-        unet.downs[level][2] = unet.ups[levels - 1 - level][2] = nn.Identity()
+        unet.downs[level][2], unet.ups[levels - 1 - level][2] = nn.Identity(), nn.Identity()
     return unet
 
 # %% ../nbs/12_cpdm.ipynb #ad6e8640
@@ -268,7 +268,8 @@ def blocks(
     for i, level in enumerate(unet.downs): named |= {f'down {i + 1} {part}': m for part, m in zip(parts, level)}
     for name in ('mid_block1', 'mid_attn', 'mid_block2'): named[name] = getattr(unet, name)
     for i, level in enumerate(unet.ups): named |= {f'up {len(unet.ups) - i} {part}': m for part, m in zip(parts, level)}
-    return named | {name: getattr(unet, name) for name in ('final_res_block', 'final_conv')}
+    named |= {name: getattr(unet, name) for name in ('final_res_block', 'final_conv')}
+    return {name: module for name, module in named.items() if not isinstance(module, nn.Identity)}
 
 def describe(
     model:CPDM,

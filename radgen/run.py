@@ -463,7 +463,7 @@ def paper(
         events = logs/'events.jsonl'
         events.unlink(missing_ok=True)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-        env = {**_environment(), 'RADGEN_EVENTS': str(events), 'RADGEN_RUN': _life_sign(), 'RADGEN_THREADS': str(max(1, cores//jobs))}
+        env = {**_environment(), 'RADGEN_EVENTS': str(events), 'RADGEN_RUN': _life_sign(), 'RADGEN_THREADS': os.environ.get('RADGEN_THREADS') or str(max(1, cores//jobs))}
         watch = Watch(todo, known, jobs, events, say)
         with open(logs/'snakemake.log', 'w') as log:
             process = subprocess.Popen([*_snakemake(cohort, profile, jobs, upto), *more], stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env,
@@ -477,6 +477,8 @@ def paper(
                 raise
         watch.poll()
         if watch.failed: raise RadgenError(watch.failed[0])
+        if process.returncode and watch.running:
+            raise RadgenError(f'{sorted(watch.running)[0]}: its process was killed; the machine may have run out of memory (try fewer jobs). The same command goes on from there')
         if process.returncode: raise RadgenError(f'{_complaint((logs/"snakemake.log").read_text())} (the whole of it: {shown(logs/"snakemake.log")})')
         wall = time.monotonic() - start
         summarize_run(cohort, profile, sorted(watch.done), set(every) <= set(watch.done) and not upto, jobs=jobs, wall_s=round(wall, 1), peak_memory_mb=round(watch.peak/2**20))

@@ -214,7 +214,7 @@ def as_conditions(
 ) -> torch.Tensor: # float32 [n, n_features]
     "Encode and check conditions."
     values = encoder.transform(conditions) if encoder is not None and isinstance(conditions, pd.DataFrame) else conditions
-    c = torch.as_tensor(np.array(values, dtype=np.float32))
+    c = values.detach().float() if isinstance(values, torch.Tensor) else torch.as_tensor(np.array(values, dtype=np.float32))
     if len(c) != n: raise RadgenError(f'{len(c)} condition rows for {n} images: one an image is needed')
     if c.ndim != 2 or c.shape[1] != config.n_features:
         raise RadgenError(f'conditions have {c.shape[-1]} features after encoding, the model takes {config.n_features}')

@@ -214,7 +214,7 @@ def test_frd_grows_with_blur():
     tables = [radiomics_features(np.stack([gaussian_filter(i, s) for i in x])) for s in (0, .7, 2)]
     assert 0 == pytest.approx(frd(tables[0], tables[0]), abs=1e-8) and frd(tables[0], tables[1]) < frd(tables[0], tables[2])
 
-# the controls on the released images (PAPER section 5)
+# the controls on the released images
 
 SEEDS = 40
 PUBLISHED = { # protocol: folds, {control: (legacy_fid, mse, ssim)}

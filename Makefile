@@ -1,0 +1,81 @@
+# make paper   regenerates every table and figure        make test    runs every check
+# make audit   what needs repetitions and both links     make bench   times training and sampling steps here
+# make lab     JupyterLab on the notebooks               make clean   removes runs/ and build leftovers, never figures/
+# make setup   only the environment (.venv), which all the others make by themselves
+
+COHORT  ?= phantom
+PROFILE ?= quick
+JOBS    ?= 2
+LAB_FLAGS ?=
+PYTHON  ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+READY := $(VENV)/.radgen-ready
+PIP   := $(BIN)/python -m pip install -qq --no-input --disable-pip-version-check
+LOCK  := -c requirements.lock
+
+.DEFAULT_GOAL := help
+.PHONY: help setup paper test audit lab bench clean readme
+
+help:
+	@sed -n 's/^# \(make.*\)/\1/p' Makefile
+
+setup: $(READY)
+	@:
+
+# The stamp is the last thing written: a set-up that was stopped half-way has none, and the next one starts afresh.
+$(READY): requirements.lock settings.ini setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || \
+	  { echo "radgen: Python 3.11 is needed and $(PYTHON) is not one: install it, or name it: make setup PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "radgen: $(PYTHON) has no venv module: install it (Debian and Ubuntu: python3.11-venv)" >&2; exit 2; }
+	@command -v $${CC:-cc} >/dev/null || command -v gcc >/dev/null || \
+	  { echo "radgen: a C compiler is needed to build PyRadiomics: install gcc or clang, or name one: CC=/path/to/cc" >&2; exit 2; }
+	@$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))' || \
+	  { echo "radgen: the headers of $(PYTHON) are needed to build PyRadiomics: install them (Debian and Ubuntu: python3.11-dev)" >&2; exit 2; }
+	@if [ -e $(READY) ]; then rm -f $(READY); echo "radgen: bringing $(VENV) up to date"; \
+	 else echo "radgen: setting up $(VENV): some minutes, once"; $(PYTHON) -m venv --clear $(VENV); fi
+	@echo "  1 of 4  build tools"
+	@$(PIP) $(LOCK) setuptools wheel numpy versioneer cython
+	@echo "  2 of 4  PyRadiomics, from source"
+	@$(PIP) $(LOCK) --no-build-isolation pyradiomics
+	@echo "  3 of 4  everything else; torch is large"
+	@$(PIP) -r requirements.lock
+	@echo "  4 of 4  radgen itself"
+	@$(PIP) --no-deps --no-build-isolation --use-pep517 -e .
+	@touch $(READY)
+	@echo "radgen: $(VENV) is ready"
+
+paper: setup
+	@$(BIN)/radgen paper --cohort $(COHORT) --profile $(PROFILE) --jobs $(JOBS)
+
+# Notebooks are tested in processes of their own: workers of one process share state. Paper notebooks need the ones before them and are tested by pytest, on a smoke run.
+test: export OMP_NUM_THREADS := 1
+test: setup
+	@echo "radgen: 1 of 3  the package is what the notebooks export, and the house rules"
+	@$(BIN)/python -m pytest -q tests/test_house.py
+	@echo "radgen: 2 of 3  library notebooks"
+	@printf '%s\n' nbs/[0-9]*.ipynb | xargs -P $(JOBS) -n 1 $(BIN)/nbdev_test --n_workers 0 --do_print --path
+	@echo "radgen: 3 of 3  everything else"
+	@$(BIN)/python -m pytest -q --ignore=tests/test_house.py tests
+
+audit: setup
+	@for cohort in phantom phantom_link0; do $(BIN)/radgen paper --cohort $$cohort --profile $(PROFILE) --jobs $(JOBS) || exit $$?; done
+
+bench: setup
+	@$(BIN)/radgen bench
+
+lab: setup
+	@$(BIN)/python -m jupyterlab nbs $(LAB_FLAGS)
+
+# README.md is the index notebook, executed (its table of times is read from figures/) and converted.
+readme: setup
+	@$(BIN)/python -m nbconvert --to notebook --execute --inplace --log-level WARN nbs/index.ipynb
+	@$(BIN)/nbdev_clean --fname nbs/index.ipynb
+	@$(BIN)/python -m nbconvert --to markdown --no-input --log-level WARN --output-dir . --output README nbs/index.ipynb
+
+clean:
+	@rm -rf runs build dist .pytest_cache _docs _proc
+	@find nbs radgen tests -name __pycache__ -prune -exec rm -rf {} + ; find nbs -name .ipynb_checkpoints -prune -exec rm -rf {} +
+	@echo "radgen: runs/ and build leftovers are gone; figures/ and $(VENV) are as they were"

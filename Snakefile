@@ -1,0 +1,141 @@
+# The graph of the study, and its only orchestrator: which paper notebook needs which, with which parameters. `radgen paper` runs it in
+# runs/<cohort>/<profile>; paths below are relative to that folder.
+#
+# A notebook runs again when it, a module it imports, one of its parameters or a notebook before it changes, and not otherwise. Checkpoints and image
+# stores are no outputs here: an output is deleted before its rule runs again, and these are what an interrupted run goes on from.
+import json, os, sys
+
+os.environ.setdefault("RADGEN_PYTHON", sys.executable)
+sys.path.insert(0, os.environ.get("RADGEN_ROOT", os.path.dirname(workflow.main_snakefile)))
+from radgen import run
+
+COHORT, PROFILE = config["cohort"], config["profile"]
+SETTINGS = run.settings(PROFILE, COHORT)
+NOTEBOOKS = run.paper_notebooks()
+DEFAULTS = {stem: {name: default for name, (_, default) in run.notebook_parameters(nb).items()} for stem, nb in NOTEBOOKS.items()}
+VALUES = {stem: {**DEFAULTS[stem], **SETTINGS[stem]} for stem in NOTEBOOKS}
+
+CONDITIONS = VALUES["08_scorecard"]["conditions"]
+PROTOCOLS = VALUES["03_generate"]["protocols"]
+EXECUTED = "notebooks/{}.ipynb"
+RUN = '"$RADGEN_PYTHON" -m radgen.run notebook {input.notebook:q} {output.notebook:q} --parameters {params.values:q} > {log:q} 2>&1'
+
+
+def source(stem):
+    "A notebook and the modules it imports, as inputs."
+    notebook, *code = [os.path.relpath(p, run.runs_dir(COHORT, PROFILE)) for p in run.notebook_inputs(NOTEBOOKS[stem])]
+    return dict(notebook=notebook, code=code)
+
+
+def parameters(stem, **wildcards):
+    return json.dumps(run.params_for(stem, COHORT, PROFILE, **wildcards))
+
+
+def folds(protocol):
+    "Every fold, and for the patient protocol the final model of all imaged patients."
+    return list(range(VALUES["02_train"]["n_folds"])) + ["final"]*(protocol == "patient")
+
+
+def trainings(condition):
+    "The training notebooks of a condition: all folds in one, or one each."
+    groups = {p: [f"-fold{f}" for f in folds(p)] if SETTINGS["run"]["folds_per_run"] == "one" else [""] for p in PROTOCOLS}
+    return [EXECUTED.format(f"02_train-{condition}-{p}{g}") for p in PROTOCOLS for g in groups[p]]
+
+
+def each(stem):
+    "A notebook executed for every condition."
+    return [EXECUTED.format(f"{stem}-{c}") for c in CONDITIONS]
+
+
+def rows(name):
+    return f"rows/{name}.csv"
+
+
+wildcard_constraints:
+    condition="[a-z]+",
+    protocol="[a-z]+",
+    fold="[0-9]+|final",
+
+
+def results(stem):
+    "All that a notebook of this stem is executed for."
+    if stem == "02_train": return [f for c in CONDITIONS for f in trainings(c)]
+    return each(stem) if "condition" in DEFAULTS[stem] else [EXECUTED.format(stem)]
+
+
+rule all:
+    input: results(config.get("upto", "08_scorecard"))
+
+
+rule cohort:
+    input: **source("01_cohort")
+    output: notebook=EXECUTED.format("01_cohort"), rows=rows("01_cohort")
+    params: values=parameters("01_cohort")
+    log: "logs/01_cohort.log"
+    shell: RUN
+
+
+rule train:
+    input: EXECUTED.format("01_cohort"), **source("02_train")
+    output: notebook=EXECUTED.format("02_train-{condition}-{protocol}"), rows=rows("02_train-{condition}-{protocol}")
+    params: values=lambda w: parameters("02_train", condition=w.condition, protocol=w.protocol, folds=folds(w.protocol))
+    log: "logs/02_train-{condition}-{protocol}.log"
+    shell: RUN
+
+
+rule train_fold:
+    input: EXECUTED.format("01_cohort"), **source("02_train")
+    output: notebook=EXECUTED.format("02_train-{condition}-{protocol}-fold{fold}")
+    params: values=lambda w: parameters("02_train", condition=w.condition, protocol=w.protocol, folds=[f for f in folds(w.protocol) if str(f) == w.fold])
+    log: "logs/02_train-{condition}-{protocol}-fold{fold}.log"
+    shell: RUN
+
+
+rule generate:
+    input: lambda w: trainings(w.condition), **source("03_generate")
+    output: notebook=EXECUTED.format("03_generate-{condition}"), rows=rows("03_generate-{condition}")
+    params: values=lambda w: parameters("03_generate", condition=w.condition)
+    log: "logs/03_generate-{condition}.log"
+    shell: RUN
+
+
+rule fidelity:
+    input: EXECUTED.format("03_generate-{condition}"), **source("04_fidelity")
+    output: notebook=EXECUTED.format("04_fidelity-{condition}"), rows=rows("04_fidelity-{condition}")
+    params: values=lambda w: parameters("04_fidelity", condition=w.condition)
+    log: "logs/04_fidelity-{condition}.log"
+    shell: RUN
+
+
+rule outcomes:
+    input: EXECUTED.format("03_generate-{condition}"), **source("05_outcomes")
+    output: notebook=EXECUTED.format("05_outcomes-{condition}"), rows=rows("05_outcomes-{condition}")
+    params: values=lambda w: parameters("05_outcomes", condition=w.condition)
+    log: "logs/05_outcomes-{condition}.log"
+    shell: RUN
+
+
+rule survival:
+    input: EXECUTED.format("03_generate-{condition}"), **source("06_survival")
+    output: notebook=EXECUTED.format("06_survival-{condition}"), rows=rows("06_survival-{condition}")
+    params: values=lambda w: parameters("06_survival", condition=w.condition)
+    log: "logs/06_survival-{condition}.log"
+    shell: RUN
+
+
+rule controls:
+    input: EXECUTED.format("01_cohort"), **source("07_controls")
+    output: notebook=EXECUTED.format("07_controls"), rows=rows("07_controls")
+    params: values=parameters("07_controls")
+    log: "logs/07_controls.log"
+    shell: RUN
+
+
+rule scorecard:
+    input:
+        [f for stem in NOTEBOOKS if stem != "08_scorecard" for f in results(stem)],
+        **source("08_scorecard")
+    output: notebook=EXECUTED.format("08_scorecard"), report="report.html"
+    params: values=parameters("08_scorecard")
+    log: "logs/08_scorecard.log"
+    shell: RUN

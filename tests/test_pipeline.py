@@ -1,0 +1,168 @@
+"""The whole study at smoke size, in a copy of the project: killed on the way and resumed, its numbers, what runs again and what does not.
+
+The expected numbers are in expected_smoke.csv. After a change that is meant to change them:
+    RADGEN_EXPECTED=write python -m pytest tests/test_pipeline.py -k expected
+"""
+import json, os, re, shutil, signal, subprocess, sys, time
+from pathlib import Path
+
+import numpy as np, pandas as pd, pytest, yaml
+
+from radgen import run
+
+ROOT = Path(__file__).resolve().parent.parent
+EXPECTED = Path(__file__).parent/'expected_smoke.csv'
+KEYS = 'source_notebook condition protocol model role estimator subset extractor classifier label metric'.split()
+
+
+class Project:
+    "A copy of the project, and its command line."
+    def __init__(self, folder):
+        self.root, self.home = folder/'project', folder/'home'
+        for part in ('nbs', 'radgen', 'config'):
+            shutil.copytree(ROOT/part, self.root/part, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
+        for part in ('Snakefile', 'settings.ini', 'requirements.lock'): shutil.copy(ROOT/part, self.root)
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith('RADGEN_')} | {'RADGEN_HOME': str(self.home), 'PYTHONPATH': str(self.root)}
+        self.run = self.home/'runs'/'phantom'/'smoke'
+
+    def start(self, *args, **kw):
+        return subprocess.Popen([sys.executable, '-m', 'radgen.run', *map(str, args)], cwd=self.root, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kw)
+
+    def radgen(self, *args):
+        process = self.start(*args)
+        out, err = process.communicate(timeout=1500)
+        return process.returncode, out, err
+
+    def paper(self, *more):
+        status, out, err = self.radgen('paper', '--profile', 'smoke', '--jobs', '2', *more)
+        assert status == 0, err
+        return out
+
+    def would_run(self):
+        found = re.search('would run (.*)', self.paper('--dry-run'))
+        return found[1].split(', ') if found else []
+
+    def executed(self): return {p.stem: p.stat().st_mtime_ns for p in (self.run/'notebooks').glob('[0-9]*.ipynb')}
+
+
+@pytest.fixture(scope='module')
+def project(tmp_path_factory):
+    "A finished smoke run, whose first attempt was killed while models were training."
+    project = Project(tmp_path_factory.mktemp('smoke'))
+    first = project.start('paper', '--profile', 'smoke', '--jobs', '2')
+    checkpoints = lambda: list(project.run.glob('*/cpdm/*/*/*.safetensors'))
+    end = time.monotonic() + 600
+    while not checkpoints() and first.poll() is None:
+        assert time.monotonic() < end, 'no training began'
+        time.sleep(.2)
+    assert first.poll() is None, first.communicate()[1]
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    project.before = project.executed()
+    project.output = project.paper()
+    return project
+
+
+def test_a_killed_run_goes_on(project):
+    assert '01_cohort' in project.before
+    assert 'started' not in re.findall('01_cohort: (.*)', project.output)
+    assert project.executed()['01_cohort'] == project.before['01_cohort'], 'what was finished ran again'
+    assert f'{len(project.executed()) - len(project.before)} of {len(project.executed())} notebooks to run' in project.output
+    assert not [p.name for p in (project.run/'notebooks').iterdir() if '.part' in p.name or '.failed' in p.name]
+
+
+def test_everything_is_there(project):
+    figures = project.home/'figures'/'phantom'/'smoke'
+    kinds = {s: sorted(p.stem for p in figures.glob(f'*{s}')) for s in ('.png', '.svg', '.csv')}
+    assert kinds['.png'] == kinds['.svg']
+    for n in range(1, 9): assert [f for f in kinds['.png'] if f.startswith(f'fig{n}_')] or n == 4, f'no figure {n}'
+    for n in range(1, 8): assert [t for t in kinds['.csv'] if t.startswith(f'table{n}')], f'no table {n}'
+    report = (project.run/'report.html').read_text()
+    assert 'SIMULATED' in report and not re.findall(r'(?:src|href)="(?!data:|#|https?://)', report), 'the report is not self-contained'
+    record = json.loads((figures/'provenance.json').read_text())
+    assert record['notebooks'].keys() == project.executed().keys() and record['packages']['torch'] and record['latest_run']['wall_s'] > 0
+    assert str(project.home) not in json.dumps(record)
+
+
+def test_expected_numbers(project):
+    """Every smoke number equals the recorded one: in float32 on another processor within 2 %, scores of small classifiers and Cox models within 0.1, since one case
+    that changes sides moves them by more than rounding. Counts are exact, and so is every verdict's kind."""
+    found = pd.read_csv(project.home/'figures'/'phantom'/'smoke'/'results.csv')
+    found['verdict'] = found.verdict.str.split(':').str[0]
+    found = found[[*KEYS, 'value', 'verdict']].sort_values([*KEYS, 'value'], kind='stable').reset_index(drop=True)
+    if os.environ.get('RADGEN_EXPECTED') == 'write': found.to_csv(EXPECTED, index=False, float_format='%.6g')
+    expected = pd.read_csv(EXPECTED)
+    pd.testing.assert_frame_equal(found[[*KEYS, 'verdict']].fillna(''), expected[[*KEYS, 'verdict']].fillna(''), check_dtype=False)
+    a, b = found.value.to_numpy(float), expected.value.to_numpy(float)
+    score = expected.source_notebook.str.match('0[56]').to_numpy()
+    close = np.isclose(a, b, rtol=.02, atol=np.where(score, .1, 1e-4), equal_nan=True) & ((a == b) | (expected.metric != 'count'))
+    assert close.all(), found.assign(expected=b)[~close].to_string()
+
+
+def test_nothing_changed_nothing_runs(project):
+    before = project.executed()
+    os.utime(project.root/'nbs'/'paper'/'02_train.ipynb') # a newer time is not a change
+    start = time.monotonic()
+    assert 'nothing to do' in project.paper()
+    assert time.monotonic() - start < 60 and project.executed() == before
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    return text
+
+
+@pytest.mark.parametrize('file, old, new, stems', [
+    ('nbs/paper/04_fidelity.ipynb', '# 4. Image fidelity', '# 4. Fidelity', {'04_fidelity', '08_scorecard'}),
+    ('nbs/paper/02_train.ipynb', '# 2. Training', '# 2. Fitting', {'02_train', '03_generate', '04_fidelity', '05_outcomes', '06_survival', '08_scorecard'}),
+    ('radgen/survival.py', 'import', '# edited\nimport', {'06_survival', '08_scorecard'}),
+    ('radgen/run.py', 'import', '# edited\nimport', set()),
+    ('config/smoke.yaml', 'penalizers: [0.1, 1.0]', 'penalizers: [0.1, 2.0]', {'06_survival', '08_scorecard'}),
+    ('config/smoke.yaml', '# Seconds', '# Few seconds', set())], ids=['notebook', 'early notebook', 'module', 'runner', 'parameter', 'comment'])
+def test_only_what_depends_on_an_edit_runs(project, file, old, new, stems):
+    text = edit(project.root/file, old, new)
+    try: assert {job.split('-')[0] for job in project.would_run()} == stems
+    finally: (project.root/file).write_text(text)
+
+
+def test_papermill_by_hand(project, tmp_path):
+    (tmp_path/'params.yaml').write_text(yaml.safe_dump(dict(condition='expression', labels=['er'], extractors=['radiomics'], seed=1)))
+    done = subprocess.run([Path(sys.executable).parent/'papermill', 'nbs/paper/05_outcomes.ipynb', str(tmp_path/'out.ipynb'), '-f', str(tmp_path/'params.yaml')],
+                          cwd=project.root, env=project.env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = pd.read_csv(project.run/'rows'/'05_outcomes-expression.csv')
+    assert set(rows[rows.role == 'model'].label.dropna()) == {'er'}
+
+
+@pytest.mark.parametrize('stem', ['01_cohort', '04_fidelity', '08_scorecard'])
+def test_notebooks_run_as_they_stand(project, stem):
+    done = subprocess.run([Path(sys.executable).parent/'nbdev_test', '--n_workers', '0', '--path', f'nbs/paper/{stem}.ipynb'],
+                          cwd=project.root, env=project.env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_generate_for_new_patients(project, tmp_path):
+    from radgen.training import load_model
+    folder = project.run/'expression'/'cpdm'/'patient'/'final'
+    features = load_model(folder).encoder.features
+    table = pd.DataFrame(1., index=pd.Index(['007', 'new-1', 'new-2'], name='patient'), columns=features)
+    table.iloc[1] = 50.
+    def generate(name, frame, *more):
+        frame.to_csv(tmp_path/'mine.csv')
+        return project.radgen('generate', '--checkpoint', folder, '--conditions', tmp_path/'mine.csv', '--out', tmp_path/name, '--steps', 3, '--samples', 2, *more)
+    status, out, err = generate('all', table, '--png')
+    assert status == 0, err
+    assert '3 patients, 2 pictures each' in out
+    assert sorted(p.name for p in (tmp_path/'all'/'png').iterdir()) == [f'{p}_{k}.png' for p in table.index for k in (0, 1)]
+    from radgen.sampling import ImageStore
+    assert generate('one', table.iloc[[2]])[0] == 0
+    np.testing.assert_allclose(ImageStore(tmp_path/'one').read(), ImageStore(tmp_path/'all').read(['new-2']), atol=1e-4)
+    wrong = table.astype(object)
+    wrong.iloc[1, 3] = 'high'
+    for frame, complaint in [(wrong, f"column {features[3]!r}, patient new-1: 'high' is no finite number"), (table.iloc[:, 1:], f'1 missing feature ({features[0]})'),
+                             (table[features[::-1]], 'put the columns in the order of training'), (table.assign(X=1.), 'unknown feature (X)'), (pd.concat([table, table[:1]]), 'patient 007 is given twice')]:
+        status, _, err = generate('bad', frame)
+        assert status == 2 and complaint in err and 'mine.csv' in err and err.count('\n') == 1
+    assert not (tmp_path/'bad').exists()
