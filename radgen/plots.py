@@ -473,7 +473,7 @@ def fig_clusters(
             for k, w in enumerate(np.atleast_1d(who)):
                 p = xy.loc[w] if w in xy.index else xy.iloc[int(w)]
                 ax.scatter(p.iloc[0], p.iloc[1], s=34, facecolor='none', edgecolor=INK, lw=.9, zorder=5, label='nearest patient' if n == k == 0 else None)
-        ax.set(xlabel='component 1', ylabel='component 2', title=title or 'k-means clusters')
+        ax.set(xlabel='axis 1 of the plane', ylabel='axis 2', title=title or 'k-means clusters')
         ax.legend(loc='upper center', bbox_to_anchor=(.5, -.17), ncols=3, columnspacing=1.2, handletextpad=.4)
     silhouette = pd.Series(silhouette, dtype=float).dropna() if silhouette is not None else pd.Series(dtype=float)
     if not len(silhouette): say(right, 'silhouette not estimable')

@@ -365,7 +365,7 @@ FIGURES = { # beginning of the file name -> title, caption, what a reader who ca
     'fig6_': ('Figure 6. SHAP summary', 'Each held-out patient explained by the classifier that held it out. Position: push on the log-odds; colour: rank of the feature’s value.', 'Strips of points, a row a feature, ordered by mean absolute SHAP value.'),
     'outcomes': ('Outcomes at a glance', 'Blue: generated images. Orange: the omics without an image. Pink: 95 % range under permuted labels.', 'Dot plot of scores by label with intervals; all values are in Tables 3 and 4.'),
     'fig7_': ('Figure 7. Kaplan-Meier curves of predicted risk', 'Out-of-fold risk, split at the median of the training patients. Bands: pointwise 95 %; ticks: censored patients.', 'Survival curves of low and high predicted risk with numbers at risk.'),
-    'fig8_': ('Figure 8. Clusters of the omic features', 'k-means of the condition on its first two components, with the patients nearest the centres (in all features, not on these two axes), and the mean silhouette over k.', 'Scatter of patients coloured by cluster, and a line of mean silhouette over the number of clusters.'),
+    'fig8_': ('Figure 8. Clusters of the omic features', 'k-means of the condition in the plane of the centres, with the patients nearest the centres (in all features, not on these two axes), and the mean silhouette over k.', 'Scatter of patients coloured by cluster, and a line of mean silhouette over the number of clusters.'),
 }
 _VARIANTS = dict(multiomic='multi-omic condition', expression='expression condition', paper='paper protocol', patient='patient protocol')
 
