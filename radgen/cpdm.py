@@ -63,6 +63,7 @@ class CPDMConfig:
     dim_mults: tuple = (1, 2, 4)  # width of each level, in units of `dim`; the picture halves from one to the next
     patch: int = 1                # pixels a side that the network reads as one position (pixel unshuffle)
     attention: str = 'coarse'     # linear attention at 'all' levels, the 'coarse'st only, or 'none' (the middle always attends)
+    center: bool = True           # the network works on deviations from the mean training image, scaled to half a unit
     timesteps: int = 1000         # T
     objective: str = 'pred_v'     # what the network predicts: pred_v, pred_noise or pred_x0
     beta_schedule: str = 'cosine' # or linear
@@ -204,6 +205,20 @@ class CPDM(nn.Module):
         self.diffusion = library_module().GaussianDiffusion(unet, image_size=config.image_size//config.patch, timesteps=config.timesteps,
             objective=config.objective, beta_schedule=config.beta_schedule, min_snr_loss_weight=config.min_snr_gamma > 0,
             min_snr_gamma=config.min_snr_gamma or 5)
+        self.register_buffer('mean', torch.full((1, config.image_size, config.image_size), .5))
+        self.register_buffer('scale', torch.tensor(.5))
+
+    def prepare(self,
+        images:torch.Tensor, # [n, H, W] in [0, 1], the training images
+    ):
+        "Learn the mean image and the scale; without this the network works on [-1, 1]."
+        if not self.config.center: return
+        self.mean.copy_(images.mean(0)[None])
+        self.scale.copy_((2*(images - images.mean(0)).square().mean().sqrt()).clamp(min=.05))
+
+    def to_network(self, images): return (images - self.mean)/self.scale # [b, 1, H, W] in [0, 1] -> x0
+
+    def to_pixels(self, x0): return x0*self.scale + self.mean # the other way
 
     @property
     def device(self): return self.diffusion.betas.device
@@ -236,10 +251,10 @@ class CPDM(nn.Module):
             if kinds is not None: kinds = torch.where(torch.rand(b, device=x.device) < config.kind_dropout, -1, kinds)
         t = spread_times(b, config.timesteps, x.device)
         packed = self._packed(conditions, keep, kinds, augmentation)
-        return self.diffusion.p_losses(F.pixel_unshuffle(2*x - 1, config.patch), t, classes=packed)
+        return self.diffusion.p_losses(F.pixel_unshuffle(self.to_network(x), config.patch), t, classes=packed)
 
     def denoise(self,
-        x:torch.Tensor,          # [b, 1, H, W], noisy, on the scale of [-1, 1]
+        x:torch.Tensor,          # [b, 1, H, W], noisy, on the network's scale
         t:torch.Tensor,          # long [b], 0..T-1
         conditions:torch.Tensor, # [b, n_features]
         kinds:torch.Tensor|None=None, # long [b]; -1 or None: left open
@@ -257,7 +272,7 @@ class CPDM(nn.Module):
             out = free + guidance*(given - free)
         return F.pixel_shuffle(out, self.config.patch)
 
-# %% ../nbs/12_cpdm.ipynb #939e378b
+# %% ../nbs/12_cpdm.ipynb #23a4b43e
 def blocks(
     model:CPDM,
 ) -> dict[str, nn.Module]: # in the order of the network

@@ -428,6 +428,7 @@ def matches(path:Path, identity:dict, out:Path, on_mismatch:str) -> bool:
 def train(model, data, held, out, identity, settings, checkpoint_every, measure_every, on_mismatch, progress):
     "The loop, from a checkpoint where there is one, to the last step."
     steps, seed = settings['steps'], settings['seed']
+    if hasattr(model, 'prepare'): model.prepare(data[0])
     precision = resolve_precision(settings['precision'], Accelerator().device if not AcceleratorState._shared_state else AcceleratorState().device)
     trainer = Trainer(model, make_accelerator(precision), settings['lr'], settings['weight_decay'], settings['ema_decay'])
     path, every = out/'checkpoint.safetensors', max(1, round(steps*measure_every))

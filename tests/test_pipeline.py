@@ -143,7 +143,7 @@ def test_notebooks_run_as_they_stand(project, stem):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_generate_for_new_patients(project, tmp_path):
+def test_generate_for_new_patients(project, tmp_path, capsys):
     from radgen.training import load_model
     folder = project.run/'expression'/'cpdm'/'patient'/'final'
     features = load_model(folder).encoder.features
@@ -151,7 +151,9 @@ def test_generate_for_new_patients(project, tmp_path):
     table.iloc[1] = 50.
     def generate(name, frame, *more):
         frame.to_csv(tmp_path/'mine.csv')
-        return project.radgen('generate', '--checkpoint', folder, '--conditions', tmp_path/'mine.csv', '--out', tmp_path/name, '--steps', 3, '--samples', 2, *more)
+        capsys.readouterr()
+        status = run.main(['generate', '--checkpoint', str(folder), '--conditions', str(tmp_path/'mine.csv'), '--out', str(tmp_path/name), '--steps', '3', '--samples', '2', *more])
+        return status, *capsys.readouterr()
     status, out, err = generate('all', table, '--png')
     assert status == 0, err
     assert '3 patients, 2 pictures each' in out
