@@ -127,7 +127,7 @@ def fig_design(
     blue, orange = PALETTE['model'], PALETTE['control']
     ax.text(.05, 4.15, f'cohort: {cohort}' if cohort else '', va='center', fontsize=7, color=MUTED)
     omics = [_said(v.get('patients'), f'{k}: {{}} patients' + (_said(v.get('features'), ' x {}') or '')) for k, v in (counts.get('omics') or {}).items()]
-    _box(ax, .05, 2.72, 1.75, 1.23, 'Omics', [_said(counts.get('patients'), '{} patients known'), *(omics[:4] or (['expression, copy number,', 'methylation'] if 'multiomic' in conditions else ['expression']))])
+    _box(ax, .05, 2.72, 1.75, 1.23, 'Omics', [_said(counts.get('patients'), '{} patients known'), *(omics[:4] or [_said(c.get('patients'), '{} with ' + name) for name, c in conditions.items()])])
     _box(ax, .05, .95, 1.75, 1., 'Breast MRI', [_said(counts.get('imaged'), '{} imaged patients'), _said(counts.get('series'), '{} series'), 'one sagittal projection each', _said(size, f'{size} x {{}} pixels')])
     half = 1.23/max(len(conditions), 1)
     for i, (name, c) in enumerate(conditions.items()):
