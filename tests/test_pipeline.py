@@ -85,26 +85,28 @@ def test_everything_is_there(project):
 
 
 def test_expected_numbers(project):
-    """Every smoke number equals the recorded one: in float32 on another processor within 2 %, scores of small classifiers and Cox models within 0.1, since one case
-    that changes sides moves them by more than rounding. Counts are exact, and so is every verdict's kind."""
+    """Every smoke number equals the recorded one. On one machine that is exact; in float32 on another processor it is within 2 % (0.05 for the kernel distance, which
+    crosses zero; 0.1 for scores of small classifiers and Cox models, where one case that changes sides moves more than rounding does). The p-values of four permutations
+    come in steps of 0.2 and are only required to be there. Counts are exact, and so is the kind of every verdict."""
     found = pd.read_csv(project.home/'figures'/'phantom'/'smoke'/'results.csv')
     found['verdict'] = found.verdict.str.split(':').str[0]
     found = found[[*KEYS, 'value', 'verdict']].sort_values([*KEYS, 'value'], kind='stable').reset_index(drop=True)
     if os.environ.get('RADGEN_EXPECTED') == 'write': found.to_csv(EXPECTED, index=False, float_format='%.6g')
     expected = pd.read_csv(EXPECTED)
-    pd.testing.assert_frame_equal(found[[*KEYS, 'verdict']].fillna(''), expected[[*KEYS, 'verdict']].fillna(''), check_dtype=False)
+    rows = lambda frame: frame[[*KEYS, 'verdict']].fillna('').value_counts()
+    changed = rows(found).sub(rows(expected), fill_value=0)
+    assert not changed.any(), f'more (+) or fewer (-) rows:\n{changed[changed != 0].to_string()}'
     a, b = found.value.to_numpy(float), expected.value.to_numpy(float)
-    score = expected.source_notebook.str.match('0[56]').to_numpy()
-    close = np.isclose(a, b, rtol=.02, atol=np.where(score, .1, 1e-4), equal_nan=True) & ((a == b) | (expected.metric != 'count'))
+    slack = np.select([expected.metric.str.endswith('_p'), expected.source_notebook.str.match('0[56]'), expected.metric == 'kid', expected.metric == 'count'], [1, .1, .05, 0], 1e-4)
+    close = np.isclose(a, b, rtol=np.where(slack == 0, 0, .02), atol=slack, equal_nan=True)
     assert close.all(), found.assign(expected=b)[~close].to_string()
 
 
 def test_nothing_changed_nothing_runs(project):
     before = project.executed()
     os.utime(project.root/'nbs'/'paper'/'02_train.ipynb') # a newer time is not a change
-    start = time.monotonic()
     assert 'nothing to do' in project.paper()
-    assert time.monotonic() - start < 60 and project.executed() == before
+    assert project.executed() == before
 
 
 def edit(path, old, new):
@@ -128,11 +130,14 @@ def test_only_what_depends_on_an_edit_runs(project, file, old, new, stems):
 
 
 def test_papermill_by_hand(project, tmp_path):
+    written = project.run/'rows'/'05_outcomes-expression.csv'
+    before = written.read_bytes()
     (tmp_path/'params.yaml').write_text(yaml.safe_dump(dict(condition='expression', labels=['er'], extractors=['radiomics'], seed=1)))
     done = subprocess.run([Path(sys.executable).parent/'papermill', 'nbs/paper/05_outcomes.ipynb', str(tmp_path/'out.ipynb'), '-f', str(tmp_path/'params.yaml')],
                           cwd=project.root, env=project.env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    rows = pd.read_csv(project.run/'rows'/'05_outcomes-expression.csv')
+    rows = pd.read_csv(written)
+    written.write_bytes(before) # for the tests that come
     assert set(rows[rows.role == 'model'].label.dropna()) == {'er'}
 
 

@@ -63,9 +63,9 @@ def test_ctrl_c_leaves_a_checkpoint_of_the_last_step(tmp_path):
 
 def test_finished_training_is_not_touched(tmp_path):
     first = train(tmp_path)
-    stamp, began = (tmp_path/'model.safetensors').stat().st_mtime_ns, time.monotonic()
+    stamp = (tmp_path/'model.safetensors').stat().st_mtime_ns
     assert same(first, train(tmp_path)) and same(first, load_model(tmp_path))
-    assert time.monotonic() - began < 2 and (tmp_path/'model.safetensors').stat().st_mtime_ns == stamp
+    assert (tmp_path/'model.safetensors').stat().st_mtime_ns == stamp
     assert not (tmp_path/'checkpoint.safetensors').exists()
 
 @pytest.mark.parametrize('change, named', [
