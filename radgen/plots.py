@@ -489,7 +489,7 @@ def fig_clusters(
 MODEL_NAMES = dict(cpdm='CPDM', cpdm_paper='CPDM, paper preset', cpdm_unconditional='CPDM, unconditional', cvae='conditional VAE', cvae_paper='VAE, as released', cgan='conditional GAN',
                    mean_image='mean training image', nearest_copy='nearest-condition copy', real='real against real')
 ESTIMATORS = dict(single='single sample', mean='mean of n', best='best of n')
-FIDELITY_METRICS = dict(kid=('KID', 'lower'), frd=('FRD', 'lower'), legacy_fid=('legacy FID', 'lower'), legacy_fid_ratio=('legacy FID,\nratio to mean image', 'lower'), inception_fid=('Inception FID', 'lower'),
+FIDELITY_METRICS = dict(kid=('KID', 'lower'), frd=('FRD', 'lower'), legacy_fid=('legacy FID', 'lower'), legacy_fid_ratio=('legacy FID\n÷ mean image', 'lower'), inception_fid=('Inception FID', 'lower'),
                         mse=('MSE', 'lower'), ssim=('SSIM', 'higher'))
 
 def _ok(rows): return rows[(rows.verdict == 'ok') & rows.value.notna()]
