@@ -386,8 +386,8 @@ def fig_shap(
             rank = pd.Series(f[:, j]).rank(pct=True).to_numpy()
             dots = ax.scatter(v[:, j], row + .38*_swarm(v[:, j]), c=rank, cmap=colours, vmin=0, vmax=1, s=4, lw=0, rasterized=True)
         ax.axvline(0, color=MUTED, lw=.7, zorder=0)
-        short = [textwrap.shorten(str(labels[j]).replace('original_', '').replace('_', ' '), 34, placeholder='...') for j in order]
-        ax.set_yticks(range(len(order)), short, fontsize=6.3)
+        short = [str(labels[j]).replace('original_', '').replace('_', ' ') for j in order]
+        ax.set_yticks(range(len(order)), short, fontsize=5.6)
         ax.set(ylim=(len(order)-.4, -.6), xlabel='SHAP value (push on the log-odds)', title=title)
         ax.grid(axis='y'), ax.set_axisbelow(True)
     bar = fig.colorbar(dots, ax=axes, shrink=.6, aspect=30, pad=.01, ticks=[0, 1])
