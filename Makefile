@@ -61,7 +61,7 @@ test: setup
 	@$(BIN)/python -m pytest -q --ignore=tests/test_house.py tests
 
 audit: setup
-	@for cohort in phantom phantom_link0; do $(BIN)/radgen paper --cohort $$cohort --profile $(PROFILE) --jobs $(JOBS) || exit $$?; done
+	@$(BIN)/radgen audit --profile $(PROFILE) --jobs $(JOBS)
 
 bench: setup
 	@$(BIN)/radgen bench

@@ -17,6 +17,8 @@ VALUES = {stem: {**DEFAULTS[stem], **SETTINGS[stem]} for stem in NOTEBOOKS}
 
 CONDITIONS = VALUES["08_scorecard"]["conditions"]
 PROTOCOLS = VALUES["03_generate"]["protocols"]
+DRAWS_UNPAIRED = VALUES["03_generate"]["model"]
+ASKED_FOR = ["07b_coverage", "07c_learning_curve", "07d_ablations"] # many repetitions: only with `radgen paper --audit`, but shown once they are there
 EXECUTED = "notebooks/{}.ipynb"
 RUN = '"$RADGEN_PYTHON" -m radgen.run notebook {input.notebook:q} {output.notebook:q} --parameters {params.values:q} > {log:q} 2>&1'
 
@@ -31,15 +33,20 @@ def parameters(stem, **wildcards):
     return json.dumps(run.params_for(stem, COHORT, PROFILE, **wildcards))
 
 
-def folds(protocol):
-    "Every fold, and for the patient protocol the final model of all imaged patients."
-    return list(range(VALUES["02_train"]["n_folds"])) + ["final"]*(protocol == "patient")
+def models(condition):
+    "The models of a condition: those the profile names for it, else all."
+    return SETTINGS["run"]["models"].get(condition, VALUES["03_generate"]["models"])
+
+
+def folds(model, protocol):
+    "Every fold, and the final model of all imaged patients, which draws the unpaired ones."
+    return list(range(VALUES["02_train"]["n_folds"][protocol])) + ["final"]*(protocol == "patient" and model == DRAWS_UNPAIRED)
 
 
 def trainings(condition):
     "The training notebooks of a condition: all folds in one, or one each."
-    groups = {p: [f"-fold{f}" for f in folds(p)] if SETTINGS["run"]["folds_per_run"] == "one" else [""] for p in PROTOCOLS}
-    return [EXECUTED.format(f"02_train-{condition}-{p}{g}") for p in PROTOCOLS for g in groups[p]]
+    groups = lambda m, p: [f"-fold{f}" for f in folds(m, p)] if SETTINGS["run"]["folds_per_run"] == "one" else [""]
+    return [EXECUTED.format(f"02_train-{condition}-{m}-{p}{g}") for m in models(condition) for p in PROTOCOLS for g in groups(m, p)]
 
 
 def each(stem):
@@ -53,6 +60,7 @@ def rows(name):
 
 wildcard_constraints:
     condition="[a-z]+",
+    model="[a-z_]+",
     protocol="[a-z]+",
     fold="[0-9]+|final",
 
@@ -77,24 +85,24 @@ rule cohort:
 
 rule train:
     input: EXECUTED.format("01_cohort"), **source("02_train")
-    output: notebook=EXECUTED.format("02_train-{condition}-{protocol}"), rows=rows("02_train-{condition}-{protocol}")
-    params: values=lambda w: parameters("02_train", condition=w.condition, protocol=w.protocol, folds=folds(w.protocol))
-    log: "logs/02_train-{condition}-{protocol}.log"
+    output: notebook=EXECUTED.format("02_train-{condition}-{model}-{protocol}"), rows=rows("02_train-{condition}-{model}-{protocol}")
+    params: values=lambda w: parameters("02_train", condition=w.condition, model=w.model, protocol=w.protocol, folds=folds(w.model, w.protocol))
+    log: "logs/02_train-{condition}-{model}-{protocol}.log"
     shell: RUN
 
 
 rule train_fold:
     input: EXECUTED.format("01_cohort"), **source("02_train")
-    output: notebook=EXECUTED.format("02_train-{condition}-{protocol}-fold{fold}")
-    params: values=lambda w: parameters("02_train", condition=w.condition, protocol=w.protocol, folds=[f for f in folds(w.protocol) if str(f) == w.fold])
-    log: "logs/02_train-{condition}-{protocol}-fold{fold}.log"
+    output: notebook=EXECUTED.format("02_train-{condition}-{model}-{protocol}-fold{fold}")
+    params: values=lambda w: parameters("02_train", condition=w.condition, model=w.model, protocol=w.protocol, folds=[f for f in folds(w.model, w.protocol) if str(f) == w.fold])
+    log: "logs/02_train-{condition}-{model}-{protocol}-fold{fold}.log"
     shell: RUN
 
 
 rule generate:
     input: lambda w: trainings(w.condition), **source("03_generate")
     output: notebook=EXECUTED.format("03_generate-{condition}"), rows=rows("03_generate-{condition}")
-    params: values=lambda w: parameters("03_generate", condition=w.condition)
+    params: values=lambda w: parameters("03_generate", condition=w.condition, models=models(w.condition))
     log: "logs/03_generate-{condition}.log"
     shell: RUN
 
@@ -102,7 +110,7 @@ rule generate:
 rule fidelity:
     input: EXECUTED.format("03_generate-{condition}"), **source("04_fidelity")
     output: notebook=EXECUTED.format("04_fidelity-{condition}"), rows=rows("04_fidelity-{condition}")
-    params: values=lambda w: parameters("04_fidelity", condition=w.condition)
+    params: values=lambda w: parameters("04_fidelity", condition=w.condition, models=models(w.condition))
     log: "logs/04_fidelity-{condition}.log"
     shell: RUN
 
@@ -131,9 +139,41 @@ rule controls:
     shell: RUN
 
 
+rule audit:
+    input: EXECUTED.format("03_generate-{condition}"), **source("07a_audit")
+    output: notebook=EXECUTED.format("07a_audit-{condition}"), rows=rows("07a_audit-{condition}")
+    params: values=lambda w: parameters("07a_audit", condition=w.condition)
+    log: "logs/07a_audit-{condition}.log"
+    shell: RUN
+
+
+rule coverage:
+    input: EXECUTED.format("01_cohort"), **source("07b_coverage")
+    output: notebook=EXECUTED.format("07b_coverage"), rows=rows("07b_coverage")
+    params: values=parameters("07b_coverage")
+    log: "logs/07b_coverage.log"
+    shell: RUN
+
+
+rule learning_curve:
+    input: EXECUTED.format("01_cohort"), **source("07c_learning_curve")
+    output: notebook=EXECUTED.format("07c_learning_curve"), rows=rows("07c_learning_curve")
+    params: values=parameters("07c_learning_curve")
+    log: "logs/07c_learning_curve.log"
+    shell: RUN
+
+
+rule ablations:
+    input: EXECUTED.format("01_cohort"), **source("07d_ablations")
+    output: notebook=EXECUTED.format("07d_ablations"), rows=rows("07d_ablations")
+    params: values=parameters("07d_ablations")
+    log: "logs/07d_ablations.log"
+    shell: RUN
+
+
 rule scorecard:
     input:
-        [f for stem in NOTEBOOKS if stem != "08_scorecard" for f in results(stem)],
+        [f for stem in NOTEBOOKS if stem != "08_scorecard" and (stem not in ASKED_FOR or config.get("audit") or os.path.exists(rows(stem))) for f in results(stem)],
         **source("08_scorecard")
     output: notebook=EXECUTED.format("08_scorecard"), report="report.html"
     params: values=parameters("08_scorecard")

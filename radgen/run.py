@@ -107,7 +107,7 @@ def check_parameters(
     return params
 
 # %% ../nbs/23_run.ipynb #6bdff81f
-RUN_DEFAULTS = {'folds_per_run': 'all'}
+RUN_DEFAULTS = {'folds_per_run': 'all', 'models': {}} # models: condition -> names; a condition without an entry has all
 
 def profiles() -> list[str]:
     "The profiles there are: `config/*.yaml`."
@@ -124,6 +124,7 @@ def settings(
 ) -> dict[str, dict]: # notebook stem -> parameters, all checked; and 'run' -> what the Snakefile needs
     "All the numbers of a run, from its profile."
     from radgen.load import COHORTS
+    from radgen.models import known_model
     if profile not in profiles(): raise unknown('profile', profile, profiles())
     if cohort not in COHORTS: raise unknown('cohort', cohort, COHORTS)
     path = project_root()/'config'/f'{profile}.yaml'
@@ -132,10 +133,14 @@ def settings(
     notebooks = paper_notebooks()
     known = {stem: notebook_parameters(nb) for stem, nb in notebooks.items()}
     every = {name for parameters in known.values() for name in parameters}
-    merged = {stem: {} for stem in notebooks}
+    merged, run = {stem: {} for stem in notebooks}, dict(RUN_DEFAULTS)
     def merge(config, where, more):
+        own = _section(config.get('run'), f'{where}: run')
+        for name in own:
+            if name not in RUN_DEFAULTS: raise unknown(f'setting of {where}: run', name, RUN_DEFAULTS)
+        run.update(own)
         for section in config:
-            if section not in ('shared', *more, *notebooks): raise unknown(f'section of {where}', section, ('shared', *more, *notebooks))
+            if section not in ('shared', 'run', *more, *notebooks): raise unknown(f'section of {where}', section, ('shared', 'run', *more, *notebooks))
         shared = _section(config.get('shared'), f'{where}: shared')
         for name in shared:
             if name not in every: raise unknown(f'shared parameter of {where}', name, sorted(every))
@@ -143,15 +148,13 @@ def settings(
             own = {**{k: v for k, v in shared.items() if k in known[stem]}, **_section(config.get(stem), f'{where}: {stem}')}
             try: merged[stem] |= check_parameters(nb, own)
             except RadgenError as e: raise RadgenError(f'{where}: {e}') from None
-    merge(config, shown(path), ('cohorts', 'run'))
+    merge(config, shown(path), ('cohorts',))
     special = _section(config.get('cohorts'), f'{shown(path)}: cohorts')
     for name in special:
         if name not in COHORTS: raise unknown(f'cohort of {shown(path)}', name, COHORTS)
     merge(_section(special.get(cohort), f'{shown(path)}: cohorts: {cohort}'), f'{shown(path)}: cohorts: {cohort}', ())
-    own = _section(config.get('run'), f'{shown(path)}: run')
-    for name in own:
-        if name not in RUN_DEFAULTS: raise unknown(f'setting of {shown(path)}: run', name, RUN_DEFAULTS)
-    run = {**RUN_DEFAULTS, **own}
+    for condition, names in _section(run['models'], f'{shown(path)}: run: models').items():
+        for name in names if isinstance(names, list) else [names]: known_model(name)
     if run['folds_per_run'] not in ('all', 'one'): raise RadgenError(f'{shown(path)}: run: folds_per_run is all or one, and not {run["folds_per_run"]!r}')
     return {**merged, 'run': run}
 
@@ -359,10 +362,10 @@ def time_left(
     return None if math.isnan(sum(left)) else total
 
 # %% ../nbs/23_run.ipynb #db9a18fb
-def _snakemake(cohort, profile, jobs, upto, *more):
+def _snakemake(cohort, profile, jobs, upto, audit, *more):
     "The command that runs the Snakefile in a run folder."
     return [sys.executable, '-m', 'snakemake', '--snakefile', str(project_root()/'Snakefile'), '--directory', str(runs_dir(cohort, profile)), '--cores', str(jobs),
-            '--nolock', '--rerun-incomplete', '--nocolor', '--config', f'cohort={cohort}', f'profile={profile}', *([f'upto={upto}'] if upto else []), *more]
+            '--nolock', '--rerun-incomplete', '--nocolor', '--config', f'cohort={cohort}', f'profile={profile}', *([f'upto={upto}'] if upto else []), *(['audit=1'] if audit else []), *more]
 
 def _environment():
     return {**os.environ, 'RADGEN_PYTHON': sys.executable, 'RADGEN_ROOT': str(project_root()), 'PYTHONUNBUFFERED': '1'}
@@ -375,9 +378,10 @@ def _complaint(text): # the telling line of what Snakemake printed
 def out_of_date(
     cohort:str, profile:str,
     upto:str=None, # a notebook's stem; None: all of it
+    audit:bool=False, # also what needs many repetitions
 ) -> tuple[list[str], list[str]]: # jobs to run, all jobs
     "Ask the Snakefile which notebooks have to run."
-    answer = subprocess.run([*_snakemake(cohort, profile, 1, upto), '--summary'], capture_output=True, text=True, env=_environment(), cwd=project_root())
+    answer = subprocess.run([*_snakemake(cohort, profile, 1, upto, audit), '--summary'], capture_output=True, text=True, env=_environment(), cwd=project_root())
     if answer.returncode: raise RadgenError(_complaint(answer.stderr))
     rows = list(csv.DictReader(io.StringIO(answer.stdout), delimiter='\t'))
     plan = {Path(r['output_file']).stem: r['plan'] != 'no update' for r in rows if r['output_file'].endswith('.ipynb')}
@@ -440,6 +444,7 @@ def paper(
     jobs:int=None,     # notebooks at a time; None: `default_jobs()`
     dry_run:bool=False,# only say what would run
     upto:str=None,     # a notebook's stem: only this one and what it needs
+    audit:bool=False,  # also what needs many repetitions: coverage of the intervals, learning curve
     more=(),           # further arguments of Snakemake, e.g. an executor profile
     say=print,
 ) -> list[str]: # the notebooks that ran (or would)
@@ -450,7 +455,7 @@ def paper(
     if jobs < 1: raise RadgenError(f'--jobs {jobs}: at least one notebook has to run at a time')
     run, start = runs_dir(cohort, profile), time.monotonic()
     with run_lock(run) as lock:
-        todo, every = out_of_date(cohort, profile, upto)
+        todo, every = out_of_date(cohort, profile, upto, audit)
         if more: todo = todo or every # they may force what is up to date
         name = f'{cohort}/{profile}'
         if not todo or dry_run:
@@ -466,7 +471,7 @@ def paper(
         env = {**_environment(), 'RADGEN_EVENTS': str(events), 'RADGEN_RUN': _life_sign(), 'RADGEN_THREADS': os.environ.get('RADGEN_THREADS') or str(max(1, cores//jobs))}
         watch = Watch(todo, known, jobs, events, say)
         with open(logs/'snakemake.log', 'w') as log:
-            process = subprocess.Popen([*_snakemake(cohort, profile, jobs, upto), *more], stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env,
+            process = subprocess.Popen([*_snakemake(cohort, profile, jobs, upto, audit), *more], stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env,
                                        cwd=project_root(), start_new_session=True, pass_fds=[lock])
             try:
                 while process.poll() is None:
@@ -707,6 +712,7 @@ def _parser():
     p.add_argument('--profile', default='quick', help='smoke, quick, full, or any config/PROFILE.yaml')
     p.add_argument('--jobs', type=_positive, default=default_jobs(), help='notebooks at a time')
     p.add_argument('--upto', metavar='NOTEBOOK', help='only this notebook, e.g. 04_fidelity, and what it needs')
+    p.add_argument('--audit', action='store_true', help='also what needs many repetitions: coverage of the intervals and the learning curve')
     p.add_argument('--dry-run', action='store_true', help='only say what would run')
     p = command('generate', 'generate pictures for a table of conditions')
     p.add_argument('--checkpoint', required=True, metavar='DIR', help="a trained model's folder")
@@ -758,7 +764,7 @@ def _command(args, more):
     if args.command == 'paper':
         settings(args.profile, args.cohort)
         if args.cohort == 'published': _fetch(args) # before several notebooks want it at once
-        paper(args.cohort, args.profile, args.jobs, args.dry_run, args.upto, more)
+        paper(args.cohort, args.profile, args.jobs, args.dry_run, args.upto, args.audit, more)
     elif args.command == 'fetch': _fetch(args)
     elif args.command == 'notebook': _notebook(args)
     elif args.command == 'generate':

@@ -101,12 +101,14 @@ def sample_batch(
     kind:int=-1,
     every:int=0, # also return each so manieth state on the way (for pictures)
 ): # [b, H, W] in [0, 1]; with `every`, a list of them
-    "One batch from noise to images."
+    "One batch from noise to images; a model that has its own `draw` (a decoder, a generator network) does it in one pass."
+    if hasattr(model, 'draw'): return model.draw(conditions.to(next(model.parameters()).device), generators, torch.full((len(conditions),), kind)).float().cpu()
     config, device, size = model.config, next(model.parameters()).device, model.config.image_size
     scheduler, times = make_scheduler(model, sampler, steps)
     scheduler.timesteps = scheduler.timesteps.to(device)
     x = torch.stack([torch.randn(1, size, size, generator=g) for g in generators]).to(device)
-    conditions, kinds = conditions.to(device), torch.full((len(x),), kind, device=device)
+    conditions = conditions.to(device)
+    x, kinds = model.starting_noise(x, conditions, generators), torch.full((len(x),), kind, device=device)
     extra = dict(generator=generators) if sampler == 'ddpm' else {}
     clipped = lambda x0: model.to_network(model.to_pixels(x0).clamp(0, 1))          # no pixel is darker than black
     states = [x]

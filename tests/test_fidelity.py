@@ -4,8 +4,9 @@ import numpy as np, pandas as pd, pytest
 from scipy.linalg import sqrtm
 from scipy.ndimage import gaussian_filter
 from radgen.baselines import mean_image, nearest_copy
+from radgen.cohort import resize_images
 from radgen.features import Unavailable, cnn_features, fold_pca, radiomics_features
-from radgen.fidelity import (PENDING, estimators, fidelity_rows, floor_rows, frd, frechet_distance, inception_fid, inception_weights, kid, legacy_fid, mse,
+from radgen.fidelity import (enlarged, estimators, fidelity_rows, floor_rows, frd, frechet_distance, inception_fid, inception_weights, kid, legacy_fid, mse,
                              real_floor, scale_on, set_rows, ssim)
 from radgen.paths import RadgenError
 from radgen.results import Rows
@@ -140,7 +141,7 @@ def test_fold_pca_takes_missing_values_and_constants():
     assert np.isfinite(fold_pca().fit(X[:15]).transform(X[15:])).all()
 
 def test_modules_do_not_import_torch():
-    code = 'import sys, radgen.features, radgen.baselines, radgen.fidelity; sys.exit("torch" in sys.modules or "radiomics" in sys.modules)'
+    code = 'import sys, radgen.features, radgen.fidelity; sys.exit("torch" in sys.modules or "radiomics" in sys.modules)'
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0
 
 # rows
@@ -162,7 +163,7 @@ def test_fidelity_rows_are_complete(toy):
         part = ok[(ok.model == model) & (ok.subset == 'all') & (ok.estimator == 'single')]
         assert set(part.role) == {role} and set(part.metric) == {'mse', 'ssim', 'legacy_fid_ratio', 'kid', 'frd'} and part.image_size.eq(32).all()
     assert set(ok[ok.model == 'cpdm'].estimator) == {'single', 'mean', 'best'}
-    assert set(frame[frame.model.isin(PENDING)].verdict) == {'unavailable: not yet built'}
+    assert set(frame.model) == {'cpdm', 'mean_image', 'nearest_copy', 'real'}          # a model that is not in the run has no rows
     assert not frame.duplicated(['model', 'metric', 'estimator', 'subset']).any()
     value = ok.set_index(['model', 'metric', 'estimator', 'subset']).value
     single = estimators(mse, toy['real'], toy['samples']['cpdm'])['single']
@@ -190,7 +191,7 @@ def test_a_copy_of_the_real_set_does_not_score_better_than_an_unrelated_real_hal
 def test_too_few_patients_are_not_estimable(toy):
     few = toy | dict(real=toy['real'][:4], patients=toy['patients'][:4], samples={'cpdm': toy['samples']['cpdm'][:4]}, controls={k: v[:4] for k, v in toy['controls'].items()})
     frame = fidelity_rows(Rows(), **few).frame()
-    assert frame[~frame.model.isin(PENDING)].verdict.str.startswith('not estimable').all() and frame.value.isna().all()
+    assert frame.verdict.str.startswith('not estimable').all() and frame.value.isna().all()
 
 def test_a_collapsed_model_is_reported(toy):
     "Black images have finite distances, far above the floor."
@@ -213,6 +214,54 @@ def test_frd_grows_with_blur():
     x = smooth(30, 32, 0, length=1)
     tables = [radiomics_features(np.stack([gaussian_filter(i, s) for i in x])) for s in (0, .7, 2)]
     assert 0 == pytest.approx(frd(tables[0], tables[0]), abs=1e-8) and frd(tables[0], tables[1]) < frd(tables[0], tables[2])
+
+# at the released size
+
+@pytest.fixture(scope='module')
+def pair(toy):
+    "The toy at two sizes: generation at 32 pixels, release at 128."
+    native = smooth(24, 128, 0, length=5)
+    controls = {'mean_image': np.broadcast_to(native.mean(0), native.shape), 'nearest_copy': np.roll(native, 2, axis=0)}
+    small = lambda x: resize_images(x, 32)
+    samples = np.stack([small(np.roll(native, k, axis=2)) for k in (3, 6, 9)], axis=1)
+    return toy | dict(real=small(native), samples={'cpdm': samples, 'cvae': samples[:, :1]}, controls={k: small(v) for k, v in controls.items()}), dict(native=native, native_controls=controls)
+
+def test_native_rows_are_told_apart_by_size(pair):
+    small, native = pair
+    side = np.arange(24) < 14
+    frame = fidelity_rows(Rows(image_size=32, protocol='paper'), leaked=side, **small, **native).frame()
+    pd.testing.assert_frame_equal(frame[frame.image_size == 32].reset_index(drop=True), fidelity_rows(Rows(image_size=32, protocol='paper'), leaked=side, **small).frame())   # the others are what they were
+    large = frame[frame.image_size == 128]
+    assert set(frame.image_size) == {32, 128} and set(large.metric) == {'mse', 'ssim', 'legacy_fid', 'legacy_fid_ratio'} and set(large.subset) == {'all', 'leaked', 'unleaked'}
+    assert set(large.model) == {'cpdm', 'cvae', 'mean_image', 'nearest_copy', 'real', 'resized'} and not frame.duplicated(['model', 'metric', 'estimator', 'subset', 'image_size']).any()
+    value = large.set_index(['model', 'metric', 'estimator', 'subset']).value
+    mine = estimators(mse, native['native'], enlarged(small['samples']['cpdm']))
+    for e, v in mine.items(): assert value['cpdm', 'mse', e, 'unleaked'] == pytest.approx(v[~side].mean())
+    for c, stack in native['native_controls'].items(): assert value[c, 'legacy_fid', 'single', 'all'] == pytest.approx(legacy_fid(native['native'], stack).mean())   # as released, not resized
+    assert value['resized', 'mse', 'single', 'all'] == pytest.approx(mse(native['native'], enlarged(resize_images(native['native'], 32))).mean())
+    assert value['cpdm', 'legacy_fid_ratio', 'single', 'all'] == pytest.approx(value['cpdm', 'legacy_fid', 'single', 'all']/value['mean_image', 'legacy_fid', 'single', 'all'])
+
+def test_nothing_is_doubled_at_the_released_size(pair):
+    _, native = pair
+    real, controls = native['native'], native['native_controls']
+    features = {m: pd.DataFrame(np.random.default_rng(k).normal(size=(24, 12))) for k, m in enumerate(('real', 'cpdm', *controls))}
+    args = (real, np.repeat(np.arange(12), 2), {'cpdm': real[:, None, ::-1]}, controls)
+    a, b = (fidelity_rows(Rows(), *args, features=features, n_boot=50, n_splits=2, inception=False, **extra).frame() for extra in ({}, native))
+    pd.testing.assert_frame_equal(a, b)
+    assert ((a.metric == 'legacy_fid') & (a.role == 'model')).sum() == 1
+
+def test_native_images_of_another_number_or_size_are_refused(pair):
+    small, native = pair
+    for wrong, words in ((dict(native=native['native'][:9]), '9 images as released'), (dict(native_controls={'mean_image': native['native'][:, :64]}), 'mean_image')):
+        with pytest.raises(RadgenError, match=words): fidelity_rows(Rows(), **small, **native | wrong)
+    assert set(fidelity_rows(Rows(), **small, native=resize_images(native['native'], 64)).frame().image_size) == {32}          # images of a user's own size: nothing to compare with
+
+@pytest.mark.parametrize('size', [32, 64])
+def test_bicubic_brings_back_more_than_bilinear(published, size):
+    "Why samples are enlarged by bicubic interpolation: nearer to the projections as released, by each error."
+    x = published.images
+    down = resize_images(x, size)
+    for metric, sign in ((mse, 1), (legacy_fid, 1), (ssim, -1)): assert sign*metric(x, enlarged(down)).mean() < sign*metric(x, resize_images(down, 128)).mean()
 
 # the controls on the released images
 

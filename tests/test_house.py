@@ -74,7 +74,7 @@ def test_parameters_survive_cleaning(copy, nb):
 def test_defaults_are_the_smoke_values(nb):
     default = {k: v for k, (_, v) in run.notebook_parameters(nb).items()}
     run_of = {k: v for k, v in dict(condition='multiomic', protocol='patient').items() if k in default}
-    if 'folds' in default: run_of['folds'] = [*range(default['n_folds']), 'final']
+    if 'folds' in default: run_of['folds'] = [*range(default['n_folds']['patient']), 'final']
     smoke = run.params_for(nb.stem, 'phantom', 'smoke', **run_of)
     assert smoke.items() <= default.items()
     assert default.keys() - smoke.keys() <= {'model', 'seed'}, 'a parameter that config/smoke.yaml does not state'

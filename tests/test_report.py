@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 
 from radgen import report
+from radgen.checklists import INSTRUMENTS, UNANSWERED, RunFacts, checklist
 from radgen.paths import RadgenError
-from radgen.results import COLUMNS, Rows
+from radgen.plots import MODEL_NAMES, MODELS, fig_scorecard, quotable
+from radgen.results import COLUMNS, Rows, write_rows
 
 CHROMIUM = next((p for p in map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome')) if p), None)
 VOID = {'area', 'base', 'br', 'col', 'embed', 'hr', 'img', 'input', 'link', 'meta', 'source', 'track', 'wbr'}
@@ -92,10 +94,10 @@ def test_tables_are_views_of_rows(rows):
     made = report.tables(rows)
     assert list(made) == list(report.TABLES)
     two = made['table2_fidelity'].set_index(['model', 'condition', 'protocol'])
-    assert two.loc[('CPDM', 'multiomic', 'patient'), 'MSE'] == '0.0170 [0.0163, 0.0177]'
+    assert two.loc[('CPDM', 'multiomic', 'patient'), 'MSE at 128 px'] == '0.0170 [0.0163, 0.0177]'
     assert two.loc[('CPDM', 'multiomic', 'patient'), 'Inception FID'] == 'unavailable'
     assert 'its weights are not cached' in two.loc[('CPDM', 'multiomic', 'patient'), 'note']
-    assert two.loc[('conditional GAN', 'expression', 'paper'), 'note'] == 'unavailable: not yet built'
+    for model in MODELS[1:]: assert two.loc[(MODEL_NAMES[model], 'expression', 'paper'), 'note'] == report.NOT_RUN and two.loc[(MODEL_NAMES[model], 'expression', 'paper'), 'KID'] == 'unavailable'
     three = made['table3_classification']
     assert set(three[three.extractor == 'vgg16'].verdict) == {'unavailable: not yet built'}
     assert three.query("extractor == 'radiomics' and condition == 'expression'")[['AUROC', 'AUROC, omics without an image', 'AUROC, permuted labels', 'positives']].values.tolist() == [
@@ -107,8 +109,9 @@ def test_tables_are_views_of_rows(rows):
     assert (rows.role.isin(['control', 'floor', 'null', 'ceiling'])).sum() == (made['table6_controls'].role != 'model').sum()
 
 
-def test_tables_do_not_depend_on_the_order_of_columns_and_survive_csv(rows, tmp_path):
-    from radgen.results import read_rows, write_rows
+def test_tables_do_not_depend_on_the_order_of_columns_and_survive_csv(tmp_path):
+    from radgen.results import read_rows
+    rows = two_sizes()
     write_rows(rows, tmp_path/'rows.csv')
     again = report.tables(read_rows(tmp_path/'rows.csv'))
     for name, table in report.tables(rows[COLUMNS[::-1]]).items(): pd.testing.assert_frame_equal(table, again[name])
@@ -119,19 +122,20 @@ def test_nothing_run_gives_empty_tables_and_a_page(tmp_path):
     empty = Rows().frame()
     made = report.tables(empty)
     assert all(len(t) == 0 for n, t in made.items() if n != 'table7_scorecard')
-    assert set(made['table7_scorecard'].conclusion) == {'unavailable: not part of this run'}
+    assert {c for k in ('paper', 'patient') for c in made['table7_scorecard'][f'conclusion, {k} protocol']} == {report.NOT_RUN}
     text = report.render_report(empty, made, {}, dict(cohort='published', profile='smoke'), tmp_path).read_text()
     assert 'Nothing published was recomputed in this run.' in text and 'SIMULATED' not in text
 
 
 def test_legacy_fid_is_quoted_at_128_pixels_only(rows):
-    assert 'legacy FID' not in report.table_fidelity(make_rows(image_size=64))
-    small = report.scorecard(make_rows(image_size=64)).query("metric in ('legacy_fid', 'mse', 'ssim')")
+    assert not [c for c in report.table_fidelity(make_rows(image_size=64)) if 'legacy FID' in c or '128' in c]
+    assert set(report.scorecard(make_rows(image_size=64)).query("metric == 'legacy_fid'").conclusion) == {'unavailable'}
+    small = report.scorecard(make_rows(image_size=64)).query("metric in ('mse', 'ssim')")
     assert set(small.conclusion) == {'not comparable'} and set(small.why) == {'computed at 64 pixels'}
     ratio = make_rows(image_size=64).replace({'metric': {'legacy_fid': 'legacy_fid_ratio'}})
     shown = report.table_scorecard(report.scorecard(ratio)).query("quantity == 'legacy FID'")
-    assert set(shown['ours, patient protocol']) == {'ratio 1.60 [1.54, 1.66]'} and set(shown['control, patient protocol']) == {'ratio 2.00 (mean image)'}
-    assert set(shown.conclusion) == {'not comparable: computed at 64 pixels as a ratio to the mean image; here above its controls'}
+    assert set(shown['patient protocol']) == {'ratio 1.60 [1.54, 1.66]'} and set(shown['best trivial control']) == {'ratio 2.00 (mean image)'}
+    assert set(shown['conclusion, patient protocol']) == {'not comparable: computed at 64 pixels as a ratio to the mean image; here above its controls'}
     assert set(report.scorecard(rows).query("metric == 'legacy_fid'").conclusion) == {'reproduced'}
 
 
@@ -140,7 +144,7 @@ def test_controls_over_many_fold_assignments_stay_in_table_6(rows):
     both = pd.concat([rows, many], ignore_index=True)
     assert (report.scorecard(both).control.dropna() == report.scorecard(rows).control.dropna()).all()
     pd.testing.assert_frame_equal(report.table_fidelity(both), report.table_fidelity(rows))
-    assert report.table_controls(both).detail.eq('mean of 40 fold assignments').sum() == len(many)
+    assert report.table_controls(both).query("section == 'Trivial controls over many fold assignments'").detail.eq('mean of 40 fold assignments, 128 px').sum() == len(many)
 
 
 def test_scorecard(rows):
@@ -154,14 +158,158 @@ def test_scorecard(rows):
     assert line(metric='patients_generated', condition='expression', protocol='patient').conclusion == 'not reproduced'
     assert line(metric='patients_generated', condition='multiomic', protocol='patient').conclusion == 'unavailable'
     table = report.table_scorecard(score).set_index(['quantity', 'condition'])
-    assert table.loc[('survival, concordance index', 'multiomic'), 'conclusion'] == 'not estimable: 0 events, 10 needed'
+    assert table.loc[('survival, concordance index', 'multiomic'), 'conclusion, patient protocol'] == 'not estimable: 0 events, 10 needed'
+    assert table.loc[('survival, concordance index', 'multiomic'), ['paper protocol, reproduced', 'conclusion, paper protocol']].tolist() == ['–', '–']        # outcomes are judged over patients only
+    assert table.loc[('ER+/HER2+ subtype, AUROC', 'expression'), ['best trivial control', 'ceiling', 'null (95 %)', 'preprint', 'published']].tolist() == ['0.96 (omics, logistic)', '0.96 (omics, logistic)', '0.50 (0.40 to 0.60)', '0.85', '0.82']
+    assert len(table) == len(report.PUBLISHED)*2 and table.index.is_unique
 
 
 def test_simulated_patients_confirm_nothing():
     score = report.scorecard(make_rows('phantom_link0'))
     assert not set(score.conclusion) & {'reproduced', 'not reproduced', 'matched by a control', 'above its controls'}
     assert score.published.notna().all() and 'simulated' in report.headline(score)
-    assert 'not comparable: simulated patients; here matched by a control' in set(report.table_scorecard(score).conclusion)
+    assert 'not comparable: simulated patients; here matched by a control' in set(report.table_scorecard(score)['conclusion, patient protocol'])
+
+
+def two_sizes(**text):
+    "A run that draws 32 pixels and is asked at 128 as well: six models, leaked images, trainings, an audit."
+    large, out = make_rows(**text), []
+    fid = large[large.metric.isin(['legacy_fid', 'mse', 'ssim', 'kid'])]
+    out += [large[~large.metric.isin(['kid'])], large[large.metric == 'kid'].assign(image_size=32), fid[fid.metric.isin(['mse', 'ssim'])].assign(image_size=32, value=9.), fid[fid.metric == 'legacy_fid'].assign(metric='legacy_fid_ratio', image_size=32)]
+    out += [fid[(fid.role == 'floor') & (fid.metric != 'kid')].assign(model='resized', value=.002)]
+    for m in MODELS[1:]: out.append(fid[(fid.model == 'cpdm') & (fid.metric != 'kid')].assign(model=m))
+    for subset, n, factor in (('leaked', 36, .5), ('unleaked', 22, 2.)):
+        x = fid[(fid.protocol == 'paper') & (fid.metric != 'kid') & fid.role.isin(['model', 'control'])].assign(subset=subset, n=n)
+        for c in ('value', 'ci_low', 'ci_high'): x[c] = x[c]*np.where(x.role == 'control', 1, np.where(x.metric == 'ssim', 1/factor, factor))
+        out.append(x)
+    rows = Rows(cohort=large.cohort.iloc[0], role='model', condition='multiomic', protocol='patient')
+    rows.add(metric='training_steps', model='cpdm_paper', subset='train', value=150, source_notebook='02_train-x')
+    rows.add(metric='training_share', model='cpdm_paper', subset='train', value=.0083, estimator='width 32 of 128, 32 of 128 pixels', source_notebook='02_train-x')
+    rows.add(metric='retrieval', model='cpdm', value=.52, ci_low=.42, ci_high=.62, source_notebook='07a_audit-multiomic')
+    rows.add(metric='retrieval', model='cpdm', role='null', value=.5, ci_low=.41, ci_high=.59, source_notebook='07a_audit-multiomic')
+    rows.add(metric='mse', model='cpdm', estimator='single', subset='all', value=77., image_size=128, source_notebook='07a_audit-multiomic')          # of the audit: never in another table
+    rows.add(metric='auroc', model='cpdm', extractor='radiomics', classifier='xgboost', label='subgroup', subset='test', value=.99, source_notebook='07c_learning_curve', n_imaged=28)
+    rows.add(metric='coverage', model='cpdm', label='MSE', value=.94, ci_low=.9, ci_high=.97, n=200, source_notebook='07b_coverage')
+    return pd.concat([*out, rows.frame()], ignore_index=True)
+
+
+def test_fidelity_is_quoted_at_the_released_size():
+    rows = two_sizes()
+    two = report.table_fidelity(rows).set_index(['model', 'condition', 'protocol'])
+    line = two.loc[('CPDM', 'multiomic', 'patient')]
+    assert (line['MSE at 128 px'], line['legacy FID at 128 px'], line['legacy FID ÷ mean image'], line.pixels) == ('0.0170 [0.0163, 0.0177]', '1.60 [1.54, 1.66]', '1.60 [1.54, 1.66]', '32')
+    assert set(two.index.get_level_values(0)) >= {MODEL_NAMES[m] for m in MODELS} and not two.note.str.contains('not part').any()
+    assert two.loc[('CPDM, paper preset', 'multiomic', 'patient'), 'note'] == 'trained 150 steps a fold, 0.83 % of the released length; width 32 of 128, 32 of 128 pixels'
+    score, alone = report.scorecard(rows), report.scorecard(make_rows())
+    assert not (score.conclusion == 'not comparable').any() and set(score.metric) == set(alone.metric)
+    pd.testing.assert_frame_equal(score.drop(columns=['ceiling', 'ceiling_name']), alone.drop(columns=['ceiling', 'ceiling_name']))        # 32-pixel rows and the audit change nothing
+    assert set(score.query("metric == 'mse'").ceiling_name) == {'real image, reduced'}
+    assert len(fig_scorecard(score).axes) == 6*2
+
+
+def test_sizes_are_told_apart_within_a_notebook():
+    "Controls that another notebook measured at 128 pixels do not hide a run's own at 32."
+    rows = make_rows(image_size=32).assign(source_notebook='04_fidelity')
+    other = make_rows().query("role == 'control'").assign(source_notebook='07_controls', estimator='mean of 3 fold assignments')
+    kept = quotable(pd.concat([rows, other], ignore_index=True))
+    assert ((kept.image_size == 32) & (kept.metric == 'mse') & (kept.role == 'control')).sum() == 8 and len(kept) == len(rows) + len(other) - (rows.metric == 'legacy_fid').sum()
+
+
+def test_leaked_images_stand_apart():
+    table = report.table2b_leaked(two_sizes())
+    assert table.model.tolist()[:3] == ['CPDM', 'mean training image', 'nearest-condition copy'] and set(table.condition) == {'multiomic', 'expression'} and set(table.pixels) == {'128'}
+    assert table.iloc[0][['MSE, all', 'MSE, leaked', 'MSE, unleaked']].tolist() == ['0.0170 [0.0163, 0.0177]', '0.0085 [0.0082, 0.0088]', '0.0340 [0.0326, 0.0354]']
+    assert table.iloc[0][['n, all', 'n, leaked', 'n, unleaked']].tolist() == ['58', '36', '22']
+
+
+def leak_rows(leaked, unleaked, image=.019, half=.002):
+    rows = Rows(cohort='published', condition='multiomic', protocol='paper', image_size=128, metric='mse', estimator='single')
+    for subset, n, v in (('leaked', 36, leaked), ('unleaked', 22, unleaked)):
+        rows.add(role='model', model='cpdm', subset=subset, n=n, value=v, ci_low=v - half, ci_high=v + half)
+        rows.add(role='control', model='mean_image', subset=subset, n=n, value=image, ci_low=image - half, ci_high=image + half)
+    return rows.frame()
+
+
+@pytest.mark.parametrize('leaked,unleaked,has,lacks', [
+    (.008, .037, 'MSE is reached only with a sibling in training', 'without one, too'),
+    (.008, .012, 'MSE is reached without one, too', 'only with'),
+    (.030, .040, 'MSE is not reached with one either', 'only with'),
+    (.008, .037, 'mean image matches or beats the model in MSE', 'overlap: nothing'),
+    (.012, .013, 'overlap: nothing here shows that siblings make the difference', 'score better')])
+def test_leak_sentence_follows_the_intervals(leaked, unleaked, has, lacks):
+    text = report.leak_sentence(leak_rows(leaked, unleaked))
+    assert has in text and lacks not in text and '36 of 58' in text
+    assert 'published' not in report.leak_sentence(leak_rows(leaked, unleaked).assign(cohort='phantom'))
+
+
+@pytest.mark.parametrize('retrieval,auroc,begins', [(.62, .8, 'Whether the pictures carry'), (.5, .8, 'The outcome AUROC of generated images can be high (ER+/HER2+ subtype 0.80)'), (.5, .55, 'Generated images neither'), (.8, .8, 'The pictures carry something'), (.8, .55, 'The pictures carry something'), (.5, None, 'No outcome could be judged')])
+def test_link_sentence_follows_retrieval_and_scores(retrieval, auroc, begins):
+    rows = Rows(cohort='phantom_link0', condition='expression', protocol='patient', model='cpdm')
+    rows.add(metric='retrieval', role='model', value=retrieval, ci_low=retrieval - .15, ci_high=retrieval + .15, source_notebook='07a_audit-expression')
+    rows.add(metric='retrieval', role='null', value=.5, ci_low=.41, ci_high=.59, source_notebook='07a_audit-expression')
+    if auroc:
+        for role, v in (('model', auroc), ('null', .5)): rows.add(metric='auroc', role=role, label='subgroup', subset='test', extractor='radiomics', classifier='xgboost', value=v, ci_low=v - .1, ci_high=v + .1)
+    few = rows.frame().assign(estimator=lambda d: np.where((d.role == 'null') & (d.metric == 'retrieval'), '4 permutations', None))
+    assert report.link_sentence(rows.frame()).startswith(begins) and ('permuted' in report.link_sentence(few)) is False and report.link_sentence(rows.frame().query("metric == 'auroc'")) == ''
+
+
+def test_table_6_comes_in_sections():
+    rows = two_sizes()
+    table = report.table_controls(rows)
+    assert table.section.ne(table.section.shift()).sum() == table.section.nunique()                                   # each section is one block
+    assert set(table.section) <= set(report.CONTROL_SECTIONS) and set(table[table.value == '77.000'].section) | set(table[table.value.str.startswith('77')].section) == {'Audit'}
+    by = table.groupby('section').size()
+    assert (by['Audit'], by['Coverage of the intervals'], by['How many patients']) == (3, 1, 1)
+    assert table[table.section == 'How many patients'].detail.tolist() == ['radiomics, xgboost, 28 imaged patients']
+    assert set(table[table.section == 'With and without a sibling in training'].source) == {'CPDM', 'mean training image', 'nearest-condition copy'}
+    assert (rows[rows.role.isin(['control', 'floor', 'null', 'ceiling']) & rows.image_size.ne(32)].index.size <= (table.role != 'model').sum() <= rows.role.isin(['control', 'floor', 'null', 'ceiling']).sum())
+
+
+def test_scorecard_as_markdown(rows, tmp_path):
+    write_rows(rows, tmp_path/'results.csv')
+    text = report.scorecard_markdown(tmp_path)
+    lines = text.split('\n')
+    assert text == report.scorecard_markdown(tmp_path/'results.csv') and len(lines) == 2 + 2*len(report.PUBLISHED) and len({l.count('|') for l in lines}) == 1
+    assert '| 0.82 (0.85) | – | 0.80 [0.75, 0.85] | 0.96 (omics, logistic) |' in text
+
+
+def test_models_are_those_of_the_study():
+    from radgen import models
+    assert list(MODELS) == list(models.MODELS)
+
+
+def test_figures_are_told_apart_by_model(tmp_path):
+    for name in ('fig2_architecture', 'fig2_architecture_cpdm_paper', 'fig3_loss_multiomic_cpdm_paper', 'fig3_loss_multiomic_cpdm_paper_paper', 'fig3_loss_expression_cvae_patient_fold0'): (tmp_path/f'{name}.svg').write_text('<svg/>')
+    figures = report.find_figures(tmp_path)
+    titles = lambda prefix: {f['title'].split('. ', 1)[1]: f['more'] for f in report._figures_for(figures, prefix, False)}
+    assert titles('fig2_') == {'Architecture of the CPDM': False, 'Architecture of the CPDM (CPDM, paper preset)': True}
+    assert titles('fig3_') == {'Training and held-out loss (multi-omic condition, paper protocol)': False, 'Training and held-out loss (CPDM, paper preset, multi-omic condition, paper protocol)': True, 'Training and held-out loss (conditional VAE, expression condition, patient protocol)': True}
+    text = report.render_report(Rows().frame(), {}, figures, dict(cohort='published', profile='smoke'), tmp_path/'r.html').read_text()
+    assert text.count('the other models (1)') == 1 and text.count('the other models (2)') == 1 and text.count('<img') == 5
+
+
+# checklists ----------------------------------------------------------------------------------------------------------------------
+
+def test_checklist_answers_come_from_facts(rows):
+    table = checklist(rows, dict(code='abc', packages=dict(numpy='1')))
+    assert table.groupby('instrument', sort=False).size().to_dict() == {'REFORMS': 32, 'CLAIM 2024': 44, 'METRICS': 30}
+    item = lambda instrument, number: table[(table.instrument == instrument) & (table.item == number)].iloc[0]
+    assert item('REFORMS', '8a').answer == item('CLAIM 2024', '33').answer == 'none: every row is of cohort published'
+    assert item('CLAIM 2024', '44').answer == UNANSWERED and item('REFORMS', '2b').answer == 'version abc'
+    assert (table.answer.eq(UNANSWERED) == table.source.eq('')).all()
+    fewer = checklist(rows[rows.metric != 'auroc'], dict(code='abc')).set_index(['instrument', 'item']).answer
+    assert fewer['CLAIM 2024', '38'] == UNANSWERED != item('CLAIM 2024', '38').answer                                 # an analysis left out leaves its item unanswered
+    assert fewer['CLAIM 2024', '23'] == UNANSWERED
+
+
+def test_no_checklist_answer_is_typed():
+    "Without rows, provenance and ledger every fact is silent; every fact that an item names exists and is of use."
+    facts = RunFacts(Rows().frame())
+    named = {fact for items in INSTRUMENTS.values() for _, _, fact in items} - {None, 'answered'}
+    assert all(getattr(facts, fact)() is None for fact in named)
+    ledger = pd.DataFrame(dict(source='a', item=['1', '2'], decision=['dropped', 'changed'], reason=['twice', 'cut']))
+    full = RunFacts(two_sizes(), dict(code='x', packages=dict(pyradiomics='3'), data={'a': '0'}, cores=2, latest_run=dict(notebooks=['a'], wall_s=60.)), ledger)
+    assert {f for f in named if getattr(full, f)() is None} <= {'confounding', 'robustness', 'folds', 'disjoint', 'inside_folds', 'internal', 'classical', 'dimensions', 'outcomes', 'missing', 'characteristics', 'tests', 'outside'}
 
 
 # the page ------------------------------------------------------------------------------------------------------------------------
@@ -234,3 +382,17 @@ def test_page_does_not_scroll_sideways(page, tmp_path, width):
     assert found['width'] == width and found['page'] <= found['seen'], found
     assert found['images'] and found['boxes'] >= len(report.TABLES)
     if width == 390: assert found['inner'] > 0                 # wide tables scroll within their own box
+
+
+def test_page_tells_what_was_found(tmp_path, monkeypatch):
+    """Sentences, audit, headings of the sections of Table 6, and the checklists."""
+    monkeypatch.setattr(report, 'audit_sentences', lambda rows: ['Retrieval: <b>nothing</b> shows it.'])
+    rows = two_sizes()
+    made = report.tables(rows, provenance=dict(code='abc'))
+    text = report.render_report(rows, made, {}, dict(cohort='published', profile='smoke'), tmp_path).read_text()
+    assert html.escape(report.leak_sentence(rows)) in text.replace('&#39;', '&#x27;') and html.escape(report.link_sentence(rows)) in text.replace('&#39;', '&#x27;')
+    assert '<li>Retrieval: &lt;b&gt;nothing&lt;/b&gt; shows it.</li>' in text
+    for name in made['table6_controls'].section.unique(): assert f'<span>{html.escape(name)}</span>' in text
+    for name in INSTRUMENTS: assert f'<span>{name}</span>' in text
+    check = Checker(); check.feed(text); check.close()
+    assert not check.wrong and not check.open and len(check.ids) == len(set(check.ids))
