@@ -7,11 +7,11 @@ __all__ = ['MIN_AUDITED', 'MIN_PROBE', 'PROBE_PATIENTS', 'UTILITY_FOLDS', 'UTILI
            'MIN_PERMUTATIONS', 'enough', 'Null', 'null_rows', 'pixel_distances', 'nearest_training', 'CopyAudit',
            'copies', 'copy_test', 'closest_pairs', 'copy_rows', 'Candidates', 'candidates', 'retrieval', 'first_place',
            'image_scores', 'denoising_scores', 'Retrieval', 'audit_retrieval', 'retrieval_difference', 'retrieval_rows',
-           'swap_effects', 'swap_rows', 'shuffled_gain', 'shuffled_rows', 'make_probe', 'mean_r', 'Probe', 'probe',
-           'probe_rows', 'one_a_row', 'fit_classifier', 'Utility', 'utility', 'utility_rows', 'usable_classes',
-           'Confounding', 'balanced_accuracy', 'confounding', 'confounding_rows', 'Extrapolation', 'extrapolation',
-           'extrapolation_rows', 'n_scales', 'ms_ssim', 'fold_pairs', 'diversity_rows', 'precision_recall',
-           'precision_recall_rows', 'judge_null', 'sentences']
+           'swap_effects', 'swap_rows', 'shuffled_gain', 'shuffled_rows', 'error_difference_rows', 'make_probe',
+           'mean_r', 'Probe', 'probe', 'probe_rows', 'one_a_row', 'fit_classifier', 'Utility', 'utility',
+           'utility_rows', 'usable_classes', 'Confounding', 'balanced_accuracy', 'confounding', 'confounding_rows',
+           'Extrapolation', 'extrapolation', 'extrapolation_rows', 'n_scales', 'ms_ssim', 'fold_pairs',
+           'diversity_rows', 'precision_recall', 'precision_recall_rows', 'judge_null', 'sentences']
 
 # %% ../nbs/20_audit.ipynb #4f57eb97
 import math
@@ -406,6 +406,23 @@ def shuffled_rows(
     _put(rows, boot(errors.shuffled), metric='shuffled_mse', **row)
 
 # %% ../nbs/20_audit.ipynb #c080a91d
+def error_difference_rows(
+    rows:Rows, real, samples, patients, # [n, H, W], [n, k, H, W], [n]
+    controls:dict,                      # name -> [n, H, W]
+    *, n_boot:int=1000, seed:int=0, **fields,
+):
+    "`mse_difference`: squared error of the mean of all samples, minus that of each control; paired, patients resampled."
+    real = np.asarray(real, dtype=np.float64)
+    error = lambda x: pd.Series(((real - x)**2).mean((1, 2))).groupby(np.asarray(patients)).mean()
+    own = error(_stack(samples).mean(1, dtype=np.float64))
+    row = {'estimator': 'mean', 'subset': 'all'} | fields | dict(metric='mse_difference', n=len(own), n_imaged=len(own))
+    for name, pictures in controls.items():
+        why = enough(len(own))
+        if why != 'ok': rows.not_estimable(why, **row, label=f'minus {name}'); continue
+        apart = own - error(np.asarray(pictures, dtype=np.float64))
+        _put(rows, patient_bootstrap(np.mean, apart.index, apart.to_numpy(), n_boot=n_boot, seed=seed), **row, label=f'minus {name}')
+
+# %% ../nbs/20_audit.ipynb #a3576090
 def make_probe():
     "Standardization and PCA of pixels, then a ridge whose penalty is chosen by leave-one-out."
     from sklearn.linear_model import RidgeCV
@@ -479,7 +496,7 @@ def probe_rows(
     row.pop('metric')
     null_rows(rows, found.null, 'probe_r', **row)
 
-# %% ../nbs/20_audit.ipynb #dc4d7a3c
+# %% ../nbs/20_audit.ipynb #a57a0e09
 def one_a_row(
     samples,  # [n, k, H, W]: rows of one patient are equal
     patients, # [n]
@@ -504,7 +521,7 @@ def fit_classifier(
     model = make_classifier('logistic', DEFAULTS['logistic'] | (parameters or {})).fit(steps.fit_transform(x), y, sample_weight=weight*len(weight)/weight.sum())
     return (lambda new: model.predict_proba(steps.transform(new))), model.classes_
 
-# %% ../nbs/20_audit.ipynb #a0c2cdb0
+# %% ../nbs/20_audit.ipynb #6e9cbb7f
 UTILITY_FOLDS = 5 # at most: a fold needs patients of both classes
 
 @dataclass(frozen=True)
@@ -544,7 +561,7 @@ def utility(
             train, test = fold != k, fold == k
             predict, classes = fit_classifier(x[train], y[train], who[train])
             score[test] = predict(shown[test])[:, list(classes).index(1)]
-        frame[name] = pd.Series(score).groupby(who).mean()
+        frame[name] = pd.Series(score).astype(float).groupby(who).mean().round(9)      # equal scores stay equal
     if omics is not None:
         table, folds_of = omics.loc[frame.index], frame.fold.to_numpy()
         for f in prepare_folds(folds_of, table, OmicsStep(condition, n_components)):
@@ -552,7 +569,7 @@ def utility(
             frame.loc[table.index[f.test], 'omics_direct'] = predict(f.z_test)[:, list(classes).index(1)]
     return Utility(label, frame, n_folds, verdict, tuple(sources))
 
-# %% ../nbs/20_audit.ipynb #a57a0e09
+# %% ../nbs/20_audit.ipynb #7be148ae
 UTILITY_ROLES = dict(real='ceiling', omics_direct='ceiling', shuffled='control', mean_image='control', nearest_copy='control')
 UTILITY_NAMES = dict(real='real on real', omics_direct='omics, no image', shuffled='shuffled condition')
 
@@ -574,7 +591,7 @@ def utility_rows(
     for s in (s for s in sources if s not in UTILITY_ROLES and 'shuffled' in sources):
         _put(rows, boot(lambda y, a, b: auroc(y, a) - auroc(y, b), s, 'shuffled'), metric='utility_gain', **row | dict(model=s, role='model', estimator='minus shuffled condition', extractor='pixels'))
 
-# %% ../nbs/20_audit.ipynb #dc03acb0
+# %% ../nbs/20_audit.ipynb #eeb106cd
 def usable_classes(
     classes,  # [n] class of each row
     patients, # [n]
@@ -593,7 +610,7 @@ def usable_classes(
     names = sorted(str(c) for c in pd.unique(merged) if c is not None)
     return merged, '; '.join([f'{len(names)} classes: {", ".join(names)}', *said])
 
-# %% ../nbs/20_audit.ipynb #ba113815
+# %% ../nbs/20_audit.ipynb #85b82964
 @dataclass(frozen=True)
 class Confounding:
     "How well a class of a series or patient is predicted."
@@ -659,7 +676,7 @@ def confounding_rows(
     _put(rows, patient_bootstrap(balanced_accuracy, t.patient, t.truth.to_numpy(), t.predicted.to_numpy(), n_boot=n_boot, seed=seed), metric='confounding', estimator=found.classes, **row)
     null_rows(rows, found.null, 'confounding', **row)
 
-# %% ../nbs/20_audit.ipynb #169f1250
+# %% ../nbs/20_audit.ipynb #d5d5d815
 @dataclass(frozen=True)
 class Extrapolation:
     "Distances from the imaged patients' conditions."
@@ -714,7 +731,7 @@ def extrapolation_rows(
     _put(rows, patient_bootstrap(np.mean, b.index, b.outside.to_numpy(), n_boot=n_boot, seed=seed), metric='outside_share', **row)
     _put(rows, patient_bootstrap(np.mean, a.index, a.outside.to_numpy(), n_boot=n_boot, seed=seed), metric='outside_share', **row | dict(model='real', role='floor', n=len(a)))
 
-# %% ../nbs/20_audit.ipynb #99422e51
+# %% ../nbs/20_audit.ipynb #e9691bf8
 MS_WEIGHTS = (.0448, .2856, .3001, .2363, .1333) # of the scales, finest first
 
 def n_scales(
@@ -738,7 +755,7 @@ def ms_ssim(
     each = [measure(b[i:i+64], a[i:i+64], data_range=1., reduction='none', betas=weights).reshape(-1) for i in range(0, len(a), 64)]
     return torch.cat(each).double().numpy() if each else np.zeros(0)
 
-# %% ../nbs/20_audit.ipynb #c7823016
+# %% ../nbs/20_audit.ipynb #0c4aee05
 def fold_pairs(
     patients, folds, # [n]
     each:int=4,      # others a patient is compared with
@@ -774,7 +791,7 @@ def diversity_rows(
     add(ms_ssim(samples[i, 0], samples[j, 0]), patients[i], estimator='samples of two patients')
     add(ms_ssim(real[i], real[j]), patients[i], **floor, estimator='real images of two patients')
 
-# %% ../nbs/20_audit.ipynb #0c4aee05
+# %% ../nbs/20_audit.ipynb #9fd3b1a5
 def precision_recall(
     real,      # [n, d] features
     generated, # [m, d]
@@ -809,7 +826,7 @@ def precision_recall_rows(
         floor = real_floor(a, names[first], lambda a, b: precision_recall(a, b, k)[i], n_splits=n_splits, seed=seed)
         _put(rows, floor, **known | dict(model='real', role='floor', n=n//2))
 
-# %% ../nbs/20_audit.ipynb #9fd3b1a5
+# %% ../nbs/20_audit.ipynb #164bf7a3
 MIN_PERMUTATIONS = 19 # with fewer, no p value reaches .05
 
 def _number(x, digits=2): return f'{x:.{digits}f}'
@@ -894,7 +911,7 @@ def _utility(t, model):
         r, s, real, gain = t.one('utility_auroc', model=model, label=label), t.one('utility_auroc', model='shuffled', label=label), t.one('utility_auroc', model='real', label=label), t.one('utility_gain', model=model, label=label)
         if r is None: continue
         said = 'above chance' if r.ci_low > .5 else 'not above chance'
-        if gain is not None: said += ' and above shuffled conditions' if gain.ci_low > 0 else '; no gain over shuffled conditions shown'
+        if gain is not None: said += ('' if gain.ci_low <= 0 else ' and above shuffled conditions' if r.ci_low > .5 else ', though above shuffled conditions') or '; no gain over shuffled conditions shown'
         out.append(f'{label} {_with(r)}' + (f', shuffled {_number(s.value)}' if s is not None else '') + (f', trained on real {_with(real)}' if real is not None else '') + f': {said}')
     missing = [l for l in dict.fromkeys(every[every.verdict != 'ok'].label) if l not in good]
     if missing: out.append(f'not estimable: {", ".join(map(str, missing))}')

@@ -6,7 +6,7 @@
 __all__ = ['TYPES', 'RUN_DEFAULTS', 'paper_notebooks', 'read_notebook', 'shown', 'notebook_parameters', 'accepts', 'unknown',
            'check_parameters', 'profiles', 'settings', 'params_for', 'module_closure', 'notebook_inputs', 'Relay',
            'execute', 'run_lock', 'duration', 'wall_times', 'time_left', 'out_of_date', 'Watch', 'default_jobs',
-           'paper', 'summarize_run', 'times_table', 'benchmark', 'read_conditions', 'generate_images',
+           'paper', 'audit', 'summarize_run', 'times_table', 'benchmark', 'read_conditions', 'generate_images',
            'lock_differences', 'inception_weights', 'expected_time', 'doctor', 'main']
 
 # %% ../nbs/23_run.ipynb #34a03a48
@@ -492,6 +492,23 @@ def paper(
             if what.exists(): say(f'  {shown(what)}')
         return sorted(watch.done)
 
+def audit(
+    profile:str='quick',
+    jobs:int=None, # notebooks at a time
+    say=print,
+) -> 'pd.DataFrame': # claims, see `radgen.link`
+    "The positive and the negative control: the study where simulated pictures carry the omics, and where they do not; coverage and learning curve with the first."
+    from radgen.link import link_claims, link_sentence
+    from radgen.results import read_rows
+    for cohort in ('phantom', 'phantom_link0'): paper(cohort, profile, jobs, audit=cohort == 'phantom', say=say)
+    claims = link_claims(*(read_rows(figures_dir(cohort, profile)/'results.csv') for cohort in ('phantom', 'phantom_link0')))
+    out = figures_dir('phantom_link0', profile)/'link_claims.csv'
+    with atomic(out) as tmp: claims.to_csv(tmp, index=False)
+    for c in claims.itertuples(): say(f'{c.holds:<13} {c.cohort:<7} {c.claim}: {c.measured} ({c.against})')
+    say(link_sentence(claims))
+    say(f'  {shown(out)}')
+    return claims
+
 def summarize_run(
     cohort:str, profile:str,
     ran,         # notebooks
@@ -714,6 +731,9 @@ def _parser():
     p.add_argument('--upto', metavar='NOTEBOOK', help='only this notebook, e.g. 04_fidelity, and what it needs')
     p.add_argument('--audit', action='store_true', help='also what needs many repetitions: coverage of the intervals and the learning curve')
     p.add_argument('--dry-run', action='store_true', help='only say what would run')
+    p = command('audit', 'the study on the phantom and on the phantom without a link, with coverage and learning curve; says which claims hold')
+    p.add_argument('--profile', default='quick', help='smoke, quick, full, or any config/PROFILE.yaml')
+    p.add_argument('--jobs', type=_positive, default=default_jobs(), help='notebooks at a time')
     p = command('generate', 'generate pictures for a table of conditions')
     p.add_argument('--checkpoint', required=True, metavar='DIR', help="a trained model's folder")
     p.add_argument('--conditions', required=True, metavar='FILE.csv', help='identifier first, then the features of training, a row a patient')
@@ -765,6 +785,7 @@ def _command(args, more):
         settings(args.profile, args.cohort)
         if args.cohort == 'published': _fetch(args) # before several notebooks want it at once
         paper(args.cohort, args.profile, args.jobs, args.dry_run, args.upto, args.audit, more)
+    elif args.command == 'audit': audit(args.profile, args.jobs)
     elif args.command == 'fetch': _fetch(args)
     elif args.command == 'notebook': _notebook(args)
     elif args.command == 'generate':
