@@ -1,5 +1,5 @@
 # make paper   regenerates every table and figure        make test    runs every check
-# make audit   what needs repetitions and both links     make bench   times training and sampling steps here
+# make audit   with and without a link; coverage; curve    make bench   times training and sampling steps here
 # make lab     JupyterLab on the notebooks               make clean   removes runs/ and build leftovers, never figures/
 # make setup   only the environment (.venv), which all the others make by themselves
 

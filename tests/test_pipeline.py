@@ -75,8 +75,8 @@ def test_everything_is_there(project):
     figures = project.home/'figures'/'phantom'/'smoke'
     kinds = {s: sorted(p.stem for p in figures.glob(f'*{s}')) for s in ('.png', '.svg', '.csv')}
     assert kinds['.png'] == kinds['.svg']
-    for n in range(1, 9): assert [f for f in kinds['.png'] if f.startswith(f'fig{n}_')] or n == 4, f'no figure {n}'
-    for n in range(1, 8): assert [t for t in kinds['.csv'] if t.startswith(f'table{n}')], f'no table {n}'
+    for n in range(1, 10): assert [f for f in kinds['.png'] if f.startswith(f'fig{n}_')] or n == 4, f'no figure {n}'
+    for n in range(1, 9): assert [t for t in kinds['.csv'] if t.startswith(f'table{n}')], f'no table {n}'
     report = (project.run/'report.html').read_text()
     assert 'SIMULATED' in report and not re.findall(r'(?:src|href)="(?!data:|#|https?://)', report), 'the report is not self-contained'
     record = json.loads((figures/'provenance.json').read_text())
@@ -118,7 +118,7 @@ def edit(path, old, new):
 
 @pytest.mark.parametrize('file, old, new, stems', [
     ('nbs/paper/04_fidelity.ipynb', '# 4. Image fidelity', '# 4. Fidelity', {'04_fidelity', '08_scorecard'}),
-    ('nbs/paper/02_train.ipynb', '# 2. Training', '# 2. Fitting', {'02_train', '03_generate', '04_fidelity', '05_outcomes', '06_survival', '08_scorecard'}),
+    ('nbs/paper/02_train.ipynb', '# 2. Training', '# 2. Fitting', {'02_train', '03_generate', '04_fidelity', '05_outcomes', '06_survival', '07a_audit', '08_scorecard'}),
     ('radgen/survival.py', 'import', '# edited\nimport', {'06_survival', '08_scorecard'}),
     ('radgen/run.py', 'import', '# edited\nimport', set()),
     ('config/smoke.yaml', 'penalizers: [0.1, 1.0]', 'penalizers: [0.1, 2.0]', {'06_survival', '08_scorecard'}),
@@ -173,3 +173,23 @@ def test_generate_for_new_patients(project, tmp_path, capsys):
         status, _, err = generate('bad', frame)
         assert status == 2 and complaint in err and 'mine.csv' in err and err.count('\n') == 1
     assert not (tmp_path/'bad').exists()
+
+
+def test_what_is_only_asked_for(project):
+    "Coverage, learning curve and ablations: not part of a run unless asked for, shown once they are there, and refused where no truth is known."
+    assert not {'07b_coverage', '07c_learning_curve', '07d_ablations'} & project.executed().keys()
+    project.paper('--audit')
+    rows = pd.read_csv(project.home/'figures'/'phantom'/'smoke'/'results.csv')
+    for stem, metric in {'07b_coverage': 'coverage', '07c_learning_curve': 'retrieval', '07d_ablations': 'ablation_mse'}.items():
+        assert ((rows.source_notebook == stem) & (rows.metric == metric)).any(), stem
+    assert project.would_run() == []
+    for stem in ('07b_coverage', '07c_learning_curve'):
+        status, _, err = project.radgen('notebook', f'nbs/paper/{stem}.ipynb', project.home/'refused.ipynb', '--parameters', '{"cohort": "published"}')
+        assert status == 2 and 'published' in err and err.count('\n') == 1, err
+
+
+def test_a_model_of_another_deal_is_refused(project):
+    "Pictures are drawn only for what the model's own fold held out; a run that deals the folds otherwise is refused by name."
+    out = project.home/'refused.ipynb'
+    status, _, err = project.radgen('notebook', 'nbs/paper/03_generate.ipynb', out, '--parameters', json.dumps(dict(condition='expression', models=['cpdm'], seed=5)))
+    assert status == 2 and 'were trained on' in err and 'n_folds and seed' in err and not out.exists()
