@@ -166,3 +166,35 @@ def test_rates_and_precision():
     assert resolve_precision('auto') in ('fp32', 'bf16')
     with seeded(1): a = torch.rand(1)
     with seeded(1): assert torch.equal(a, torch.rand(1))
+
+def chosen_on(n=4, **changes):
+    x, c, k = data(n=10, seed=3)
+    return dict(validation=(x[:n], c[:n], k[:n]), patience=3, measure_every=1/24, steps=48, lr=3e-2) | changes
+
+def test_the_length_is_chosen_on_patients_set_aside(tmp_path):
+    "The kept weights are those of the lowest validation loss, and training ends when patience does."
+    model = train(tmp_path, **chosen_on())
+    curve = pd.read_csv(tmp_path/'loss.csv').dropna(subset='validation_loss')
+    best = int(curve.step[curve.validation_loss.idxmin()])
+    assert model.facts['steps_kept'] == best < model.facts['steps_trained'] == int(curve.step.max()) < 48
+    assert (curve.validation_loss[curve.step > best] > curve.validation_loss.min()).all() and (curve.step > best).sum() == 3
+
+def test_a_chosen_length_survives_an_interruption(tmp_path):
+    whole = train(tmp_path/'whole', **chosen_on())
+    class Dies(CPDM):
+        lives = 8
+        def loss(self, *args):
+            if self.training: Dies.lives -= 1
+            if Dies.lives == 0: raise MemoryError('killed')
+            return super().loss(*args)
+    x, c, k = data()
+    settings = SETTINGS | chosen_on()
+    with pytest.raises(MemoryError): fit(Dies(CONFIG), x, c, tmp_path/'parts', kinds=k, **settings)
+    assert load_facts(tmp_path/'parts'/'checkpoint.safetensors')['step'] == 6
+    Dies.lives = 1000
+    assert same(whole, fit(Dies(CONFIG), x, c, tmp_path/'parts', kinds=k, **settings))
+    assert pd.read_csv(tmp_path/'whole'/'loss.csv').equals(pd.read_csv(tmp_path/'parts'/'loss.csv'))
+
+def test_validation_is_part_of_the_identity(tmp_path):
+    train(tmp_path, **chosen_on())
+    with pytest.raises(RadgenError, match='validation'): train(tmp_path, **chosen_on(n=6))
