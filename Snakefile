@@ -18,7 +18,8 @@ VALUES = {stem: {**DEFAULTS[stem], **SETTINGS[stem]} for stem in NOTEBOOKS}
 CONDITIONS = VALUES["08_scorecard"]["conditions"]
 PROTOCOLS = VALUES["03_generate"]["protocols"]
 DRAWS_UNPAIRED = VALUES["03_generate"]["model"]
-REPEATED = ["07b_coverage", "07c_learning_curve"]*COHORT.startswith("phantom") + ["07d_ablations"] # only with `radgen paper --audit`, but shown once they are there
+ASKED_FOR = ["07b_coverage", "07c_learning_curve", "07d_ablations"] # no part of a run unless asked for, but shown once they are there
+WITH_AUDIT = ASKED_FOR[:2] if COHORT.startswith("phantom") else ASKED_FOR[2:] # what `radgen paper --audit` asks for: repetitions need a known truth
 EXECUTED = "notebooks/{}.ipynb"
 RUN = '"$RADGEN_PYTHON" -m radgen.run notebook {input.notebook:q} {output.notebook:q} --parameters {params.values:q} > {log:q} 2>&1'
 
@@ -173,8 +174,8 @@ rule ablations:
 
 rule scorecard:
     input:
-        [f for stem in NOTEBOOKS if stem not in ("07b_coverage", "07c_learning_curve", "07d_ablations", "08_scorecard") for f in results(stem)],
-        [f for stem in REPEATED if config.get("audit") or os.path.exists(rows(stem)) for f in results(stem)],
+        [f for stem in NOTEBOOKS if stem not in (*ASKED_FOR, "08_scorecard") for f in results(stem)],
+        [f for stem in ASKED_FOR if (config.get("audit") and stem in WITH_AUDIT) or os.path.exists(rows(stem)) for f in results(stem)],
         **source("08_scorecard")
     output: notebook=EXECUTED.format("08_scorecard"), report="report.html"
     params: values=parameters("08_scorecard")

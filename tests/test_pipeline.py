@@ -178,6 +178,7 @@ def test_generate_for_new_patients(project, tmp_path, capsys):
 def test_what_is_only_asked_for(project):
     "Coverage, learning curve and ablations: not part of a run unless asked for, shown once they are there, and refused where no truth is known."
     assert not {'07b_coverage', '07c_learning_curve', '07d_ablations'} & project.executed().keys()
+    project.paper('--upto', '07d_ablations')
     project.paper('--audit')
     rows = pd.read_csv(project.home/'figures'/'phantom'/'smoke'/'results.csv')
     for stem, metric in {'07b_coverage': 'coverage', '07c_learning_curve': 'retrieval', '07d_ablations': 'ablation_mse'}.items():
