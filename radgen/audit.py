@@ -9,9 +9,9 @@ __all__ = ['MIN_AUDITED', 'MIN_PROBE', 'PROBE_PATIENTS', 'UTILITY_FOLDS', 'UTILI
            'image_scores', 'denoising_scores', 'Retrieval', 'audit_retrieval', 'retrieval_difference', 'retrieval_rows',
            'swap_effects', 'swap_rows', 'shuffled_gain', 'shuffled_rows', 'error_difference_rows', 'make_probe',
            'mean_r', 'Probe', 'probe', 'probe_rows', 'one_a_row', 'fit_classifier', 'Utility', 'utility',
-           'utility_rows', 'usable_classes', 'Confounding', 'balanced_accuracy', 'confounding', 'confounding_rows',
-           'Extrapolation', 'extrapolation', 'extrapolation_rows', 'n_scales', 'ms_ssim', 'fold_pairs',
-           'diversity_rows', 'precision_recall', 'precision_recall_rows', 'judge_null', 'sentences']
+           'auroc_within', 'utility_rows', 'usable_classes', 'Confounding', 'balanced_accuracy', 'confounding',
+           'confounding_rows', 'Extrapolation', 'extrapolation', 'extrapolation_rows', 'n_scales', 'ms_ssim',
+           'fold_pairs', 'diversity_rows', 'precision_recall', 'precision_recall_rows', 'judge_null', 'sentences']
 
 # %% ../nbs/20_audit.ipynb #4f57eb97
 import math
@@ -570,6 +570,18 @@ def utility(
     return Utility(label, frame, n_folds, verdict, tuple(sources))
 
 # %% ../nbs/20_audit.ipynb #7be148ae
+def auroc_within(
+    y,     # [n] in {0, 1}
+    score, # [n] higher = more likely 1
+    fold,  # [n] fold whose model gave the score
+) -> float: # nan where no fold holds both classes
+    "Share of positive-negative pairs *of one fold* in order: scores of different models are on no common scale."
+    y, score, fold = np.asarray(y), np.asarray(score), np.asarray(fold)
+    both = [(auroc(y[m], score[m]), int((y[m] == 1).sum()*(y[m] != 1).sum())) for m in (fold == k for k in np.unique(fold))]
+    pairs = sum(n for _, n in both)
+    return float(sum(a*n for a, n in both if n)/pairs) if pairs else math.nan
+
+# %% ../nbs/20_audit.ipynb #ba113815
 UTILITY_ROLES = dict(real='ceiling', omics_direct='ceiling', shuffled='control', mean_image='control', nearest_copy='control')
 UTILITY_NAMES = dict(real='real on real', omics_direct='omics, no image', shuffled='shuffled condition')
 
@@ -577,21 +589,21 @@ def utility_rows(
     rows:Rows, found:Utility,
     *, n_boot:int=1000, seed:int=0, **fields,
 ):
-    "`utility_auroc` of every source, and `utility_gain`: the generated pictures minus the shuffled ones."
+    "`utility_auroc` of every source (over pairs within folds), and `utility_gain`: the generated pictures minus the shuffled ones."
     t = found.scores
     row = {'subset': 'test', 'classifier': 'logistic'} | fields | dict(label=found.label, n=len(t), n_events=int(t.label.sum()), n_folds=found.n_folds, n_imaged=len(t))
     sources = [c for c in t if c not in ('label', 'fold')]
     if found.verdict != 'ok':
         for s in (s for s in found.sources if s not in UTILITY_ROLES): rows.add(**{**row, 'model': s, 'role': 'model', 'metric': 'utility_auroc', 'extractor': 'pixels', 'estimator': 'synthetic on real', 'verdict': found.verdict})
         return
-    boot = lambda f, *columns: patient_bootstrap(f, t.index, t.label.to_numpy(), *(t[c].to_numpy() for c in columns), n_boot=n_boot, seed=seed)
+    boot = lambda f, *columns: patient_bootstrap(f, t.index, t.label.to_numpy(), *(t[c].to_numpy() for c in columns), t.fold.to_numpy(), n_boot=n_boot, seed=seed)
     for s in sources:
         kind = dict(model=s, role=UTILITY_ROLES.get(s, 'model'), estimator=UTILITY_NAMES.get(s, 'synthetic on real'), extractor='omics' if s == 'omics_direct' else 'pixels')
-        _put(rows, boot(auroc, s), metric='utility_auroc', **row | kind)
+        _put(rows, boot(auroc_within, s), metric='utility_auroc', **row | kind)
     for s in (s for s in sources if s not in UTILITY_ROLES and 'shuffled' in sources):
-        _put(rows, boot(lambda y, a, b: auroc(y, a) - auroc(y, b), s, 'shuffled'), metric='utility_gain', **row | dict(model=s, role='model', estimator='minus shuffled condition', extractor='pixels'))
+        _put(rows, boot(lambda y, a, b, fold: auroc_within(y, a, fold) - auroc_within(y, b, fold), s, 'shuffled'), metric='utility_gain', **row | dict(model=s, role='model', estimator='minus shuffled condition', extractor='pixels'))
 
-# %% ../nbs/20_audit.ipynb #eeb106cd
+# %% ../nbs/20_audit.ipynb #827d56c2
 def usable_classes(
     classes,  # [n] class of each row
     patients, # [n]
@@ -610,7 +622,7 @@ def usable_classes(
     names = sorted(str(c) for c in pd.unique(merged) if c is not None)
     return merged, '; '.join([f'{len(names)} classes: {", ".join(names)}', *said])
 
-# %% ../nbs/20_audit.ipynb #85b82964
+# %% ../nbs/20_audit.ipynb #e084d694
 @dataclass(frozen=True)
 class Confounding:
     "How well a class of a series or patient is predicted."
@@ -676,7 +688,7 @@ def confounding_rows(
     _put(rows, patient_bootstrap(balanced_accuracy, t.patient, t.truth.to_numpy(), t.predicted.to_numpy(), n_boot=n_boot, seed=seed), metric='confounding', estimator=found.classes, **row)
     null_rows(rows, found.null, 'confounding', **row)
 
-# %% ../nbs/20_audit.ipynb #d5d5d815
+# %% ../nbs/20_audit.ipynb #73251b0f
 @dataclass(frozen=True)
 class Extrapolation:
     "Distances from the imaged patients' conditions."
@@ -731,7 +743,7 @@ def extrapolation_rows(
     _put(rows, patient_bootstrap(np.mean, b.index, b.outside.to_numpy(), n_boot=n_boot, seed=seed), metric='outside_share', **row)
     _put(rows, patient_bootstrap(np.mean, a.index, a.outside.to_numpy(), n_boot=n_boot, seed=seed), metric='outside_share', **row | dict(model='real', role='floor', n=len(a)))
 
-# %% ../nbs/20_audit.ipynb #e9691bf8
+# %% ../nbs/20_audit.ipynb #fd21d93c
 MS_WEIGHTS = (.0448, .2856, .3001, .2363, .1333) # of the scales, finest first
 
 def n_scales(
@@ -755,7 +767,7 @@ def ms_ssim(
     each = [measure(b[i:i+64], a[i:i+64], data_range=1., reduction='none', betas=weights).reshape(-1) for i in range(0, len(a), 64)]
     return torch.cat(each).double().numpy() if each else np.zeros(0)
 
-# %% ../nbs/20_audit.ipynb #0c4aee05
+# %% ../nbs/20_audit.ipynb #9fd3b1a5
 def fold_pairs(
     patients, folds, # [n]
     each:int=4,      # others a patient is compared with
@@ -791,7 +803,7 @@ def diversity_rows(
     add(ms_ssim(samples[i, 0], samples[j, 0]), patients[i], estimator='samples of two patients')
     add(ms_ssim(real[i], real[j]), patients[i], **floor, estimator='real images of two patients')
 
-# %% ../nbs/20_audit.ipynb #9fd3b1a5
+# %% ../nbs/20_audit.ipynb #164bf7a3
 def precision_recall(
     real,      # [n, d] features
     generated, # [m, d]
@@ -826,7 +838,7 @@ def precision_recall_rows(
         floor = real_floor(a, names[first], lambda a, b: precision_recall(a, b, k)[i], n_splits=n_splits, seed=seed)
         _put(rows, floor, **known | dict(model='real', role='floor', n=n//2))
 
-# %% ../nbs/20_audit.ipynb #164bf7a3
+# %% ../nbs/20_audit.ipynb #6eb70a24
 MIN_PERMUTATIONS = 19 # with fewer, no p value reaches .05
 
 def _number(x, digits=2): return f'{x:.{digits}f}'

@@ -230,7 +230,7 @@ def fig_architecture(
 def _smooth(y, window): return pd.Series(np.asarray(y, float)).rolling(window, min_periods=1, center=True).median().to_numpy()
 
 def fig_loss(
-    curves:pd.DataFrame, # step, loss, held_out_loss (empty where not evaluated), condition, protocol, fold
+    curves:pd.DataFrame, # step, loss, held_out_loss (empty where not evaluated), condition, protocol, fold; optionally kept: the step whose weights are used
 ):
     "Figure 3: training and held-out loss by condition and protocol."
     if curves is None or not len(curves): fig, axes = new_figure(1.6); say(axes[0, 0], 'no training curve was recorded'); return fig
@@ -246,6 +246,8 @@ def fig_loss(
             for _, fold in known.groupby(known.fold.astype(str)): ax.plot(fold.step, _smooth(fold[column], max(1, len(fold)//25)), color=colour, lw=.6, alpha=.35, ls=style)
             middle = known.groupby('step')[column].median()
             ax.plot(middle.index, _smooth(middle, max(1, len(middle)//25)), color=colour, lw=1.6, ls=style, label=dict(loss='training', held_out_loss='held out')[column])
+        kept = part.groupby(part.fold.astype(str)).kept.first().dropna() if 'kept' in part else []
+        for k, step in enumerate(kept): ax.axvline(step, color=MUTED, lw=.8, ls=':', label='weights kept' if not k else None)
         ax.set_yscale('log')
         ax.yaxis.set_major_formatter(mpl.ticker.ScalarFormatter()), ax.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
         ax.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
