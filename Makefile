@@ -48,7 +48,7 @@ $(READY): requirements.lock settings.ini setup.py
 	@echo "radgen: $(VENV) is ready"
 
 paper: setup
-	@$(BIN)/radgen paper --cohort $(COHORT) --profile $(PROFILE) --jobs $(JOBS)
+	@$(BIN)/radgen paper --cohort $(COHORT) --profile $(PROFILE) --jobs $(JOBS) $(if $(MANIFEST),--manifest $(MANIFEST))
 
 # Notebooks are tested in processes of their own: workers of one process share state. Paper notebooks need the ones before them and are tested by pytest, on a smoke run.
 test: export OMP_NUM_THREADS := 1

@@ -116,6 +116,7 @@ def _said(n, words): return None if n is None or n != n else words.format(f'{int
 def fig_design(
     counts,         # as for `design_counts`; a dict may add image_size, omics {name: {patients, features}} and conditions' features
     cohort:str='',  # its name, for the heading
+    ledger:pd.DataFrame|None=None, # source, item, decision, reason: what became of every input
 ):
     "Figure 1: overall design, from omics and projections to generated images and what they are asked."
     counts = design_counts(counts)
@@ -126,6 +127,9 @@ def fig_design(
     conditions, labels, survival, size = counts.get('conditions') or {}, counts.get('labels') or {}, counts.get('survival') or {}, counts.get('image_size')
     blue, orange = PALETTE['model'], PALETTE['control']
     ax.text(.05, 4.15, f'cohort: {cohort}' if cohort else '', va='center', fontsize=7, color=MUTED)
+    if ledger is not None and len(ledger):
+        became = ledger.decision.value_counts()
+        ax.text(6.95, 4.15, f'ledger, {ledger.source.nunique()} sources: ' + ', '.join(f'{became[d]:,} {d}' for d in ('kept', 'changed', 'dropped') if d in became), va='center', ha='right', fontsize=7, color=MUTED)
     omics = [_said(v.get('patients'), f'{k}: {{}} patients' + (_said(v.get('features'), ' x {}') or '')) for k, v in (counts.get('omics') or {}).items()]
     _box(ax, .05, 2.72, 1.75, 1.23, 'Omics', [_said(counts.get('patients'), '{} patients known'), *(omics[:4] or [_said(c.get('patients'), '{} with ' + name) for name, c in conditions.items()])])
     _box(ax, .05, .95, 1.75, 1., 'Breast MRI', [_said(counts.get('imaged'), '{} imaged patients'), _said(counts.get('series'), '{} series'), 'one sagittal projection each', _said(size, f'{size} x {{}} pixels')])
