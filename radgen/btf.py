@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'USUAL', 'LIMITS', 'PRIOR', 'SWITCHED_OFF', 'GENE_SETS', 'on_scale', 'tensor', 'split_flat', 'from_flat',
-           'Block', 'blocks_of', 'Factor', 'sharing', 'gathered', 'Posterior', 'starting_point', 'checked', 'standards',
-           'BayesianTensorFactorization', 'annotate']
+           'Block', 'blocks_of', 'Factor', 'sharing', 'gathered', 'squares', 'Posterior', 'starting_point', 'checked',
+           'standards', 'BayesianTensorFactorization', 'annotate']
 
 # %% ../nbs/09_btf.ipynb #cd1ee850
 import time
@@ -176,6 +176,7 @@ def _gamma(shape, rate): # E[x], E[log x], KL from the prior, of Gamma(shape, ra
     return shape/rate, digamma(shape) - np.log(rate), kl
 
 PRIOR = 1e-6 # a0 = b0: next to nothing is said of precisions beforehand
+def squares(x): return sum(float(np.vdot(r, r)) for r in x) # row by row: float32 sums stay short
 
 class Posterior:
     "The approximate posterior of one tensor and its coordinate updates."
@@ -183,7 +184,7 @@ class Posterior:
         self.blocks, (self.U, self.V, self.W) = blocks, (Factor(np.array(a, float), _outer(np.asarray(a, float))) for a in (u, v, w))
         self.shared = [sharing(blocks, 0, len(u)), sharing(blocks, 1, len(v))]
         self.noise, self.alpha, self.n = np.ones(len(w)), np.ones(u.shape[1]), np.array([b.n for b in blocks], float)
-        self.square = np.array([np.vdot(b.x, b.x) for b in blocks], float)
+        self.square = np.array([squares(b.x) for b in blocks])
         i, j = _corner(u.shape[1])
         self.diagonal, self.twice = i == j, np.where(i == j, 1., 2.)
 
@@ -210,7 +211,8 @@ class Posterior:
 
     def rescale(self):
         "Unit second moments for the scores and the omic weights; the gene loadings take the scale."
-        c, d = (1/np.sqrt(f.moment[:, self.diagonal].mean(0)) for f in (self.U, self.W))
+        live = self.V.moment[:, self.diagonal].sum(0) > 1e4*PRIOR # else the prior of the precision decides, and the scale is not free
+        c, d = (np.where(live, 1/np.sqrt(f.moment[:, self.diagonal].mean(0)), 1.) for f in (self.U, self.W))
         for f, s in (self.U, c), (self.W, d), (self.V, 1/(c*d)):
             f.mean, f.moment, f.logdet = f.mean*s, f.moment*_outer(s), f.logdet + 2*len(f.mean)*np.log(s).sum()
         self.V_cov = self.V_cov*_outer(1/(c*d))
@@ -286,15 +288,16 @@ class BayesianTensorFactorization(TransformerMixin, BaseEstimator):
     def __init__(self,
         n_components:int|str=17,  # kept as given; 'auto': as many as the model does not switch off
         scale:str='omic',         # divide by one scale an 'omic', or by each 'gene''s own in each omic
-        n_starts:int=2,           # starting points; the best bound wins
-        max_iter:int=300,         # sweeps of a start
+        n_starts:int=5,           # starting points; the one with the best bound after `warmup` sweeps goes on
+        max_iter:int=300,         # sweeps
+        warmup:int=30,            # sweeps of each start, where there are several
         tol:float=1e-6,           # stop when a sweep gains less than this, per observed entry
         max_components:int=25,    # where 'auto' begins
         seed:int=0,
         progress=None,            # callable that takes a line, such as print
     ):
         self.n_components, self.scale, self.n_starts, self.max_iter, self.tol = n_components, scale, n_starts, max_iter, tol
-        self.max_components, self.seed, self.progress = max_components, seed, progress
+        self.warmup, self.max_components, self.seed, self.progress = warmup, max_components, seed, progress
 
     def fit(self,
         X,          # [patients, genes, omics], NaN = missing
@@ -303,28 +306,35 @@ class BayesianTensorFactorization(TransformerMixin, BaseEstimator):
     ) -> 'BayesianTensorFactorization':
         "Learn loadings, omic weights and noise from training patients."
         X, auto = checked(X, genes, omics), self.n_components in ('auto', None)
-        if min(self.n_starts, self.max_iter) < 1: raise RadgenError(f'n_starts={self.n_starts}, max_iter={self.max_iter}: give at least 1 of each')
+        if min(self.n_starts, self.max_iter, self.warmup) < 1: raise RadgenError(f'n_starts={self.n_starts}, max_iter={self.max_iter}, warmup={self.warmup}: give at least 1 of each')
         if not auto and (not float(self.n_components).is_integer() or self.n_components < 1): raise RadgenError(f"n_components={self.n_components}: give a whole number from 1, or 'auto'")
         R = max(1, min(self.max_components, len(X) - 1)) if auto else int(self.n_components)
         if R > len(X): raise RadgenError(f'{len(X)} patients for {R} components; give more patients or fewer components')
         self.genes_, self.omics_ = ([str(i) for i in (range(n) if names is None else names)] for names, n in ((genes, X.shape[1]), (omics, X.shape[2])))
         self.mean_, self.scale_, self.findings_ = standards(X, self.scale, self.genes_, self.omics_)
-        blocks, self.began_ = blocks_of(X, self.mean_, self.scale_), time.monotonic()
-        starts = [self._start(blocks, X.shape, R, k) for k in range(self.n_starts)]
-        self.bounds_ = [b[-1] for _, b in starts]
-        best, self.elbo_ = starts[int(np.argmax(self.bounds_))]
-        return self._keep(best, auto)
+        blocks, self.began_, self.said_ = blocks_of(X, self.mean_, self.scale_), time.monotonic(), 0.
+        warm, best, self.bounds_ = min(self.warmup, self.max_iter) if self.n_starts > 1 else 0, None, []
+        for k in range(self.n_starts):
+            p, bounds = Posterior(blocks, *starting_point(blocks, X.shape, R, k, self.seed)), []
+            self._sweep(p, bounds, warm, k*warm, f'start {k + 1}/{self.n_starts}')
+            if not self.bounds_ or (bounds or [-np.inf])[-1] > max(self.bounds_): best = p, bounds
+            self.bounds_.append((bounds or [-np.inf])[-1])
+        p, self.elbo_ = best
+        self._sweep(p, self.elbo_, self.max_iter, (self.n_starts - 1)*warm, 'best start' if warm else 'start 1/1')
+        if not warm: self.bounds_ = self.elbo_[-1:]
+        return self._keep(p, auto)
 
-    def _start(self, blocks, shape, R, k): # -> posterior, bounds
-        p, bounds, said = Posterior(blocks, *starting_point(blocks, shape, R, k, self.seed)), [], time.monotonic()
-        for sweep in range(1, self.max_iter + 1):
+    def _settled(self, bounds): return len(bounds) > 10 and bounds[-1] - bounds[-2] < self.tol
+
+    def _sweep(self, p, bounds, until, before, what):
+        "Sweep on, until nothing is gained."
+        total = self.max_iter + (self.n_starts - 1)*min(self.warmup, self.max_iter)
+        while len(bounds) < until and not self._settled(bounds):
             bounds.append(p.sweep())
-            if self.progress and (sweep == 1 or time.monotonic() - said > 5):
-                said, done = time.monotonic(), k*self.max_iter + sweep
-                left = (said - self.began_)/done*(self.n_starts*self.max_iter - done)
-                self.progress(f'tensor factorization: start {k + 1}/{self.n_starts}, sweep {sweep}, bound {bounds[-1]:.5f} an entry, at most {left:.0f} s left')
-            if sweep > 10 and bounds[-1] - bounds[-2] < self.tol: break
-        return p, bounds
+            if self.progress and (len(bounds) == 1 or time.monotonic() - self.said_ > 5):
+                self.said_, done = time.monotonic(), before + len(bounds)
+                left = (self.said_ - self.began_)/done*(total - done)
+                self.progress(f'tensor factorization: {what}, sweep {len(bounds)}, bound {bounds[-1]:.5f} an entry, at most {left:.0f} s left')
 
     def _keep(self, p, auto):
         "Order, signs, names."
@@ -397,7 +407,7 @@ class BayesianTensorFactorization(TransformerMixin, BaseEstimator):
     def score(self, X, y=None) -> float:
         "A lower bound of the mean log-likelihood of new patients' observed entries, in standardized units, their scores integrated out."
         scores, _, _, blocks, linear = self._scores(X)
-        n, square = np.array([b.n for b in blocks]), np.array([np.vdot(b.x, b.x) for b in blocks], float)
+        n, square = np.array([b.n for b in blocks]), np.array([squares(b.x) for b in blocks])
         fit = (linear*scores.mean).sum() + scores.logdet
         return float(.5*((n*np.log(self.precision_/(2*np.pi)) - self.precision_*square).sum() + fit)/n.sum())
 

@@ -99,7 +99,8 @@ class ConditionEncoder:
             return BayesianTensorFactorization(min(self.n_components, len(frame)), n_starts=1, tol=1e-5).fit(X, genes=genes, omics=omics)
 
     def _scores(self, frame):
-        with threadpool_limits(1): return self.btf.transform(from_flat(frame, self.scales)[0])
+        once = frame[~frame.index.duplicated()] # a patient with several images has several rows
+        with threadpool_limits(1): return self.btf.transform(from_flat(once, self.scales)[0])[once.index.get_indexer(frame.index)]
 
     def transform(self,
         frame:pd.DataFrame, # [n, features], as given; the features of `fit`, in its order
