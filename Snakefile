@@ -18,8 +18,9 @@ VALUES = {stem: {**DEFAULTS[stem], **SETTINGS[stem]} for stem in NOTEBOOKS}
 CONDITIONS = VALUES["08_scorecard"]["conditions"]
 PROTOCOLS = VALUES["03_generate"]["protocols"]
 DRAWS_UNPAIRED = VALUES["03_generate"]["model"]
-ASKED_FOR = ["07b_coverage", "07c_learning_curve", "07d_ablations"] # no part of a run unless asked for, but shown once they are there
-WITH_AUDIT = ASKED_FOR[:2] if COHORT.startswith("phantom") else ASKED_FOR[2:] # what `radgen paper --audit` asks for: repetitions need a known truth
+ASKED_FOR = ["01a_series", "01b_factorization", "07b_coverage", "07c_learning_curve", "07d_ablations"] # no part of a run unless asked for, but shown once they are there
+WITH_AUDIT = ["01b_factorization", *(["07b_coverage", "07c_learning_curve"] if COHORT.startswith("phantom") else ["07d_ablations"])] # `radgen paper --audit`; repetitions need a known truth
+WITHOUT_ASKING = ["01a_series"] if COHORT == "tcga" else []
 EXECUTED = "notebooks/{}.ipynb"
 RUN = '"$RADGEN_PYTHON" -m radgen.run notebook {input.notebook:q} {output.notebook:q} --parameters {params.values:q} > {log:q} 2>&1'
 
@@ -77,10 +78,26 @@ rule all:
 
 
 rule cohort:
-    input: **source("01_cohort")
+    input: *map(str, run.study_files(COHORT)), **source("01_cohort")
     output: notebook=EXECUTED.format("01_cohort"), rows=rows("01_cohort")
     params: values=parameters("01_cohort")
     log: "logs/01_cohort.log"
+    shell: RUN
+
+
+rule series:
+    input: **source("01a_series")
+    output: notebook=EXECUTED.format("01a_series"), rows=rows("01a_series")
+    params: values=parameters("01a_series")
+    log: "logs/01a_series.log"
+    shell: RUN
+
+
+rule factorization:
+    input: EXECUTED.format("01_cohort"), **source("01b_factorization")
+    output: notebook=EXECUTED.format("01b_factorization"), rows=rows("01b_factorization")
+    params: values=parameters("01b_factorization")
+    log: "logs/01b_factorization.log"
     shell: RUN
 
 
@@ -175,7 +192,7 @@ rule ablations:
 rule scorecard:
     input:
         [f for stem in NOTEBOOKS if stem not in (*ASKED_FOR, "08_scorecard") for f in results(stem)],
-        [f for stem in ASKED_FOR if (config.get("audit") and stem in WITH_AUDIT) or os.path.exists(rows(stem)) for f in results(stem)],
+        [f for stem in ASKED_FOR if stem in WITHOUT_ASKING or (config.get("audit") and stem in WITH_AUDIT) or os.path.exists(rows(stem)) for f in results(stem)],
         **source("08_scorecard")
     output: notebook=EXECUTED.format("08_scorecard"), report="report.html"
     params: values=parameters("08_scorecard")

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['TYPES', 'RUN_DEFAULTS', 'paper_notebooks', 'read_notebook', 'shown', 'notebook_parameters', 'accepts', 'unknown',
            'check_parameters', 'profiles', 'settings', 'params_for', 'module_closure', 'notebook_inputs', 'Relay',
-           'execute', 'run_lock', 'duration', 'wall_times', 'time_left', 'out_of_date', 'Watch', 'default_jobs',
-           'paper', 'audit', 'summarize_run', 'times_table', 'benchmark', 'read_conditions', 'generate_images',
-           'lock_differences', 'inception_weights', 'expected_time', 'doctor', 'main']
+           'execute', 'run_lock', 'duration', 'wall_times', 'time_left', 'study_files', 'claim_folder', 'out_of_date',
+           'Watch', 'default_jobs', 'paper', 'audit', 'summarize_run', 'times_table', 'benchmark', 'read_conditions',
+           'generate_images', 'lock_differences', 'inception_weights', 'expected_time', 'doctor', 'main']
 
 # %% ../nbs/23_run.ipynb #34a03a48
 import argparse, ast, contextlib, csv, difflib, fcntl, importlib.metadata, importlib.util, io, json, math, os, resource, shutil, signal, socket, subprocess, sys, tempfile, threading, time
@@ -15,7 +15,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
 import yaml
-from .paths import RadgenError, atomic, data_dir, figures_dir, make_folder, project_root, provenance, read_json, runs_dir, write_json
+from .paths import RadgenError, atomic, data_dir, figures_dir, make_folder, project_root, provenance, read_json, runs_dir, sha256, write_json
 
 # %% ../nbs/23_run.ipynb #61707d13
 def paper_notebooks() -> dict[str, Path]: # stem -> notebook, in order
@@ -118,9 +118,19 @@ def _section(value, where):
     if not isinstance(value, dict): raise RadgenError(f'{where}: expected parameters, NAME: VALUE, and not {value!r}')
     return value
 
+def _of_manifest(merged, known, manifest):
+    "A manifest decides which conditions and labels there are to study."
+    from radgen.files import what_there_is
+    found = what_there_is(manifest)
+    for stem, parameters in known.items():
+        own = merged[stem]
+        if 'cohort_options' in parameters: own['cohort_options'] = {'manifest': str(Path(manifest).resolve())}
+        if 'conditions' in parameters: own['conditions'] = [c for c in own.get('conditions', parameters['conditions'][1]) if c in found.conditions]
+        if 'labels' in parameters and found.labels: own['labels'] = list(found.labels)
+
 def settings(
     profile:str, # 'smoke', 'quick', 'full' or any other config/<profile>.yaml
-    cohort:str,  # 'phantom', 'published', ...
+    cohort:str,  # 'phantom', 'published', ...; 'files' takes the manifest that RADGEN_MANIFEST names
 ) -> dict[str, dict]: # notebook stem -> parameters, all checked; and 'run' -> what the Snakefile needs
     "All the numbers of a run, from its profile."
     from radgen.load import COHORTS
@@ -155,6 +165,7 @@ def settings(
     merge(_section(special.get(cohort), f'{shown(path)}: cohorts: {cohort}'), f'{shown(path)}: cohorts: {cohort}', ())
     for condition, names in _section(run['models'], f'{shown(path)}: run: models').items():
         for name in names if isinstance(names, list) else [names]: known_model(name)
+    if cohort == 'files' and 'RADGEN_MANIFEST' in os.environ: _of_manifest(merged, known, os.environ['RADGEN_MANIFEST'])
     if run['folds_per_run'] not in ('all', 'one'): raise RadgenError(f'{shown(path)}: run: folds_per_run is all or one, and not {run["folds_per_run"]!r}')
     return {**merged, 'run': run}
 
@@ -362,6 +373,27 @@ def time_left(
     return None if math.isnan(sum(left)) else total
 
 # %% ../nbs/23_run.ipynb #db9a18fb
+def study_files(
+    cohort:str,
+) -> list[Path]: # the manifest, then all it names; none for other cohorts
+    "The user's own files, whose change makes a study out of date."
+    if cohort != 'files': return []
+    if 'RADGEN_MANIFEST' not in os.environ: raise RadgenError('cohort files: no manifest; name it: make paper COHORT=files MANIFEST=my.yaml')
+    from radgen.files import what_there_is
+    return what_there_is(os.environ['RADGEN_MANIFEST']).files
+
+def claim_folder(
+    run:Path, # runs/files/<profile>
+):
+    "One study a folder: the results of another manifest are not overwritten."
+    from radgen.files import what_there_is
+    study_files('files')
+    name, path = what_there_is(os.environ['RADGEN_MANIFEST']).name, run/'study.json'
+    holds = read_json(path)['name'] if path.exists() else name
+    if holds != name: raise RadgenError(f'{shown(run)} holds the study {holds!r}; for {name!r} set RADGEN_HOME to another folder, or remove what is there')
+    write_json(path, {'name': name})
+
+# %% ../nbs/23_run.ipynb #82910c5e
 def _snakemake(cohort, profile, jobs, upto, audit, *more):
     "The command that runs the Snakefile in a run folder."
     return [sys.executable, '-m', 'snakemake', '--snakefile', str(project_root()/'Snakefile'), '--directory', str(runs_dir(cohort, profile)), '--cores', str(jobs),
@@ -387,7 +419,7 @@ def out_of_date(
     plan = {Path(r['output_file']).stem: r['plan'] != 'no update' for r in rows if r['output_file'].endswith('.ipynb')}
     return sorted(j for j, pending in plan.items() if pending), sorted(plan)
 
-# %% ../nbs/23_run.ipynb #d608e950
+# %% ../nbs/23_run.ipynb #02b802d4
 class Watch:
     "Follows the events of a run, and says what starts, what ends and what is left."
     def __init__(self, todo, known, jobs, events, say=print):
@@ -426,9 +458,11 @@ class Watch:
             self.done[job] = e['wall_s']
             if job in self.todo: self.todo.remove(job)
             self.say(f'{clock}  {job}: done in {duration(e["wall_s"])}, {len(self.done)} of {self.total}{self.left()}')
-        else: self.failed.append(e['line'])
+        else:
+            self.failed.append(e['line'])
+            self.say(f'{clock}  {job}: failed; what already runs is finished first')
 
-# %% ../nbs/23_run.ipynb #02b802d4
+# %% ../nbs/23_run.ipynb #700501f1
 def _stop(process, patience=25):
     "End a process group: ask, wait, then end it."
     for sign, wait in ((signal.SIGTERM, patience), (signal.SIGKILL, 5)):
@@ -451,6 +485,7 @@ def paper(
     "Bring every table and figure of a run up to date."
     settings(profile, cohort)
     if upto and upto not in paper_notebooks(): raise unknown('paper notebook', upto, paper_notebooks())
+    if cohort == 'files': claim_folder(runs_dir(cohort, profile))
     jobs = jobs or default_jobs()
     if jobs < 1: raise RadgenError(f'--jobs {jobs}: at least one notebook has to run at a time')
     run, start = runs_dir(cohort, profile), time.monotonic()
@@ -524,12 +559,13 @@ def summarize_run(
                         notebooks={j: {k: s[k] for k in ('code', 'written', 'wall_s', 'peak_memory_mb', 'parameters')} for j, s in single.items()})
     write_json(path, record)
 
-def _data_sums(cohort): # file -> SHA-256 of the released data; a phantom has no input
+def _data_sums(cohort): # file -> SHA-256 of what was read; a phantom has no input
+    if cohort == 'files': return {p.name: sha256(p) for p in study_files(cohort) if p.is_file()}
     if cohort != 'published': return {}
     from radgen.published import REGISTRY
     return dict(REGISTRY)
 
-# %% ../nbs/23_run.ipynb #9bf5ef2a
+# %% ../nbs/23_run.ipynb #a484dc15
 def times_table(
     makes:dict, # notebook stem -> what comes out of it
     cohort:str='phantom', profile:str='quick',
@@ -546,7 +582,7 @@ def times_table(
     if whole: rows += ['', f'All of it: {duration(whole["wall_s"])} with {whole["jobs"]} notebooks at a time, at most {whole["peak_memory_mb"]/1024:.1f} GB of memory.']
     return Markdown('\n'.join(rows))
 
-# %% ../nbs/23_run.ipynb #700501f1
+# %% ../nbs/23_run.ipynb #611ba026
 def benchmark(
     compare=False, # also the plain settings: float32, no channels_last
     size=64,       # pixels
@@ -587,7 +623,7 @@ def _cpu_bf16(): # bfloat16 pays where the processor has instructions for it
     with contextlib.suppress(OSError): return any(f in open('/proc/cpuinfo').read() for f in ('avx512_bf16', 'amx_bf16'))
     return False
 
-# %% ../nbs/23_run.ipynb #611ba026
+# %% ../nbs/23_run.ipynb #8fcde1ca
 def read_conditions(
     path:str|Path, # CSV: identifier, then features
     features,      # the model's, in order
@@ -639,7 +675,7 @@ def generate_images(
                 with atomic(folder/f'{patient}_{k}.png') as tmp: Image.fromarray((image*255).round().astype(np.uint8)).save(tmp, format='png')
     return store
 
-# %% ../nbs/23_run.ipynb #e9e5a6af
+# %% ../nbs/23_run.ipynb #31bf4653
 def _try(check): # a check's answer, or the error that is the answer
     try: return check()
     except Exception as e: return f'MISSING: {type(e).__name__}: {_first_line(e)[:120]}'
@@ -709,7 +745,7 @@ def doctor(say=print) -> list[str]: # what is missing
         line(f'{cohort}, quick', _try(lambda: expected_time(cohort, 'quick', speed if isinstance(speed, dict) else {})))
     return missing
 
-# %% ../nbs/23_run.ipynb #31bf4653
+# %% ../nbs/23_run.ipynb #5ca946bd
 class _OneLine(argparse.ArgumentParser):
     "A parser whose complaints are one line."
     def error(self, message): raise RadgenError(f'{message} (see `{self.prog} --help`)')
@@ -723,9 +759,10 @@ def _parser():
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND', parser_class=_OneLine)
     def command(name, help): return commands.add_parser(name, help=help, description=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p = command('fetch', 'download the data of a cohort into the cache, each file checked')
-    p.add_argument('cohort', help='published, or a phantom (which needs none)')
+    p.add_argument('cohort', help='published or tcga; the others need none')
     p = command('paper', 'regenerate every table and figure; only what is out of date runs. Arguments after -- go to Snakemake')
-    p.add_argument('--cohort', default='phantom', help='phantom, phantom_link0 or published')
+    p.add_argument('--cohort', default='phantom', help='phantom, phantom_link0, published, tcga or files')
+    p.add_argument('--manifest', metavar='FILE.yaml', help="what the cohort 'files' is made of")
     p.add_argument('--profile', default='quick', help='smoke, quick, full, or any config/PROFILE.yaml')
     p.add_argument('--jobs', type=_positive, default=default_jobs(), help='notebooks at a time')
     p.add_argument('--upto', metavar='NOTEBOOK', help='only this notebook, e.g. 04_fidelity, and what it needs')
@@ -754,7 +791,7 @@ def _parser():
     p.add_argument('--parameters', metavar='JSON', default='{}', help='parameters, over those of the file')
     return parser
 
-# %% ../nbs/23_run.ipynb #40cd8026
+# %% ../nbs/23_run.ipynb #41229911
 def _notebook(args):
     try: params = _section(yaml.safe_load(Path(args.file).read_text()), args.file) if args.file else {}
     except FileNotFoundError: raise RadgenError(f'{args.file}: no such file') from None
@@ -773,17 +810,28 @@ def _notebook(args):
         raise
     tell('done', wall_s=facts['wall_s'])
 
+def _fetch_tcga():
+    from radgen.tcga import fetch_tcga, plan_tcga
+    plan = plan_tcga()
+    missing = plan[~plan.at_hand]
+    if len(missing): print('tcga: to fetch ' + '; '.join(f'{r.Index}{f" {r.gigabytes:.2f} GB" if r.gigabytes == r.gigabytes else ""}' for r in missing.itertuples()))
+    print(f'tcga: complete, in {fetch_tcga()}')
+
 def _fetch(args):
     from radgen.load import COHORTS
     if args.cohort not in COHORTS: raise unknown('cohort', args.cohort, COHORTS)
+    if args.cohort == 'files': return print('files: your own, nothing to download')
+    if args.cohort == 'tcga': return _fetch_tcga()
     if args.cohort != 'published': return print(f'{args.cohort}: simulated, nothing to download')
     from radgen.published import fetch
     print(f'published: complete, every checksum right, in {fetch()}')
 
 def _command(args, more):
     if args.command == 'paper':
+        if args.manifest and args.cohort != 'files': raise RadgenError(f'--manifest goes with --cohort files, not with {args.cohort}')
+        if args.manifest: os.environ['RADGEN_MANIFEST'] = str(Path(args.manifest).resolve())
         settings(args.profile, args.cohort)
-        if args.cohort == 'published': _fetch(args) # before several notebooks want it at once
+        if args.cohort in ('published', 'tcga'): _fetch(args) # before several notebooks want it at once
         paper(args.cohort, args.profile, args.jobs, args.dry_run, args.upto, args.audit, more)
     elif args.command == 'audit': audit(args.profile, args.jobs)
     elif args.command == 'fetch': _fetch(args)
@@ -823,5 +871,5 @@ def main(
         return 130
     return 2
 
-# %% ../nbs/23_run.ipynb #5ca946bd
+# %% ../nbs/23_run.ipynb #cf5d65cd
 if __name__ == '__main__' and 'get_ipython' not in globals(): sys.exit(main())

@@ -7,6 +7,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from radgen import run
+from radgen.load import COHORTS
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = sorted((ROOT/'nbs').glob('[0-9]*.ipynb'))
@@ -81,7 +82,7 @@ def test_defaults_are_the_smoke_values(nb):
 
 
 @pytest.mark.parametrize('profile', run.profiles())
-@pytest.mark.parametrize('cohort', ['phantom', 'phantom_link0', 'published'])
+@pytest.mark.parametrize('cohort', COHORTS)
 def test_profiles_fit_the_notebooks(profile, cohort): run.settings(profile, cohort)
 
 
