@@ -331,7 +331,7 @@ class BayesianTensorFactorization(TransformerMixin, BaseEstimator):
         total = self.max_iter + (self.n_starts - 1)*min(self.warmup, self.max_iter)
         while len(bounds) < until and not self._settled(bounds):
             bounds.append(p.sweep())
-            if self.progress and (len(bounds) == 1 or time.monotonic() - self.said_ > 5):
+            if self.progress and (before + len(bounds) == 1 or time.monotonic() - self.said_ > 5):
                 self.said_, done = time.monotonic(), before + len(bounds)
                 left = (self.said_ - self.began_)/done*(total - done)
                 self.progress(f'tensor factorization: {what}, sweep {len(bounds)}, bound {bounds[-1]:.5f} an entry, at most {left:.0f} s left')

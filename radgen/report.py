@@ -383,7 +383,7 @@ def scorecard(
     simulated:bool=None, # by default by the cohort's name
 ) -> pd.DataFrame: # one line per published number, condition and protocol; columns SCORE_COLUMNS
     "Each published number beside ours, its best control, its null, its ceiling and a conclusion by rule."
-    simulated = is_simulated(rows) if simulated is None else simulated
+    simulated, own = is_simulated(rows) if simulated is None else simulated, bool((rows.cohort == 'files').any())
     rows, out = _blank(of_samples(quotable(rows))), []
     conditions = [c for c in ('multiomic', 'expression') if c in set(rows.condition)] or ['multiomic']
     for p in PUBLISHED.itertuples():
@@ -406,7 +406,7 @@ def scorecard(
                 value = lambda r, c='value': math.nan if r is None or r.verdict != 'ok' else r[c]
                 null_end = value(null, 'ci_high' if p.better == 'higher' else 'ci_low')
                 size = f'computed at {ours.image_size:.0f} pixels' + (' as a ratio to the mean image' if metric == 'legacy_fid_ratio' else '') if p.metric in FIDELITY_METRICS and _finite(ours.image_size) and ours.image_size != 128 else ''
-                why = 'simulated patients' if simulated else size
+                why = 'simulated patients' if simulated else 'other patients' if own else size
                 args = dict(value=ours.value, low=ours.ci_low, high=ours.ci_high, control=value(control), null=null_end, better=p.better, verdict=ours.verdict)
                 said = conclude(**args, published=p.published, comparable=not why)
                 standing = conclude(**args) if said == 'not comparable' and p.better != 'equal' else ''
@@ -662,7 +662,7 @@ TABLE_CAPTIONS = dict(
     table8_checklists='REFORMS (Kapoor et al. 2024), CLAIM (2024 update) and METRICS (Kocak et al. 2024): every item with what this run computed about it.')
 GLOSSARY = {'reproduced': 'Beats its controls, and the 95 % interval reaches the published value or passes it.', 'not reproduced': 'Beats its controls, and falls short of the published value.', 'above its controls': 'Beats its controls; there is no published value to compare with.',
     'matched by a control': 'The best trivial control reaches the lower end of our 95 % interval (upper end where lower is better): nothing shows that the model does more than the control.', 'not above chance': 'The value lies within the 95 % range of the permutation null.',
-    'not comparable': 'The value does not answer the published question: simulated patients, or images of another size than the published 128 pixels.', 'not estimable': 'Too few patients in the smaller class, or too few events, by a rule applied before any score is seen.', 'unavailable': 'Not built, not run, or its means (such as network weights) are not at hand; never silently replaced.',
+    'not comparable': 'The value does not answer the published question: simulated or other patients, or images of another size than the published 128 pixels.', 'not estimable': 'Too few patients in the smaller class, or too few events, by a rule applied before any score is seen.', 'unavailable': 'Not built, not run, or its means (such as network weights) are not at hand; never silently replaced.',
     'control, floor, null': 'A control is a trivial answer to the same question. The floor is what real images score against real images. The null is what the same procedure scores on permuted labels.',
     'ceiling': 'The best that could be asked for: the simulated truth where it is known, else the omics without an image; for fidelity, the real image itself, reduced to the size of generation and enlarged again.', 'leaked': 'Held out while another image of the same patient trains: possible under the paper protocol only.', 'legacy FID': 'The paper’s measure: the Fréchet distance between the pixel rows of two images, each image read as one observation per row. No Inception network is involved.',
     'KID, FRD': 'Unbiased kernel distance, and Fréchet distance on a few principal components, between radiomic features of two sets of images.', 'retrieval': 'Given the real image of a held-out patient, the share of other patients’ conditions that is ranked below the true one; 0.5 is chance.', 'single, mean, best': 'One sample a patient; the mean image of n samples; the best of n samples, which knows the answer.'}
