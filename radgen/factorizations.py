@@ -313,7 +313,7 @@ def agreement_rows(
 # %% ../nbs/09a_factorizations.ipynb #a22bdc23
 def cohort_tensor(
     cohort:Cohort,
-    scales:dict|None=None, # omic -> scale, see radgen.btf.on_scale
+    scales:dict|None=None, # omic -> scale, as for `radgen.btf.tensor`
     n_genes:int=0,         # keep the genes that vary most, summed over omics of equal weight; 0: all
 ) -> tuple: # X, patients, genes, omics; X is None where there is no tensor, and the second says why
     "The tensor of a cohort, or why there is none."

@@ -562,7 +562,7 @@ def check(
 # %% ../nbs/07_files.ipynb #620f36fe
 def what_there_is(
     manifest:str|Path,
-) -> SimpleNamespace: # name; files: the manifest, then all it names; conditions; labels ([] where the release gives them)
+) -> SimpleNamespace: # name; files: the manifest, then all it names; conditions; labels ([] where the release gives them); release: does it take anything from the authors' release?
     "What a manifest names, without reading omics or pictures."
     m, folder = read_manifest(manifest), Path(manifest).resolve().parent
     omics = m.get('omics') or {}
@@ -574,4 +574,4 @@ def what_there_is(
         labels = [c for c in files['labels'][1].get('columns') or read_text(files['labels'][0]) if c not in ('patient_id', 'site')]
     has = {'multiomic': len(omics) > 1 or 'features' in m, 'expression': 'expression' in omics}
     return SimpleNamespace(name=m.get('name', Path(manifest).stem), files=[Path(manifest).resolve(), *(path for path, _ in files.values()), *listed],
-                           conditions=[c for c, so in has.items() if so], labels=labels)
+                           conditions=[c for c, so in has.items() if so], labels=labels, release='published' in [m.get(k) for k in ('features', 'images', 'labels', 'survival')])

@@ -127,6 +127,7 @@ def _of_manifest(merged, known, manifest):
         if 'cohort_options' in parameters: own['cohort_options'] = {'manifest': str(Path(manifest).resolve())}
         if 'conditions' in parameters: own['conditions'] = [c for c in own.get('conditions', parameters['conditions'][1]) if c in found.conditions]
         if 'labels' in parameters and found.labels: own['labels'] = list(found.labels)
+        if 'released' in parameters and found.release: own['released'] = 'published'
 
 def settings(
     profile:str, # 'smoke', 'quick', 'full' or any other config/<profile>.yaml

@@ -193,7 +193,7 @@ def test_tensor_refuses():
     t = pd.DataFrame(np.ones((3, 3)), list('pqr'), list('ABC'))
     with pytest.raises(RadgenError, match='patient p occurs more than once'): tensor(dict(a=t, b=pd.concat([t, t])))
     with pytest.raises(RadgenError, match='a, b share 1 gene,'): tensor(dict(a=t, b=t.set_axis(list('AXY'), axis=1)))
-    with pytest.raises(RadgenError, match="omic 'methylation': patient p, gene A is 2, outside of .0, 1."): on_scale('methylation', t*2)
+    with pytest.raises(RadgenError, match="omic 'methylation': patient p, gene A is 2, outside of .0, 1."): on_scale('methylation', t*2, 'logit')
     with pytest.raises(RadgenError, match='unknown scale'): tensor(dict(a=t, b=t), dict(a='ln'))
 
 
