@@ -25,7 +25,7 @@ XENA = pd.DataFrame([ # the TCGA hub of UCSC Xena (Goldman et al. 2020): genes i
     ('cnv_calls',       'TCGA.BRCA.sampleMap/Gistic2_CopyNumber_Gistic2_all_thresholded.by_genes.gz', 'copy number by gene (GISTIC2), -2 ... 2'),
     ('methylation',     'TCGA.BRCA.sampleMap/HumanMethylation450.gz',                          'beta values; probes in rows; about a gigabyte'),
     ('probes',          'probeMap/illuminaMethyl450_hg19_GPL16304_TCGAlegacy',                 'probe -> genes of the 450k array'),
-    ('clinical',        'TCGA.BRCA.sampleMap/BRCA_clinicalMatrix',                             'samples in rows: receptors and about 190 further columns'),
+    ('clinical',        'TCGA.BRCA.sampleMap/BRCA_clinicalMatrix',                             'samples in rows: receptors and many further columns'),
     ('survival',        'survival/BRCA_survival.txt',                                          'samples in rows: OS, OS.time in days (Liu et al. 2018)'),
     ('mutations',       'mc3_gene_level/BRCA_mc3_gene_level.txt.gz',                           'non-silent mutation of a gene, 0 or 1 (MC3)'),
 ], columns=['name', 'path', 'content']).set_index('name')
@@ -98,8 +98,16 @@ def fetch_xena(
     return path
 
 # %% ../nbs/06_tcga.ipynb #d47736fc
+_OMICS = 'expression', 'cnv', 'cnv_calls', 'methylation'
+
+def _check_omics(omics):
+    for name in omics:
+        if name not in _OMICS: raise RadgenError(f'unknown omic {name!r}; known: {", ".join(_OMICS)}')
+    if {'cnv', 'cnv_calls'} <= set(omics): raise RadgenError('omics: cnv and cnv_calls are two readings of the same copy number; choose one of them')
+
 def _wanted(omics): return [n for n in XENA.index if n in ('clinical', 'survival', 'mutations', *omics) or (n == 'probes' and 'methylation' in omics)]
 
+# %% ../nbs/06_tcga.ipynb #04f1a708
 def plan_tcga(
     series_rule:str='released',     # see `radgen.commons.choose_series`
     omics:tuple=('expression', 'cnv', 'methylation'),
@@ -107,23 +115,31 @@ def plan_tcga(
     xena_url:str=XENA_URL,
     series:pd.DataFrame|None=None,  # series to use instead of those that the rule chooses
 ) -> pd.DataFrame: # index what: gigabytes (NaN: the server did not say), at_hand, source, licence
-    "What `load_tcga` would fetch."
+    "What `load_tcga` would fetch; the rule 'released' needs the release to know its series, and fetches it first."
     import requests
-    folder = Path(folder or data_dir('tcga'))
-    if series is None: series, _ = choose_series(mr_series('tcga_brca'), series_rule)
+    from radgen import published
+    _check_omics(omics)
+    folder, release, rows = Path(folder or data_dir('tcga')), data_dir('published'), []
+    if series is None:
+        had = series_rule != 'released' or published.published_available()
+        series, _ = choose_series(mr_series('tcga_brca'), series_rule)
+        sizes = [(release/n).stat().st_size for n in published.REGISTRY if (release/n).exists()]
+        if series_rule == 'released': rows += [dict(what='the release', gigabytes=sum(sizes)/1e9, at_hand=had, source=published.BASE_URL, licence='none stated')]
     done = [is_complete(folder/'dicom'/p/u, n, b) for p, u, n, b in zip(series.patient_id, series.series_uid, series.n_files, series.bytes)]
-    rows = [dict(what=f'{len(series)} MR series', gigabytes=series.bytes.sum()/1e9, at_hand=all(done), source=series.bucket.iloc[0], licence=', '.join(series.licence.unique()))]
+    rows += [dict(what=f'{len(series)} MR series', gigabytes=series.bytes.sum()/1e9, at_hand=all(done), source=series.bucket.iloc[0], licence=', '.join(series.licence.unique()))]
     reached = True
     for name in _wanted(omics):
         path, size = folder/'xena'/Path(XENA.path[name]).name, None
         if path.exists(): size = path.stat().st_size
         elif reached:
-            try: size = int(requests.head(xena_url.rstrip('/') + '/' + quote(XENA.path[name], safe=''), headers={'Accept-Encoding': 'identity'}, timeout=10).headers.get('Content-Length', 0)) or None
+            try:
+                answer = requests.head(xena_url.rstrip('/') + '/' + quote(XENA.path[name], safe=''), headers={'Accept-Encoding': 'identity'}, timeout=10)
+                size = int(answer.headers.get('Content-Length', 0)) or None if answer.ok else None   # an error page has a length, too
             except requests.exceptions.RequestException: reached = False
         rows.append(dict(what=name, gigabytes=np.nan if size is None else size/1e9, at_hand=path.exists(), source=XENA.path[name], licence='TCGA open access'))
     return pd.DataFrame(rows).set_index('what')
 
-# %% ../nbs/06_tcga.ipynb #7bec2841
+# %% ../nbs/06_tcga.ipynb #fe224ff1
 def fetch_tcga(
     series_rule:str='released',     # see `radgen.commons.choose_series`
     omics:tuple=('expression', 'cnv', 'methylation'),
@@ -133,13 +149,14 @@ def fetch_tcga(
     progress:bool=True,             # show what is fetched, with the time left
 ) -> Path: # the folder: xena/, dicom/
     "Fetch what `load_tcga` reads, the small files first; run again, it resumes."
+    _check_omics(omics)
     folder = Path(folder or data_dir('tcga'))
     if series is None: series, _ = choose_series(mr_series('tcga_brca'), series_rule)
     for name in sorted(_wanted(omics), key=lambda n: n == 'methylation'): fetch_xena(name, folder/'xena', xena_url, progress)
     download_series(series, folder/'dicom', commons_url, progress=progress)
     return folder
 
-# %% ../nbs/06_tcga.ipynb #573eba88
+# %% ../nbs/06_tcga.ipynb #a3e67aee
 def probe_genes(
     path:str|Path, # the probe map: '#id', 'gene' (several separated by commas, '.' for none), ...
 ) -> pd.Series: # index probe: its genes, a tuple
@@ -150,7 +167,7 @@ def probe_genes(
     genes = table.gene.map(lambda text: tuple(dict.fromkeys(g for g in text.split(',') if g not in ('', '.'))))
     return genes.set_axis(table['#id'])
 
-# %% ../nbs/06_tcga.ipynb #8e33e2aa
+# %% ../nbs/06_tcga.ipynb #1f6be992
 def _blocks(path, n_rows):
     "A Xena matrix in blocks of rows, float32."
     try:
@@ -161,7 +178,7 @@ def _blocks(path, n_rows):
     except (EOFError, gzip.BadGzipFile, zlib.error, pd.errors.ParserError, UnicodeDecodeError) as e: raise RadgenError(f'{path}: damaged or not a table ({e}); delete it and its line in checksums.csv, and fetch it again') from e
     except ValueError as e: raise RadgenError(f'{path}: holds something that is no number ({e}); delete it and its line in checksums.csv, and fetch it again') from e
 
-# %% ../nbs/06_tcga.ipynb #a3e67aee
+# %% ../nbs/06_tcga.ipynb #b8357220
 def methylation_by_gene(
     matrix:str|Path,        # HumanMethylation450.gz: beta values, probes in rows
     probe_map:str|Path,     # see `probe_genes`
@@ -174,10 +191,11 @@ def methylation_by_gene(
     from scipy.sparse import csr_array
     from tqdm import tqdm
     out, genes = make_folder(out), probe_genes(probe_map)
-    path, stamp = out/'methylation_by_gene.tsv.gz', out/'methylation_by_gene.json'
+    path, fates, stamp = out/'methylation_by_gene.tsv.gz', out/'methylation_probes.csv.gz', out/'methylation_by_gene.json'
     if probes is not None: genes = genes[genes.index.isin(list(probes))]
     facts = dict(matrix=sha256(matrix), probe_map=sha256(probe_map), probes=None if probes is None else sorted(genes.index))
-    if path.exists() and stamp.exists() and (made := read_json(stamp)) and made['result'] == sha256(path) and all(made[k] == v for k, v in facts.items()): return path
+    results = lambda: dict(result=sha256(path), fates=sha256(fates))
+    if path.exists() and fates.exists() and stamp.exists() and read_json(stamp) == facts | results(): return path
     symbols = sorted({g for some in genes for g in some})
     if not symbols: raise RadgenError(f'{probe_map}: none of the wanted probes belongs to a gene')
     place, total, names, fate = {g: i for i, g in enumerate(symbols)}, None, [], []
@@ -198,12 +216,12 @@ def methylation_by_gene(
     if not names: raise RadgenError(f'{matrix}: no probes; delete it and its line in checksums.csv, and fetch it again')
     if not count.any(): raise RadgenError(f'{matrix}: no probe in common with {probe_map}; is it of another array?')
     mean = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
-    with atomic(out/'methylation_probes.csv.gz') as tmp: pd.DataFrame(fate, names, ['decision', 'reason']).rename_axis('probe').to_csv(tmp, compression='gzip')
+    with atomic(fates) as tmp: pd.DataFrame(fate, names, ['decision', 'reason']).rename_axis('probe').to_csv(tmp, compression=dict(method='gzip', mtime=0))
     with atomic(path) as tmp: pd.DataFrame(mean, symbols, samples).rename_axis('sample').to_csv(tmp, sep='\t', na_rep='NA', float_format='%.5f', compression=dict(method='gzip', mtime=0))
-    write_json(stamp, facts | dict(result=sha256(path)))
+    write_json(stamp, facts | results())
     return path
 
-# %% ../nbs/06_tcga.ipynb #55d26e14
+# %% ../nbs/06_tcga.ipynb #f97f0d1e
 RECEPTORS = { # label: the clinical record, then the 2012 study
     'er':   ('breast_carcinoma_estrogen_receptor_status', 'ER_Status_nature2012'),
     'pr':   ('breast_carcinoma_progesterone_receptor_status', 'PR_Status_nature2012'),
@@ -239,7 +257,7 @@ def read_receptors(
         ledger.extend(Path(path).name, [f'{p} {name}' for p in table.index[both]], 'kept', f'{study} contradicts {clinical}, which is followed')
     return labels.sort_index()
 
-# %% ../nbs/06_tcga.ipynb #f97f0d1e
+# %% ../nbs/06_tcga.ipynb #1a3e1209
 DRIVERS = 'TP53', 'PIK3CA', 'CDH1', 'GATA3'
 
 def read_mutations(
@@ -261,6 +279,7 @@ def read_mutations(
     kept, patients = choose_samples(table.columns, ledger, path.name, tcga=True)
     return table.T.iloc[kept].set_axis(patients).reindex(columns=[g for g in genes if g in table.index]).astype(float).sort_index()
 
+# %% ../nbs/06_tcga.ipynb #bdf2290f
 def read_survival(
     path:str|Path,   # BRCA_survival.txt
     ledger:Ledger,
@@ -274,7 +293,7 @@ def read_survival(
     for reason, group in why[why != ''].groupby(why): ledger.extend(Path(path).name, [f'{p} survival' for p in group.index], 'dropped', f'survival not usable: {reason}')
     return pd.DataFrame(dict(time_days=days, event=event))[why == ''].astype(float).sort_index()
 
-# %% ../nbs/06_tcga.ipynb #e8f4d3dc
+# %% ../nbs/06_tcga.ipynb #72a55a2f
 def most_variable(
     omics:dict,           # name -> [patients, genes]
     n_genes:int|None,     # how many; None: all that every omic has
@@ -287,6 +306,7 @@ def most_variable(
     rank = sum(t[shared].var().fillna(0).rank(pct=True) for t in omics.values())
     return sorted(rank.sort_values(ascending=False, kind='stable').index[:n_genes])
 
+# %% ../nbs/06_tcga.ipynb #fe0bd27a
 def tcga_conditions(
     omics:dict,             # name -> [patients, genes]; expression as log2(x + 1)
     ledger:Ledger,
@@ -312,7 +332,7 @@ def tcga_conditions(
         conditions['expression'] = linear_expression(omics['expression'][there], 'log2').dropna(how='all')
     return conditions
 
-# %% ../nbs/06_tcga.ipynb #f23ea65a
+# %% ../nbs/06_tcga.ipynb #a01a939f
 def check_patients(
     name:str,               # of a table
     patients,               # its patients
@@ -327,7 +347,7 @@ def check_patients(
     ledger.extend(name, patients.difference(known), 'kept', 'patient is not in the clinical matrix: no receptor label')
     return both
 
-# %% ../nbs/06_tcga.ipynb #9e347963
+# %% ../nbs/06_tcga.ipynb #2ce983eb
 def read_tcga_omics(
     names,                    # of 'expression', 'cnv', 'cnv_calls', 'methylation'
     cache:str|Path, ledger:Ledger,
@@ -335,9 +355,9 @@ def read_tcga_omics(
     probes=None,              # see `methylation_by_gene`
 ) -> dict: # name -> float32 [patients, genes]
     "The omics tables: one row a patient, one column a gene."
+    _check_omics(names)
     omics = {}
     for name in names:
-        if name not in ('expression', 'cnv', 'cnv_calls', 'methylation'): raise RadgenError(f'unknown omic {name!r}; known: expression, cnv, cnv_calls, methylation')
         path, omic = fetch_xena(name, cache, base_url, progress), name.removesuffix('_calls')
         source = path.name
         if name == 'methylation':
@@ -347,7 +367,7 @@ def read_tcga_omics(
         omics[omic] = read_omics(path, omic, ledger=ledger, rows='genes', source=source, tcga=True, scale={'expression': 'log2', 'methylation': 'beta'}.get(omic))
     return omics
 
-# %% ../nbs/06_tcga.ipynb #72a55a2f
+# %% ../nbs/06_tcga.ipynb #51dc9ff7
 def project_series(
     chosen:pd.DataFrame,    # from `choose_series`, downloaded
     folder:str|Path,        # dicom/ in it is read, projections/ written
@@ -375,7 +395,7 @@ def project_series(
     table = pd.DataFrame(rows).set_index('series_id')
     return np.stack([read_projection(out/f) for f in table.pop('file')]), table
 
-# %% ../nbs/06_tcga.ipynb #a01a939f
+# %% ../nbs/06_tcga.ipynb #2145f44c
 def load_tcga(
     series_rule:str='released',        # see `radgen.commons.choose_series`
     image_size:int=128,                # pixels
@@ -392,6 +412,7 @@ def load_tcga(
     progress:bool=True,                # show what is fetched, with the time left
 ) -> Cohort: # name 'tcga'
     "TCGA-BRCA from its source; nothing is fetched that is at hand."
+    _check_omics(omics)
     folder, ledger = Path(folder or data_dir('tcga')), Ledger()
     xena = folder/'xena'
     if images:
@@ -409,7 +430,7 @@ def load_tcga(
     else: pictures, table = np.zeros((0, image_size, image_size), np.float32), pd.DataFrame(columns=['patient_id', 'kind', 'site', 'series_uid'], index=pd.Index([], name='series_id'), dtype=str)
     return _assemble(pictures, table, tables, conditions, pd.concat([receptors, mutations], axis=1), survival, ledger)
 
-# %% ../nbs/06_tcga.ipynb #2ce983eb
+# %% ../nbs/06_tcga.ipynb #2ad217b0
 def _assemble(pictures, series, omics, conditions, labels, survival, ledger):
     "The cohort, and what each patient lacks."
     parts = {'image': series.patient_id, **{f'{o}': t.index for o, t in omics.items()}, **{f'{c} condition': t.index for c, t in conditions.items()},

@@ -1,8 +1,8 @@
 "The imaging commons: facts of the index, the two rules, and a download against a bucket served from here."
-import hashlib, http.server, shutil, threading, time
+import hashlib, http.client, http.server, shutil, threading, time
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlparse
-import numpy as np, pandas as pd, pytest
+import numpy as np, pandas as pd, pytest, requests, urllib3
 from radgen import commons
 from radgen.cohort import Ledger
 from radgen.commons import (breast_collections, check_space, choose_series, download_series, download_size, find_series, list_files, mr_series, query_index,
@@ -83,6 +83,19 @@ def test_find_series_says_when_one_was_last_seen(series):
     reasons = ledger.frame().set_index('item').reason
     assert 'last seen in v' in reasons[old[0]] and 'in no version' in reasons['1.2.3']
 
+def test_examinations_are_counted_before_the_choice(series):
+    later = series[series.study > 1].sort_values(['patient_id', 'study', 'number', 'series_uid']).reset_index(drop=True)
+    assert len(later) and later.study.max() > 2
+    pd.testing.assert_frame_equal(find_series(later.series_uid), later)
+
+def test_released_of_another_collection_is_not_withdrawn(series):
+    mine, ledger = series.series_uid[series.kind == 'subtraction'].iloc[0], Ledger()
+    other = mr_series('rider_breast_mri').series_uid[0]
+    released = pd.DataFrame(dict(patient_id=series.set_index('series_uid').patient_id[mine], series_uid=[mine, other, '1.2.3']), index=['000', '001', '002'])
+    assert list(choose_series(series, 'released', released=released, ledger=ledger)[0].index) == ['000']
+    reasons = ledger.frame().query('item in @released.series_uid').set_index('item').reason
+    assert 'of collection rider_breast_mri' in reasons[other] and 'withdrawn' not in reasons[other] and 'withdrawn' in reasons['1.2.3'] and reasons.index.is_unique
+
 def test_one_phase_steps_add_up(series):
     for kind in 'pre-contrast', 'post-contrast':
         ledger = Ledger()
@@ -139,7 +152,7 @@ def write_instance(path, series_uid, instance_uid, n=64):
 
 class Bucket:
     "A stand-in for a public bucket: ListObjectsV2 in pages, and GET; it can break files and refuse answers."
-    def __init__(self, root, page=1000): self.root, self.page, self.asked, self.refuse, self.spoil, self.busy = Path(root), page, [], {}, {}, {}
+    def __init__(self, root, page=1000): self.root, self.page, self.asked, self.refuse, self.spoil, self.busy, self.short = Path(root), page, [], {}, {}, {}, set()
     def start(self):
         bucket = self
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -153,7 +166,7 @@ class Bucket:
                 self.send_response(status)
                 self.send_header('Content-Length', str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                self.wfile.write(body[:len(body)//2] if key in bucket.short else body)   # short: the connection breaks within a file
         self.server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         self.url = f'http://127.0.0.1:{self.server.server_port}'
@@ -206,6 +219,45 @@ def test_a_complete_download_needs_no_network(bucket, tiny, tmp_path):
     before = {f: f.stat().st_mtime_ns for f in (tmp_path/'dicom').rglob('*')}
     assert len(download_series(tiny, tmp_path/'dicom', 'http://127.0.0.1:9', progress=False)) == 3
     assert {f: f.stat().st_mtime_ns for f in (tmp_path/'dicom').rglob('*')} == before
+
+def test_the_table_of_sources_grows(bucket, tiny, tmp_path):
+    read, where = lambda: pd.read_csv(tmp_path/'dicom_sources.csv', dtype=str), tmp_path/'dicom_sources.csv'
+    download_series(tiny[:2], tmp_path/'dicom', bucket.url, progress=False)
+    download_series(tiny[2:], tmp_path/'dicom', bucket.url, progress=False)
+    assert list(read().series_uid) == ['1.2.0', '1.2.1', '1.2.2'] and list(read().series_id) == ['000', '001', '002']
+    before = where.stat().st_mtime_ns
+    download_series(tiny[1:], tmp_path/'dicom', bucket.url, progress=False)
+    assert where.stat().st_mtime_ns == before                                             # nothing differs: not written
+    download_series(tiny[:1].assign(licence='CC0'), tmp_path/'dicom', 'http://127.0.0.1:9', progress=False)
+    assert list(read().licence) == ['CC0', 'CC BY 3.0', 'CC BY 3.0']                      # nothing fetched, yet it differs
+    where.write_text('mine\n1\n')
+    with pytest.raises(RadgenError) as e: download_series(tiny, tmp_path/'dicom', bucket.url, progress=False)
+    one_line(e, 'dicom_sources.csv', 'delete it and run again')
+
+def test_a_connection_that_breaks_is_no_full_disk(bucket, tiny, tmp_path):
+    bucket.short.add('prefix1/2.dcm')
+    with pytest.raises(RadgenError) as e: download_series(tiny, tmp_path/'dicom', bucket.url, workers=1, progress=False)
+    one_line(e, 'series 1.2.1', 'cannot be used', 'connect to the network and run again to resume')
+    assert 'free some space' not in str(e.value) and not list((tmp_path/'dicom').rglob('2.dcm.*')) and not list((tmp_path/'dicom').rglob('.2.dcm*'))
+    bucket.short.clear(); bucket.asked.clear()
+    download_series(tiny, tmp_path/'dicom', bucket.url, progress=False)
+    assert 'prefix1/0.dcm' not in bucket.asked and 'prefix1/2.dcm' in bucket.asked        # what arrived was kept
+
+@pytest.mark.parametrize('error', [http.client.IncompleteRead(b''), urllib3.exceptions.ProtocolError('x'), requests.exceptions.ChunkedEncodingError('x')])
+def test_whatever_breaks_the_connection(bucket, tiny, tmp_path, monkeypatch, error):
+    def broken():
+        yield b'a'
+        raise error
+    monkeypatch.setattr(requests.Response, 'iter_content', lambda self, size=1, **k: broken() if self.url.endswith('.dcm') else iter([self.raw.read()]))
+    with pytest.raises(RadgenError) as e: download_series(tiny, tmp_path/'dicom', bucket.url, workers=1, progress=False)
+    one_line(e, type(error).__name__, 'run again to resume')
+
+def test_a_scan_passes_over_an_unfinished_series(bucket, tiny, tmp_path):
+    from radgen.projections import scan_folder
+    bucket.spoil['prefix1/2.dcm'] = lambda data: data[:-2]
+    with pytest.raises(RadgenError): download_series(tiny, tmp_path/'dicom', bucket.url, workers=1, progress=False)
+    assert list((tmp_path/'dicom'/'TCGA-AO-0001').rglob('*.dcm')), 'some of it came'
+    assert set(scan_folder(tmp_path/'dicom').uid) == {'1.2.0', '1.2.2'}
 
 def test_resume_fetches_only_what_is_missing(bucket, tiny, tmp_path):
     bucket.spoil['prefix1/2.dcm'] = lambda data: data[:-2]

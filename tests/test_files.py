@@ -1,5 +1,6 @@
 "A user's own patients: a manifest read back, every part of it wrong in turn, and the real tables with the released parts."
-import random
+import gzip, random
+from dataclasses import replace
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, yaml
 from PIL import Image
@@ -40,13 +41,17 @@ def lines(cohort, **where):
     for column, value in where.items(): found = found[found[column] == value]
     return found
 
+def additive(cohort):
+    "The flat condition with its linear expression as log2(x + 1)."
+    return cohort.conditions['multiomic'].apply(lambda c: np.log2(c + 1) if c.name.startswith('expression:') else c)
+
 # --- what is written is read -------------------------------------------------------------------------------------------
 
 def test_round_trip(phantom, manifest):
     cohort = load_cohort('files', manifest=manifest)
     np.testing.assert_allclose(cohort.images, phantom.images, atol=1/65535)
     for name in 'labels', 'survival': pd.testing.assert_frame_equal(getattr(cohort, name), getattr(phantom, name), check_dtype=False)
-    pd.testing.assert_frame_equal(cohort.conditions['multiomic'], phantom.conditions['multiomic'], check_dtype=False, check_names=False, rtol=1e-6)
+    pd.testing.assert_frame_equal(cohort.conditions['multiomic'], additive(phantom), check_dtype=False, check_names=False, rtol=1e-5)
     genes = list(phantom.conditions['expression'])
     pd.testing.assert_frame_equal(cohort.conditions['expression'], phantom.omics['expression'][genes], check_dtype=False, check_names=False, rtol=1e-6)
     assert cohort.simulated and cohort.name == 'files' and cohort.patients.site.equals(phantom.patients.site)
@@ -94,6 +99,23 @@ def test_what_there_is(phantom, manifest):
     there = what_there_is(edit(manifest, name=None, omics={'cnv': 'none.csv'}, labels='published', images=None))
     assert (there.name, there.conditions, there.labels, len(there.files)) == ('manifest', [], [], 3)
 
+def test_all_that_a_study_reads_is_named(manifest):
+    (manifest.parent/'genes.txt').write_text('ESR1')
+    (manifest.parent/'mri'/'s').mkdir(parents=True)
+    for name in 'b.dcm', 'a.dcm': (manifest.parent/'mri'/'s'/name).write_text('')
+    there = what_there_is(edit(manifest, images=None, dicom='mri', labels={'file': 'labels.csv', 'columns': {'site': 'site'}}, conditions={'expression': {'genes': 'genes.txt'}, 'multiomic': {'genes': 'shared'}}))
+    assert [f.name for f in there.files[-3:]] == ['a.dcm', 'b.dcm', 'genes.txt'] and all(f.is_file() for f in there.files) and there.labels[0] == 'er'
+
+def test_parts_that_are_not_there_are_not_written(phantom, tmp_path):
+    raw = phantom.conditions['multiomic']
+    bare = replace(phantom, omics={'cnv': phantom.omics['cnv'], 'methylation': phantom.omics['methylation']}, conditions={'multiomic': raw[[c for c in raw if c[:4] != 'expr']]},
+                   labels=phantom.labels[[]], survival=phantom.survival[:0], images=phantom.images[:0], series=phantom.series[:0])
+    path = write_files(bare, tmp_path/'bare')
+    assert set(yaml.safe_load(path.read_text())) == {'name', 'omics', 'simulated'}
+    pd.testing.assert_frame_equal(load_files(path).conditions['multiomic'], bare.conditions['multiomic'], check_dtype=False, check_names=False, rtol=1e-5)
+    few = [f'{o}:{g}' for o in ('cnv', 'methylation') for g in phantom.omics['cnv'].columns[:5]]
+    assert list(load_files(write_files(replace(bare, conditions={'multiomic': raw[few]}), tmp_path/'few')).conditions['multiomic']) == few
+
 # --- scales ------------------------------------------------------------------------------------------------------------
 
 def test_expression_on_three_scales(phantom, manifest):
@@ -109,6 +131,21 @@ def test_expression_on_three_scales(phantom, manifest):
     cohort = load_files(edit(manifest, omics={'expression': {'file': 'expression.csv', 'scale': 'centred'}, **others}))
     assert (cohort.conditions['expression'].fillna(1) > 0).all(axis=None) and (cohort.omics['expression'].min() < 0).any()
     assert np.isfinite(ConditionEncoder('expression').fit(cohort.conditions['expression']).transform(cohort.conditions['expression'])).all()
+
+def test_the_multiomic_condition_is_additive_on_every_stated_scale(phantom, manifest, tmp_path):
+    logs = replace(phantom, omics={**phantom.omics, 'expression': np.log2(phantom.omics['expression'] + 1)})
+    for path in manifest, write_files(logs, tmp_path/'logs', scale='log2'):
+        np.testing.assert_allclose(load_files(path).conditions['multiomic'], additive(phantom), rtol=1e-4, atol=1e-4)
+    low = phantom.omics['expression']/phantom.omics['expression'].max(axis=None)*40      # below every threshold that takes values for counts
+    low.to_csv(manifest.parent/'expression.csv')
+    np.testing.assert_allclose(load_files(manifest).conditions['multiomic'].filter(like='expression:'), np.log2(low + 1), rtol=1e-4, atol=1e-4)
+
+def test_omics_by_another_name(manifest):
+    others = {'cnv': 'cnv.csv'}
+    for name, known in {'Expression': 'expression', 'methlation': 'methylation', 'gene_expression': 'expression'}.items():
+        fails(edit(manifest, omics={name: 'expression.csv', **others}, conditions=None), f'did you mean {known!r}?')
+    cohort = load_files(edit(manifest, omics={'protein': 'expression.csv', **others}))
+    assert 'no scale is checked' in lines(cohort, item='protein').reason.iloc[0]
 
 def test_methylation_as_percent(phantom, manifest):
     (100*phantom.omics['methylation']).to_csv(manifest.parent/'methylation.csv')
@@ -157,6 +194,9 @@ def test_genes_asked_for(phantom, manifest):
     fails(edit(manifest, conditions={'expression': {'genes': [*genes, 'ESR9']}}), "gene 'ESR9' is not in the tables")
     fails(edit(manifest, conditions={'multiomic': {"genes": 61}}), "61 genes asked for, there are 60")
     fails(edit(manifest, conditions={'expression': {'genes': 'none.txt'}}), 'none.txt')
+    fails(edit(manifest, conditions={'expression': {'genes': genes, 'n_genes': 3}}), 'both genes and n_genes')
+    (manifest.parent/'genes.txt').write_text('\n'.join(genes), encoding='utf-16')
+    fails(edit(manifest, conditions={'expression': {'genes': 'genes.txt'}}), 'genes.txt', 'UTF-8')
     fails(edit(manifest, conditions={'expressoin': {}}), "did you mean 'expression'?")
 
 def test_genes_without_overlap(manifest):
@@ -168,6 +208,9 @@ def test_features(phantom, manifest):
     z.to_csv(manifest.parent/'factors.csv')
     cohort = load_files(edit(manifest, features='factors.csv'))
     np.testing.assert_allclose(cohort.conditions['multiomic'], z)
+    z.assign(**dict.fromkeys(z, [np.nan]*3 + [1.]*17)).to_csv(manifest.parent/'factors.csv')
+    assert len(load_files(manifest).conditions['multiomic']) == 17 and (lines(load_files(manifest), source='factors.csv').decision == 'dropped').sum() == 3
+    z.to_csv(manifest.parent/'factors.csv')
     only = load_files(edit(manifest, omics=None, conditions=None))
     assert list(only.conditions) == ['multiomic'] and only.omics == {}
     z.add_prefix('cnv:').to_csv(manifest.parent/'factors.csv')
@@ -214,6 +257,21 @@ def test_a_label_is_0_or_1(manifest):
     table(manifest, 'labels.csv', lambda t: t.assign(pr=['2', *t.pr[1:]]))
     fails(manifest, 'labels.csv', 'TCGA-PH-0001', "'pr' is '2'")
 
+def test_columns_by_other_names(phantom, manifest):
+    text = (manifest.parent/'labels.csv').read_text()
+    table(manifest, 'labels.csv', lambda t: t.rename(columns={'patient_id': 'PATIENT_ID', 'site': 'HOSP'}).assign(HOSP='east'))
+    fails(manifest, 'labels.csv', "did you mean 'PATIENT_ID'?")
+    names = {'patient_id': 'PATIENT_ID', 'site': 'HOSP'}
+    table(manifest, 'pictures.csv', lambda t: t.drop(columns='site'))
+    for more, labels in ({}, list(phantom.labels)), ({'oestrogen': 'er'}, ['oestrogen']):
+        edit(manifest, labels={'file': 'labels.csv', 'columns': {**names, **more}})
+        cohort = load_files(manifest)
+        assert set(cohort.patients.site) == set(cohort.series.site) == {'east'} and list(cohort.labels) == labels == what_there_is(manifest).labels
+    fails(edit(manifest, labels={'file': 'labels.csv', 'columns': {**names, 'er': 'pr'}}), 'labels.csv', "also a column 'er'")
+    fails(edit(manifest, labels={'file': 'labels.csv', 'columns': {**names, 'a': 'er', 'b': 'er'}}), "'er' is asked for as a and b")
+    (manifest.parent/'labels.csv.gz').write_bytes(gzip.compress(text.encode())[:-8] + bytes(8))
+    fails(edit(manifest, labels='labels.csv.gz'), 'labels.csv.gz', 'not a readable text table')
+
 def test_survival_times(phantom, manifest):
     table(manifest, 'survival.csv', lambda t: t.assign(time_days=['0', '-5', '', *t.time_days[3:]], event=[*t.event[:3], '', *t.event[4:]]))
     cohort = load_files(manifest)
@@ -239,6 +297,8 @@ def test_pictures_of_any_size_and_kind(phantom, manifest):
     folder, names = manifest.parent/'pictures', list(phantom.series.index)
     x = phantom.images[0]
     Image.fromarray(np.uint8(np.rint(255*x))).save(folder/f'{names[0]}.png')
+    fails(manifest, f'{names[0]}.png', '8 bits', 'below white (65535)')
+    edit(manifest, images='pictures.csv')
     Image.fromarray(np.stack([np.uint8(np.rint(255*x))]*3, 2)[:, :18]).save(folder/f'{names[1]}.png')
     np.save(folder/'x.npy', phantom.images[2].astype('float64'))
     Image.fromarray(phantom.images[3]).save(folder/'x.tif')
@@ -255,11 +315,11 @@ def test_resizing_is_that_of_cohorts(phantom, manifest): np.testing.assert_allcl
 
 def test_twelve_bits_in_sixteen(phantom, manifest):
     for name, x in zip(phantom.series.index, phantom.images): Image.fromarray(np.uint16(np.rint(4095*x))).save(manifest.parent/'pictures'/f'{name}.png')
-    fails(manifest, 'white: 4095')
+    fails(edit(manifest, images='pictures.csv'), 'white: 4095')
     cohort = load_files(edit(manifest, images={'file': 'pictures.csv', 'white': 4095}))
     np.testing.assert_allclose(cohort.images, phantom.images, atol=1/4095)
     fails(edit(manifest, images={'file': 'pictures.csv', 'white': 900}), 'above white (900)')
-    fails(edit(manifest, images={'file': 'pictures.csv', 'white': 'bright'}), "white is 'bright'")
+    for white in 'bright', 'nan', 'inf', 0, -1: fails(edit(manifest, images={'file': 'pictures.csv', 'white': white}), f"white is '{white}'")
 
 @pytest.mark.parametrize('what, why', [('gone', 'no such picture'), ('text', 'not a readable picture'), ('colour', 'a colour picture'), ('clear', 'partly transparent'), ('pair', '2 pictures in one file'), ('nan', 'missing or infinite'),
                                        ('negative', 'values from 0 up'), ('bright', 'above white'), ('cube', 'shape (4, 4, 5)'), ('empty', 'empty'), ('pickle', 'not a readable picture')])
@@ -274,12 +334,12 @@ def test_bad_pictures(manifest, what, why):
     arrays = dict(nan=np.full((4, 4), np.nan), negative=np.full((4, 4), -1.), bright=np.full((4, 4), 7.), cube=np.ones((4, 4, 5)), empty=np.ones((0, 4)), pickle=np.array([None]))
     if what in arrays: np.save(path, arrays[what])
     table(manifest, 'pictures.csv', lambda t: t.assign(file=[f'pictures/{name}', *t.file[1:]]))
-    fails(manifest, name, why)
+    fails(edit(manifest, images='pictures.csv'), name, why)
 
 def test_bad_tables_of_pictures(manifest):
     original = (manifest.parent/'pictures.csv').read_text()
     for change, parts in [(lambda t: t.drop(columns='file'), ["no column 'file'"]), (lambda t: t.rename(columns={'file': 'flie'}), ["did you mean 'flie'?"]), (lambda t: t.assign(file=t.file[0]), ['given twice']),
-                          (lambda t: t.assign(series_id='s'), ["series_id 's'"]), (lambda t: t.assign(file=['', *t.file[1:]]), ['TCGA-PH-', 'is empty']), (lambda t: t.assign(patient_id=['', *t.patient_id[1:]]), ['row 1', 'no patient_id']),
+                          (lambda t: t.assign(series_id='s'), ["series_id 's'"]), (lambda t: t.assign(file=['', *t.file[1:]]), ['TCGA-PH-', 'is empty']), (lambda t: t.assign(series_id=['', *t.series_id[1:]]), ['TCGA-PH-', "'series_id' is empty"]), (lambda t: t.assign(patient_id=['', *t.patient_id[1:]]), ['row 1', 'no patient_id']),
                           (lambda t: t[:0], ['no rows'])]:
         (manifest.parent/'pictures.csv').write_text(original)
         table(manifest, 'pictures.csv', change)
@@ -352,6 +412,20 @@ def test_dicom_series_become_images(phantom, mri):
     pd.testing.assert_frame_equal(load_files(mri, image_size=32).series, cohort.series)
     assert {'1.2.3.0', '1.2.3.1'} <= set(cohort.ledger.item[cohort.ledger.source == 'mri: series'])
 
+def test_kinds_and_phases_of_dicom_series(phantom, mri):
+    from radgen.dicom_phantom import breast, plane_grid, write_series
+    grid, patient = plane_grid('sagittal', pixel=4., slice_mm=8.), phantom.imaged[2]
+    x = breast(*grid.points())
+    for p in range(2):
+        write_series(x/(1 + p), grid, mri.parent/'mri'/'two', uid='1.2.3.7', seed=p, prefix=f'{p}-', PatientID=patient, SeriesDescription='Sag dynamic VIBRANT', headers=lambda i: dict(TemporalPositionIdentifier=p + 1, InstanceNumber=2*i + p))
+    cohort = load_files(mri, image_size=32)
+    assert cohort.series.patient_id.tolist() == list(phantom.imaged[:3]) and cohort.series.kind.iloc[2] == 'phase'
+    later = lines(cohort, source='mri: series', item='1.2.3.7-1')
+    assert later.decision.tolist() == ['dropped'] and 'a later phase' in later.reason.iloc[0] and lines(cohort, item='1.2.3.7-0').decision.iloc[0] != 'dropped'
+    small = load_files(mri, image_size=16)
+    np.testing.assert_array_equal(load_files(mri, image_size=32).images, cohort.images)
+    assert small.images.shape == (3, 16, 16) and len([*mri.parents[1].glob('runs/files/projections/phantom/*/series.csv')]) == 2
+
 def test_other_files_beside_dicom_are_dropped(mri):
     (mri.parent/'mri'/'notes.txt').write_text('not a picture')
     ledger = load_files(mri, image_size=32).ledger
@@ -395,6 +469,6 @@ def test_palette_and_printing_colours(manifest):
     gray.convert('P').save(manifest.parent/'pictures'/'p.png')
     gray.convert('CMYK').save(manifest.parent/'pictures'/'c.tif')
     table(manifest, 'pictures.csv', lambda t: t.assign(file=['pictures/p.png', 'pictures/c.tif', *t.file[2:]]))
-    np.testing.assert_allclose(load_files(manifest).images[:2], 99/255, atol=1e-6)
+    np.testing.assert_allclose(load_files(edit(manifest, images='pictures.csv')).images[:2], 99/255, atol=1e-6)
 
 def test_released_parts_of_another_study(manifest, published_folder): fails(edit(manifest, images='published'), 'images: published has none of the 24 patients')

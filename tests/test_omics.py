@@ -59,6 +59,24 @@ def test_plain_identifiers_need_a_word_about_the_layout(write):
     assert list(read_omics(path, 'x', ledger=Ledger(), rows='genes').index) == ['ESR1', 'GATA3']
     fails(path, 'say genes, patients or auto', rows='columns')
 
+def test_a_column_called_sample_tells_nothing_without_barcodes(write):
+    path = write('x.csv', 'sample,anna,bert\nESR1,1,2\n')
+    fails(path, 'say `rows: genes` or `rows: patients`')
+    assert read_omics(path, 'x', ledger=Ledger(), rows='genes').ESR1.to_dict() == {'anna': 1, 'bert': 2}
+
+def test_comments_end_at_the_header(write):
+    text = '#made by hand\n\npatient_id,ESR1\n#1,2\n#2,\n#3,4\n'
+    ledger = Ledger()
+    assert read_omics(write('x.csv', text), 'x', ledger=ledger).ESR1.to_dict() == {'#1': 2, '#3': 4}
+    assert '#2' in set(ledger.frame().item) and read_text(write('y.csv', text)).patient_id.tolist() == ['#1', '#2', '#3']
+
+def test_rows_of_nothing_are_nothing(write):
+    for text in 'patient_id,ESR1,TP53\nanna,1,2\n,,\n, ,\n', ',,\n\npatient_id,ESR1,TP53\nanna,1,2\n': assert list(read_omics(write('x.csv', text), 'x', ledger=Ledger()).index) == ['anna']
+    fails(write('x.csv', 'patient_id,ESR1,TP53\nanna,1,2\n,3,\n'), 'has no identifier')
+    ledger = Ledger()
+    read_omics(write('x.csv', 'Hugo_Symbol,Entrez_Gene_Id,anna\nESR1,1,2\n,7,\n'), 'x', ledger=ledger)
+    assert ledger.frame().reason.tolist().count('no gene symbol') == 1
+
 @pytest.mark.parametrize('word', ['', 'NA', 'NaN', 'nan', 'null', 'N/A', ' NA'])
 def test_missing_values(write, word):
     found = read_omics(write('x.csv', f'patient_id,ESR1,GATA3\na,1,{word}\nb,2,3\n'), 'x', ledger=Ledger())
@@ -155,6 +173,11 @@ def test_unreadable_files(tmp_path, write):
     fails(tmp_path/'none.csv', 'no such file')
     fails(tmp_path, 'cannot be read')
     whole = gzip.compress(b'patient_id,ESR1\n' + b''.join(b'p%d,%d.5\n' % (i, i) for i in range(9999)))
+    small = gzip.compress(b'patient_id,ESR1\na,1\n')
+    for name, data in {'check.csv.gz': small[:-8] + bytes(8), 'tail.csv.gz': small + b'more', 'wide.csv': 'patient_id,ESR1\na,1\n'.encode('utf-16')}.items():
+        (tmp_path/name).write_bytes(data)
+        fails(tmp_path/name, 'text table')
+        with pytest.raises(RadgenError, match='text table'): read_text(tmp_path/name)
     for name, data in {'cut.csv.gz': whole[:len(whole)//2], 'plain.csv.gz': b'patient_id,ESR1\na,1\n', 'image.csv': bytes(range(128, 256))*9}.items():
         (tmp_path/name).write_bytes(data)
         fails(tmp_path/name, 'text table' if name != 'cut.csv.gz' else 'cut.csv.gz')

@@ -141,7 +141,7 @@ def test_papermill_by_hand(project, tmp_path):
     assert set(rows[rows.role == 'model'].label.dropna()) == {'er'}
 
 
-@pytest.mark.parametrize('stem', ['01_cohort', '04_fidelity', '08_scorecard'])
+@pytest.mark.parametrize('stem', ['01_cohort', '01a_series', '04_fidelity', '08_scorecard'])
 def test_notebooks_run_as_they_stand(project, stem):
     done = subprocess.run([Path(sys.executable).parent/'nbdev_test', '--n_workers', '0', '--path', f'nbs/paper/{stem}.ipynb'],
                           cwd=project.root, env=project.env, capture_output=True, text=True)
@@ -177,16 +177,39 @@ def test_generate_for_new_patients(project, tmp_path, capsys):
 
 def test_what_is_only_asked_for(project):
     "Coverage, learning curve and ablations: not part of a run unless asked for, shown once they are there, and refused where no truth is known."
-    assert not {'07b_coverage', '07c_learning_curve', '07d_ablations'} & project.executed().keys()
+    assert not {'01b_factorization', '07b_coverage', '07c_learning_curve', '07d_ablations'} & project.executed().keys()
     project.paper('--upto', '07d_ablations')
     project.paper('--audit')
     rows = pd.read_csv(project.home/'figures'/'phantom'/'smoke'/'results.csv')
-    for stem, metric in {'07b_coverage': 'coverage', '07c_learning_curve': 'retrieval', '07d_ablations': 'ablation_mse'}.items():
+    for stem, metric in {'01b_factorization': 'program_recovery', '07b_coverage': 'coverage', '07c_learning_curve': 'retrieval', '07d_ablations': 'ablation_mse'}.items():
         assert ((rows.source_notebook == stem) & (rows.metric == metric)).any(), stem
     assert project.would_run() == []
     for stem in ('07b_coverage', '07c_learning_curve'):
         status, _, err = project.radgen('notebook', f'nbs/paper/{stem}.ipynb', project.home/'refused.ipynb', '--parameters', '{"cohort": "published"}')
         assert status == 2 and 'published' in err and err.count('\n') == 1, err
+
+
+def test_patients_of_ones_own(project, tmp_path):
+    "A manifest makes a study: it depends on its files, keeps its folder, and says in one line what is wrong."
+    from radgen.files import write_files
+    from radgen.phantom import make_phantom
+    manifest = write_files(make_phantom(n_patients=200, n_imaged=16, n_genes=60, image_size=16), tmp_path/'mine')
+    study = lambda m, *more: project.radgen('paper', '--cohort', 'files', '--manifest', m, '--profile', 'smoke', '--upto', '01_cohort', *more)
+    status, out, err = study(manifest)
+    assert status == 0, err
+    rows = pd.read_csv(project.home/'runs'/'files'/'smoke'/'rows'/'01_cohort.csv')
+    assert set(rows.query("metric == 'count' and label == 'patients' and subset == 'imaged'").value) == {16} and set(rows.cohort) == {'files'}
+    assert 'nothing to do' in study(manifest)[1]
+    labels = tmp_path/'mine'/'labels.csv'
+    labels.write_text(labels.read_text() + '\n')
+    assert 'would run 01_cohort' in study(manifest, '--dry-run')[1]
+    other = manifest.with_name('other.yaml')
+    other.write_text(manifest.read_text().replace('name: phantom', 'name: theirs'))
+    for m, complaint in (other, "holds the study 'phantom'"), (tmp_path/'none.yaml', 'no such manifest'):
+        status, _, err = study(m)
+        assert status == 2 and complaint in err and err.count('\n') == 1, err
+    status, _, err = project.radgen('paper', '--cohort', 'files', '--profile', 'smoke')
+    assert status == 2 and 'MANIFEST=my.yaml' in err and err.count('\n') == 1, err
 
 
 def test_a_model_of_another_deal_is_refused(project):

@@ -60,8 +60,9 @@ class Hub:
         class Handler(http.server.BaseHTTPRequestHandler):
             def log_message(self, *args): pass
             def do_HEAD(self):
-                path = hub.root/unquote(self.path).lstrip('/')
-                self.send_response(200); self.send_header('Content-Length', str(path.stat().st_size)); self.end_headers()
+                name = unquote(self.path).lstrip('/')
+                self.send_response(404 if name in hub.gone else 200)
+                self.send_header('Content-Length', '243' if name in hub.gone else str((hub.root/name).stat().st_size)); self.end_headers()
             def do_GET(self):
                 name = unquote(self.path).lstrip('/')
                 path, wanted = hub.root/name, self.headers.get('Range')
@@ -167,6 +168,29 @@ def test_the_plan_tells_before_what_is_fetched(hub, tmp_path):
     offline = plan_tcga(folder=tmp_path, xena_url='http://127.0.0.1:9', series=series, omics=('expression',))
     assert offline.at_hand['survival'] and not np.isnan(offline.gigabytes['survival']) and np.isnan(offline.gigabytes['expression']) and 'probes' not in offline.index
 
+def test_the_plan_takes_no_error_page_for_a_file(hub, tmp_path):
+    hub.gone.add(XENA.path['survival'])
+    plan = plan_tcga(folder=tmp_path, xena_url=hub.url, omics=('expression',), series=ONE_SERIES)
+    assert np.isnan(plan.gigabytes['survival']) and plan.gigabytes.drop('survival').notna().all()
+
+ONE_SERIES = pd.DataFrame(dict(patient_id=['TCGA-AO-0000'], series_uid=['1.2'], n_files=[3], bytes=[2_000_000], licence=['CC BY 3.0'], bucket=['b']))
+
+@pytest.mark.parametrize('had', [True, False])
+def test_the_plan_names_the_release_that_the_rule_needs(hub, tmp_path, monkeypatch, had):
+    from radgen import published
+    monkeypatch.setenv('RADGEN_DATA', str(tmp_path/'data'))
+    monkeypatch.setattr(published, 'REGISTRY', {'SideViewBTF.csv': 'x', 'other.csv': 'y'})
+    monkeypatch.setattr(published, 'published_available', lambda: had)
+    def choose(series, rule):                    # stands for the real choice, which fetches the release
+        (tmp_path/'data'/'published').mkdir(parents=True)
+        (tmp_path/'data'/'published'/'SideViewBTF.csv').write_bytes(b'x'*1000)
+        return ONE_SERIES, None
+    monkeypatch.setattr(tcga, 'choose_series', choose)
+    plan = plan_tcga(xena_url='http://127.0.0.1:9', omics=('expression',))
+    assert plan.index.tolist()[:2] == ['the release', '1 MR series'] and plan.at_hand['the release'] == had and plan.gigabytes['the release'] == 1e-6
+    shutil.rmtree(tmp_path/'data')
+    assert 'the release' not in plan_tcga('one_phase', ('expression',), xena_url='http://127.0.0.1:9').index
+
 # --- methylation -----------------------------------------------------------------------------------------------------
 
 def by_hand(hub):
@@ -181,6 +205,15 @@ def test_methylation_is_the_mean_of_the_probes(hub, tmp_path, block):
     fates = pd.read_csv(tmp_path/'methylation_probes.csv.gz').set_index('probe')
     assert len(fates) == 3*len(GENES) + 4 and fates.index.is_unique
     assert fates.reason['cg00000003'] == 'no value in any sample' and (fates.reason == 'belongs to no gene').sum() == 1 and (fates.reason == 'not among the wanted probes of the map').sum() == 1
+
+@pytest.mark.parametrize('spoil', [lambda p: p.unlink(), lambda p: p.write_bytes(gzip.compress(b'probe,decision,reason\n'))])
+def test_the_account_of_the_probes_is_part_of_the_result(hub, tmp_path, spoil):
+    files = hub.root/XENA.path['methylation'], hub.root/XENA.path['probes']
+    first = methylation_by_gene(*files, tmp_path, progress=False).stat().st_mtime_ns
+    assert methylation_by_gene(*files, tmp_path, progress=False).stat().st_mtime_ns == first      # all as it was: not made again
+    spoil(tmp_path/'methylation_probes.csv.gz')
+    methylation_by_gene(*files, tmp_path, progress=False)
+    assert len(pd.read_csv(tmp_path/'methylation_probes.csv.gz')) == 3*len(GENES) + 4
 
 def test_methylation_of_chosen_probes(hub, tmp_path):
     files = hub.root/XENA.path['methylation'], hub.root/XENA.path['probes']
@@ -311,9 +344,14 @@ def test_mostly_another_disease():
     one_line(e, '5 of 7 patients are not in')
     assert len(check_patients('x', [*PATIENTS, 'TCGA-05-0001'], PATIENTS, ledger)) == 24 and ledger.frame()['item'].tolist() == ['TCGA-05-0001']
 
-def test_unknown_omic(hub, tmp_path):
-    with pytest.raises(RadgenError) as e: load(hub, tmp_path, omics=('rppa',))
-    one_line(e, "unknown omic 'rppa'")
+@pytest.mark.parametrize('omics, said', [(('expression', 'rppa'), "unknown omic 'rppa'; known: expression, cnv, cnv_calls, methylation"), (('cnv', 'expression', 'cnv_calls'), 'cnv and cnv_calls')])
+@pytest.mark.parametrize('what', [plan_tcga, fetch_tcga, load_tcga])
+def test_names_of_omics_are_looked_at_before_any_download(hub, tmp_path, monkeypatch, what, omics, said):
+    monkeypatch.setattr(tcga, 'choose_series', lambda *a, **k: pytest.fail('series were chosen first'))
+    monkeypatch.setattr(tcga, 'download_series', lambda *a, **k: pytest.fail('series were fetched first'))
+    with pytest.raises(RadgenError) as e: what(omics=omics, folder=tmp_path/'tcga', xena_url=hub.url)
+    one_line(e, said)
+    assert not hub.asked and not (tmp_path/'tcga').exists()
 
 def test_signature_genes_absent(hub, tmp_path):
     with pytest.raises(RadgenError) as e: tcga_conditions({'expression': pd.DataFrame({'7157': [1., 2]}, PATIENTS[:2])}, Ledger())
