@@ -783,6 +783,12 @@ def _parser():
     p.add_argument('--seed', type=int, default=0, help='patient, sample and seed determine the picture')
     p.add_argument('--kind', default=None, help='series kind to generate, e.g. pre-contrast; left open by default')
     p.add_argument('--png', action='store_true', help='also write OUT/png/PATIENT_SAMPLE.png')
+    p = command('project', 'sagittal projections of every DICOM series in a folder, each with a quality page; run again to go on')
+    p.add_argument('folder', help='DICOM files, in any arrangement')
+    p.add_argument('out', help='projections (PNG), series.csv, ledger.csv and pages/')
+    p.add_argument('--size', type=_positive, default=128, help='pixels')
+    p.add_argument('--reduce', default='mean', choices=('mean', 'max'), help='along left-right')
+    p.add_argument('--side', default='whole', choices=('whole', 'left', 'right'), help='of a bilateral series')
     command('doctor', 'what is installed, cached and missing, and how long a run would take here')
     command('bench', 'time training and sampling steps, tuned and plain')
     p = command('notebook', 'execute one notebook as papermill does, with its parameters checked')
@@ -837,6 +843,14 @@ def _command(args, more):
     elif args.command == 'audit': audit(args.profile, args.jobs)
     elif args.command == 'fetch': _fetch(args)
     elif args.command == 'notebook': _notebook(args)
+    elif args.command == 'project':
+        from radgen.projections import project_folder
+        from radgen.quality import write_pages
+        table = project_folder(args.folder, args.out, args.size, args.reduce, args.side)
+        write_pages(args.folder, args.out)
+        flagged = int((table['flags'].fillna('') != '').sum())
+        print(f'{len(table)} projections of {table.patient_id.nunique()} patients in {shown(args.out)}; {flagged} flagged (series.csv), everything else in ledger.csv')
+        if not len(table): raise RadgenError(f'{shown(args.folder)}: no series could be projected; {shown(Path(args.out)/"ledger.csv")} says why')
     elif args.command == 'generate':
         store = generate_images(args.checkpoint, args.conditions, args.out, args.png, n_samples=args.samples, sampler=args.sampler, steps=args.steps,
                                 guidance=args.guidance, seed=args.seed, kind=args.kind)

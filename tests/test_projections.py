@@ -301,3 +301,22 @@ def test_quality_page(tmp_path):
 def test_options_that_are_wrong(tmp_path, options, words):
     write(tmp_path, pixel=8., slice_mm=16.)
     with pytest.raises(RadgenError, match=words): sagittal_projection(read_series(tmp_path), **options)
+
+
+def test_the_command_projects_a_folder_and_draws_pages(tmp_path, capsys):
+    from radgen import run
+    from radgen.dicom_phantom import breast, plane_grid, write_series
+    grid = plane_grid(pixel=4., slice_mm=4.)
+    write_series(breast(*grid.points()), grid, tmp_path/'mri'/'a', SeriesDescription='SAG T1')
+    write_series(breast(*grid.points()), grid, tmp_path/'mri'/'b', SeriesDescription='localizer')
+    (tmp_path/'mri'/'notes.txt').write_text('no picture')
+    assert run.main(['project', str(tmp_path/'mri'), str(tmp_path/'out'), '--size', '32']) == 0
+    out = capsys.readouterr().out
+    assert '2 projections of' in out and '1 flagged' in out
+    assert len(list((tmp_path/'out'/'pages').glob('*.png'))) == 2
+    (tmp_path/'none').mkdir()
+    for args, complaint in ((['project', str(tmp_path/'none'), str(tmp_path/'x')], 'none'), (['project', str(tmp_path/'mri'), str(tmp_path/'y'), '--reduce', 'median'], 'median')):
+        capsys.readouterr()
+        assert run.main(args) == 2
+        err = capsys.readouterr().err
+        assert complaint in err.splitlines()[-1] and err.splitlines()[-1].startswith('radgen: ')
