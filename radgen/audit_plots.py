@@ -127,12 +127,12 @@ def fig_utility(
     good = _ok(every)
     order = [m for role in ('model', 'ceiling', 'control') for m in dict.fromkeys(good[good.role == role].model)]
     judged = [l for l in labels if l in set(good.label)]
-    fig, axes = new_figure(.95 + .24*max(len(order), 3) + .13*(len(labels) - len(judged)), 1, max(1, len(judged)), sharey=bool(judged))
+    fig, axes = new_figure(1.05 + .24*max(len(order), 3) + .13*(len(labels) - len(judged)), 1, max(1, len(judged)), sharey=bool(judged))
     for ax, label in zip(axes[0], judged):
         part = good[good.label == label].set_index('model')
         lines = [(source_text(m) if part.loc[m].role != 'model' else f'generated: {source_text(m)}', part.loc[m], None) for m in order if m in part.index]
         draw_estimates(ax, lines, .5, 'AUROC on real images')
-        ax.set_title(f'{label_text(label)} ({int(part.n.iloc[0])} patients, {int(part.n_events.iloc[0])} cases)', fontsize=7.2)
+        ax.set_title(f'{label_text(label)}\n{int(part.n.iloc[0])} patients, {int(part.n_events.iloc[0])} cases', fontsize=7.2)
         ax.set_xlim(min(0.2, ax.get_xlim()[0]), 1.02)
     if not judged: say(axes[0, 0], ';  '.join(f'{label_text(r.label)}: {r.verdict}' for r in every.drop_duplicates('label').itertuples()))
     elif len(judged) < len(labels):
