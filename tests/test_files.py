@@ -443,7 +443,7 @@ def chr17p(published_folder):
     return load_files(CHR17P)
 
 def test_real_omics(chr17p, published):
-    assert chr17p.conditions['multiomic'].shape == (463, 450) and chr17p.conditions['expression'].shape == (463, 15) and len(chr17p.patients) == 463
+    assert list(chr17p.conditions) == ['multiomic'] and chr17p.conditions['multiomic'].shape == (463, 450) and len(chr17p.patients) == 463
     assert chr17p.patients.index.isin(published.conditions['multiomic'].index).sum() == 42
     assert len(chr17p.imaged) == len(chr17p.paired('multiomic')) == 16 and chr17p.images.shape == (38, 128, 128)
     assert chr17p.labels.er.notna().sum() == 188 and len(chr17p.survival) == 452 and chr17p.survival.event.sum() == 72
@@ -454,6 +454,12 @@ def test_real_omics_go_through_the_encoder(chr17p):
     for name, frame in chr17p.conditions.items():
         paired = frame.loc[chr17p.paired(name)]
         assert np.isfinite(ConditionEncoder(name).fit(paired).transform(frame)).all()
+
+def test_a_condition_left_out_can_be_had(chr17p, tmp_path):
+    assert 'conditions: {expression: no}' in CHR17P.read_text()
+    (tmp_path/'m.yaml').write_text(CHR17P.read_text().replace('conditions: {expression: no}', ''))
+    frame = load_files(tmp_path/'m.yaml', image_size=16).conditions['expression']
+    assert frame.shape == (463, 15) and (frame.min() > 0).all()
 
 def test_released_parts_are_those_of_the_release(chr17p, published):
     np.testing.assert_array_equal(chr17p.images, published.images[published.series.index.isin(chr17p.series.index)])
