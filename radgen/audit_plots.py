@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from .plots import MUTED, PALETTE, label_text, new_figure, say
 
 # %% ../nbs/21a_audit_plots.ipynb #545a9865
-SOURCES = dict(cpdm='CPDM', mean_image='mean image', nearest_copy='nearest copy', real='real images', shuffled='shuffled condition', omics_direct='omics, no image')
+SOURCES = dict(cpdm='CPDM', mean_image='mean image', nearest_copy='nearest copy', real='real images', omics_direct='omics, no image')
 
 def source_text(
     name:str, # a model as the rows name it
@@ -29,12 +29,13 @@ def _why(rows, otherwise): # the first reason in the rows
 
 def draw_estimates(
     ax,
-    lines,        # [(text, row, null row or None)], from the top
+    lines,        # [(text, row or None, null row or None)], from the top; a line without a row is 'not estimable'
     nothing:float|None=None, # the value that means nothing: a dashed line
     xlabel:str='',
 ):
     "Estimates with intervals and the ranges of their nulls."
     for y, (_, r, null) in enumerate(lines):
+        if r is None: ax.text(.5, y, 'not estimable', transform=ax.get_yaxis_transform(), fontsize=6, color=MUTED, ha='center', va='center'); continue
         if null is not None and math.isfinite(null.ci_low): ax.plot([null.ci_low, null.ci_high], [y, y], color=PALETTE['null'], lw=9, alpha=.3, solid_capstyle='butt', zorder=0)
         if math.isfinite(r.ci_low): ax.plot([r.ci_low, r.ci_high], [y, y], color=PALETTE[r.role], lw=1.1)
         ax.plot(r.value, y, 'o' if r.role == 'model' else 's', color=PALETTE[r.role], ms=4.5)
@@ -125,20 +126,23 @@ def fig_utility(
     labels = list(dict.fromkeys(every.label.dropna()))
     if not labels: fig, axes = new_figure(1.4); say(axes[0, 0], 'no label was tried'); return fig
     good = _ok(every)
-    order = [m for role in ('model', 'ceiling', 'control') for m in dict.fromkeys(good[good.role == role].model)]
-    judged = [l for l in labels if l in set(good.label)]
+    shown = good[good.role != 'null']
+    order = [key for role in ('model', 'ceiling', 'control') for key in dict.fromkeys(zip(shown[shown.role == role].model, shown[shown.role == role].estimator))]
+    judged = [l for l in labels if l in set(shown.label)]
     fig, axes = new_figure(1.05 + .24*max(len(order), 3) + .13*(len(labels) - len(judged)), 1, max(1, len(judged)), sharey=bool(judged))
+    def text(r): return ('generated: ' if r.role == 'model' else '') + source_text(r.model) + (f', {r.estimator.rpartition(", ")[2]}' if r.role == 'model' and ', ' in r.estimator else '')
+    texts = {(r.model, r.estimator): text(r) for r in shown.itertuples()}
     for ax, label in zip(axes[0], judged):
-        part = good[good.label == label].set_index('model')
-        lines = [(source_text(m) if part.loc[m].role != 'model' else f'generated: {source_text(m)}', part.loc[m], None) for m in order if m in part.index]
-        draw_estimates(ax, lines, .5, 'AUROC on real images')
-        ax.set_title(f'{label_text(label)}\n{int(part.n.iloc[0])} patients, {int(part.n_events.iloc[0])} cases', fontsize=7.2)
+        part = {(r.model, r.estimator): (r, null if r.estimator == 'synthetic on real' else None) for r, null in _pairs(good[good.label == label], 'utility_auroc')}
+        one = next(iter(part.values()))[0]
+        draw_estimates(ax, [(texts[key], *part.get(key, (None, None))) for key in order], .5, 'AUROC on real images')
+        ax.set_title(f'{label_text(label)}\n{int(one.n)} patients, {int(one.n_events)} cases', fontsize=7.2)
         ax.set_xlim(min(0.2, ax.get_xlim()[0]), 1.02)
     if not judged: say(axes[0, 0], ';  '.join(f'{label_text(r.label)}: {r.verdict}' for r in every.drop_duplicates('label').itertuples()))
     elif len(judged) < len(labels):
         words = [f'{label_text(r.label)}: {r.verdict}' for r in every[~every.label.isin(judged)].drop_duplicates('label').itertuples()]
         fig.suptitle('\n'.join(words), fontsize=6.3, color=MUTED, x=.01, ha='left', weight='normal')
-    role_legend(fig, good, dict(model='trained on generated', ceiling='real images, or the omics', control='control'))
+    role_legend(fig, good, dict(model='trained on generated', ceiling='real images, or the omics', control='control', null='patients exchanged, 95 %'))
     return fig
 
 # %% ../nbs/21a_audit_plots.ipynb #5a0e4ef6

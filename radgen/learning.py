@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MODULES', 'Point', 'learning_points', 'LearningCohort', 'learning_cohort', 'control_images', 'put', 'picture_rows',
-           'utility_scores', 'utility_auroc_rows', 'learning_point', 'learning_curve']
+           'lessons', 'learning_point', 'learning_curve']
 
 # %% ../nbs/20b_learning.ipynb #c102d56e
 import dataclasses, math
@@ -12,17 +12,16 @@ import numpy as np, pandas as pd
 from dataclasses import dataclass
 from pathlib import Path
 from .paths import RadgenError, make_folder
-from .results import Interval, Rows, class_verdict, patient_bootstrap, read_rows, write_rows
+from .results import Interval, Rows, patient_bootstrap, read_rows, write_rows
 from .phantom import make_phantom
 from .conditions import ConditionEncoder
 from .baselines import mean_image, nearest_copy
 from .models import build
 from .training import Progress, code_digest, digest, fit
 from .sampling import ImageStore
-from .features import pixel_features, radiomics_features
+from .features import radiomics_features
 from .fidelity import estimators, mse, set_rows
-from .outcomes import OmicsStep, auroc
-from .audit import fit_classifier, image_scores, retrieval
+from .audit import image_scores, retrieval, utility, utility_rows
 
 # %% ../nbs/20b_learning.ipynb #c4a1224f
 @dataclass(frozen=True, order=True)
@@ -121,45 +120,14 @@ def picture_rows(
         for r in sets.rows: rows.add(**row | dict(estimator='single') | {k: r[k] for k in keep})
 
 # %% ../nbs/20b_learning.ipynb #90abf67d
-def utility_scores(
+def lessons(
     data:LearningCohort,
     sources:dict,  # name -> [unpaired, H, W] pictures of all unpaired patients
     n:int,         # training patients, for the source 'real'
-    label:str,
-    condition:str, n_components:int,
-) -> tuple[pd.Series, dict]: # labels of the test patients; source -> scores [patients], or why there are none
-    "Train on pictures of other patients, test on real ones; a patient's score is the mean over her series."
-    y, at = data.labels[label], data.rows(data.test)
-    who, shown = data.series.patient_id.to_numpy()[at], pixel_features(data.images[at])
-    truth, known = y[data.test].dropna(), y[data.unpaired].notna().to_numpy()
+) -> dict: # as `radgen.audit.utility` takes it: one fold, the test patients
+    "What a classifier can learn from: pictures of the unpaired patients, or real ones of the training patients."
     rows = data.rows(data.train[:n])
-    rows = rows[y[data.series.patient_id.iloc[rows]].notna().to_numpy()]
-    taught = {s: (pixel_features(x)[known], data.unpaired[known]) for s, x in sources.items()} | {'real': (pixel_features(data.images[rows]), pd.Index(data.series.patient_id.iloc[rows]))}
-    def of(x, names, new, index, **steps):
-        verdict = next((v for v in map(class_verdict, (truth, y[names.unique()])) if v != 'ok'), None)
-        if verdict: return verdict
-        predict, classes = fit_classifier(x, y[names].astype(int).to_numpy(), names.to_numpy(), **steps)
-        return pd.Series(predict(new)[:, list(classes).index(1)].astype(float), index).groupby(level=0).mean().round(9)[truth.index]   # equal scores stay equal
-    scores = {s: of(x, names, shown, who) for s, (x, names) in taught.items()}
-    names = data.unpaired[known]
-    step = OmicsStep(condition, n_components)
-    given = data.given.loc[[*names, *truth.index]]
-    z = step.fit(data.given.loc[names]).transform(given)
-    from sklearn.preprocessing import StandardScaler
-    scores['omics_direct'] = of(z[:len(names)], names, z[len(names):], truth.index, steps=StandardScaler())
-    return truth, scores
-
-def utility_auroc_rows(
-    rows:Rows, truth:pd.Series, scores:dict,
-    label:str, *, n_boot:int=1000, seed:int=0, **fields,
-):
-    "`utility_auroc` of every source."
-    names = dict(real='real on real', omics_direct='omics, no image')
-    for source, s in scores.items():
-        role = 'ceiling' if source in names else 'control' if source in ('mean_image', 'nearest_copy') else 'model'
-        row = fields | dict(metric='utility_auroc', model=source, role=role, label=label, estimator=names.get(source, 'synthetic on real'), classifier='logistic', n=len(truth), n_events=int(truth.sum()))
-        if isinstance(s, str): rows.add(verdict=s, **row)
-        else: put(rows, patient_bootstrap(auroc, truth.index, truth.to_numpy(), s.to_numpy(), n_boot=n_boot, seed=seed), **row)
+    return {0: {**{s: (x, data.unpaired) for s, x in sources.items()}, 'real': (data.images[rows], data.series.patient_id.to_numpy()[rows])}}
 
 # %% ../nbs/20b_learning.ipynb #12d53690
 def learning_point(
@@ -195,8 +163,8 @@ def learning_point(
     stacks = {m: s if m == model else s[data.test.get_indexer(who)] for m, s in stacks.items()}
     measured = dict(n_boot=n_boot, seed=point.seed)
     picture_rows(rows, data.images[at], who, stacks, {model: 'model', 'mean_image': 'control', 'nearest_copy': 'control'}, frd_components=frd_components, n_splits=n_splits, **measured)
-    truth, scores = utility_scores(data, {model: lent, **control_images(data, point.n, encoder, data.unpaired, point.seed)}, point.n, label, condition, n_components)
-    utility_auroc_rows(rows, truth, scores, label, **measured)
+    taught = lessons(data, {model: lent, **control_images(data, point.n, encoder, data.unpaired, point.seed)}, point.n)
+    utility_rows(rows, utility(taught, data.images[at], data.labels[label], who, np.zeros(len(at), int), label=label, omics=data.given, condition=condition, n_components=n_components), **measured, subset=rows.fixed['subset'], n_imaged=point.n)
     rows.add(metric='training_steps', model=model, role='model', value=steps, n=len(train))
     return rows.frame()
 

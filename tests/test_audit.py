@@ -2,11 +2,13 @@
 import math
 import numpy as np, pandas as pd, pytest, torch
 from scipy.stats import mannwhitneyu, pearsonr
-from radgen.audit import (CopyAudit, MIN_AUDITED, Null, audit_retrieval, balanced_accuracy, candidates, closest_pairs, confounding, confounding_rows, copies, copy_rows, copy_test, denoising_scores,
+from radgen.audit import (CopyAudit, MIN_AUDITED, Null, audit_retrieval, auroc_within, balanced_accuracy, candidates, closest_pairs, confounding, confounding_rows, copies, copy_rows, copy_test, denoising_scores,
                           diversity_rows, extrapolation, extrapolation_rows, first_place, image_scores, judge_null, mean_r, ms_ssim, n_scales, nearest_training, null_rows, one_a_row, pixel_distances,
                           precision_recall, precision_recall_rows, probe, probe_rows, retrieval, retrieval_difference, retrieval_rows, sentences, shuffled_gain, shuffled_rows, swap_effects, swap_rows,
                           usable_classes, utility, utility_rows)
 from radgen.audit_plots import fig_condition_carried, fig_confounding, fig_copies, fig_utility
+from radgen.features import fold_pca, pixel_features
+from radgen.outcomes import DEFAULTS
 from radgen.paths import RadgenError
 from radgen.results import Rows
 
@@ -205,36 +207,71 @@ def test_probe_reads_what_is_there():
 
 # utility
 
-def test_test_patients_never_train():
-    "Siblings are the same image and labels are coins: any sibling in training would give the label away."
+def test_taught_and_tested_patients_never_meet():
     rng = np.random.default_rng(0)
-    real, patients, y = rng.random((40, 8, 8)).repeat(3, axis=0), np.arange(40).repeat(3), (np.arange(40) % 2).repeat(3).astype(float)
-    found = utility(real, {'cpdm': real}, y, patients, label='coin')
-    made = Rows()
-    utility_rows(made, found, n_boot=100)
-    t = made.frame().set_index('model').value
-    assert t['real'] == t['cpdm'] and abs(t['real'] - .5) < .25
+    real, patients, folds = rng.random((20, 6, 6)), np.arange(20), np.arange(20) % 2
+    y = pd.Series((np.arange(40) % 2).astype(float))
+    sibling = {k: {'cpdm': (real[folds != k], patients[folds != k])} for k in (0, 1)}
+    sibling[1]['cpdm'] = (real[:11], patients[:11])
+    with pytest.raises(RadgenError, match='cpdm: patient 1 is taught and tested in fold 1'): utility(sibling, real, y, patients, folds)
+    with pytest.raises(RadgenError, match='nothing is taught for fold 1'): utility({0: {'cpdm': (real[folds == 1], patients[folds == 1])}}, real, y, patients, folds)
+    with pytest.raises(RadgenError, match='20 real images, 19 patients'): utility({}, real, y, patients[1:], folds)
+
+def test_a_picture_of_another_fold_teaches_nothing_here():
+    "Each fold hands out the tested pictures of the *other* fold, labelled: a classifier of its own fold gains nothing by them."
+    rng = np.random.default_rng(0)
+    real, patients, folds = rng.random((80, 8, 8)), np.arange(80), np.arange(80) % 2
+    y, lent = pd.Series((rng.permutation(160) % 2).astype(float)), np.arange(80, 160)
+    def teach(k):
+        images = rng.random((80, 8, 8))
+        for label in (0, 1): images[y[lent] == label] = rng.choice(real[(folds != k) & (y[:80] == label)], int((y[lent] == label).sum()))
+        return {'cpdm': (images, lent)}
+    found = utility({k: teach(k) for k in (0, 1)}, real, y, patients, folds, null=('cpdm',), n_permutations=19)
+    assert .05 < found.nulls['cpdm'].p and abs(found.nulls['cpdm'].observed - .5) < .2
+
+def test_utility_is_that_of_the_field():
+    "With one fold it is the AUROC of scikit-learn's own logistic regression on standardized components."
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    rng = np.random.default_rng(3)
+    y = pd.Series((rng.random(120) < .5).astype(float))
+    x = rng.random((120, 5, 5)) + .15*y.to_numpy()[:, None, None]
+    found = utility({0: {'cpdm': (x[60:], np.arange(60, 120))}}, x[:60], y, np.arange(60), np.zeros(60, int))
+    steps = fold_pca().fit(pixel_features(x[60:]))
+    plain = LogisticRegression(C=DEFAULTS['logistic']['C'], max_iter=5000).fit(steps.transform(pixel_features(x[60:])), y[60:])
+    assert auroc_within(found.scores.label, found.scores.cpdm, found.scores.fold) == pytest.approx(roc_auc_score(y[:60], plain.decision_function(steps.transform(pixel_features(x[:60])))), abs=.02)
 
 def test_utility_roles_and_rare_labels():
     rng = np.random.default_rng(0)
-    y = (np.arange(40) < 20).astype(float)
-    real = rng.random((40, 6, 6)) + .5*y[:, None, None]
-    omics = pd.DataFrame(np.c_[y + .1*rng.normal(size=40), rng.normal(size=40)], columns=['a', 'b'])
-    found = utility(real, {'cpdm': real, 'shuffled': real[rng.permutation(40)], 'mean_image': real.mean(0)}, y, np.arange(40), label='l', omics=omics)
+    y = pd.Series((np.arange(80) % 40 < 20).astype(float))
+    x = rng.random((80, 6, 6)) + .5*y.to_numpy()[:, None, None]
+    real, lent, ids = x[:40], np.arange(40, 80), np.arange(40)
+    folds = np.arange(40) % 2
+    omics = pd.DataFrame(np.c_[y + .1*rng.normal(size=80), rng.normal(size=80)], columns=['a', 'b'])
+    taught = {k: {'cpdm': (x[40:], lent), 'cpdm, equal n': (x[40:62], lent[:22]), 'real': (real[folds != k], ids[folds != k]), 'nearest_copy': (real[folds != k].repeat(2, 0), lent),
+                  'mean_image': (np.broadcast_to(real.mean(0), real.shape), lent)} for k in (0, 1)}
+    found = utility(taught, real, y, ids, folds, label='l', omics=omics, null=('cpdm',), n_permutations=19)
     made = Rows()
     utility_rows(made, found, n_boot=100)
-    utility_rows(made, utility(real, {'cpdm': real}, np.where(np.arange(40) < 9, 1., 0.), np.arange(40), label='rare'))
+    utility_rows(made, utility(taught, real, pd.Series(np.where(np.arange(80) < 9, 1., 0.)), ids, folds, label='rare'))
     f = made.frame()
-    assert dict(f.query("metric == 'utility_auroc' and label == 'l'").set_index('model').role) == dict(real='ceiling', omics_direct='ceiling', cpdm='model', shuffled='control', mean_image='control')
-    assert f.query("model == 'mean_image'").value.iloc[0] == .5 and f.query("model == 'omics_direct'").value.iloc[0] > .95
-    assert f.query("label == 'rare'").verdict.tolist() == ['not estimable: 9 patients in the smaller class of 40, 10 needed']
-    assert f.query("metric == 'utility_gain'").value.iloc[0] == pytest.approx(f.query("model == 'cpdm' and metric == 'utility_auroc'").value.iloc[0] - f.query("model == 'shuffled'").value.iloc[0])
+    told = f.query("metric == 'utility_auroc' and label == 'l' and role != 'null'")
+    assert list(zip(told.model, told.role, told.estimator)) == [('cpdm', 'model', 'synthetic on real'), ('cpdm', 'model', 'synthetic on real, equal n'), ('real', 'ceiling', 'real on real'),
+                                                               ('nearest_copy', 'control', 'synthetic on real'), ('mean_image', 'control', 'synthetic on real'), ('omics_direct', 'ceiling', 'omics, no image')]
+    value = told.set_index('model').value
+    assert value.loc['mean_image'] == .5 and value.loc['omics_direct'] > .95 and set(told.n) == {40} and set(told.n_events) == {20}
+    assert f.query("role == 'null'").metric.tolist() == ['utility_auroc', 'utility_auroc_p'] and f.query("metric == 'utility_auroc_p'").value.iloc[0] == .05
+    assert set(f.query("label == 'rare'").verdict) == {'not estimable: 9 patients in the smaller class of 40, 10 needed'}
+    gain = f.query("metric == 'utility_gain' and label == 'l'")
+    assert len(gain) == 1 and gain.value.iloc[0] == pytest.approx(value['cpdm'].iloc[0] - value['nearest_copy'])
+    assert found.taught.query("source == 'cpdm, equal n'").patients.tolist() == [22, 22]
 
-def test_unknown_labels_take_no_part():
+def test_unknown_labels_take_no_part_and_few_teach_nothing():
     rng = np.random.default_rng(0)
-    y = np.r_[np.repeat([0., 1.], 12), [np.nan]*6]
-    found = utility(rng.random((30, 4, 4)), {}, y, np.arange(30))
-    assert list(found.scores.index) == list(range(24))
+    y = pd.Series(np.r_[np.repeat([0., 1.], 12), [np.nan]*6, np.repeat([0., 1.], [30, 4]), [np.nan]*6])
+    found = utility({0: {'cpdm': (rng.random((40, 4, 4)), np.arange(30, 70))}}, rng.random((30, 4, 4)), y, np.arange(30), np.zeros(30, int))
+    assert list(found.scores.index) == list(range(24)) and list(found.scores) == ['label', 'fold']
+    assert found.verdicts == {'cpdm': 'not estimable: 4 patients in the smaller class to learn from, 5 needed'} and found.taught.patients.tolist() == [34]
 
 def test_one_a_row_gives_each_row_the_next_sample():
     samples = np.arange(12).reshape(2, 2, 3, 1).repeat(2, axis=0)[:, :, :, :]

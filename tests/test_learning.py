@@ -2,8 +2,10 @@
 import dataclasses
 import numpy as np, pandas as pd, pytest, torch
 from radgen import learning
+from radgen.audit import utility
 from radgen.conditions import ConditionEncoder
-from radgen.learning import Point, control_images, learning_cohort, learning_curve, learning_point, learning_points, picture_rows, utility_scores
+from radgen.learning import Point, control_images, learning_cohort, learning_curve, learning_point, learning_points, lessons, picture_rows
+from radgen.outcomes import auroc
 from radgen.paths import RadgenError
 from radgen.results import Rows
 
@@ -65,17 +67,17 @@ def test_use_is_learned_from_the_patients_it_says():
     told = np.array(wide.images)
     told[:, :4, :4] = .2 + .6*(wide.labels.er[wide.series.patient_id].to_numpy() == 1)[:, None, None]
     wide = dataclasses.replace(wide, images=told)
-    plain = np.broadcast_to(told.mean(0), (60, 16, 16))
-    truth, scores = utility_scores(wide, dict(cpdm=plain), 60, 'er', 'multiomic', 4)
-    from radgen.outcomes import auroc
-    assert auroc(truth, scores['real']) > .95 and auroc(truth, scores['cpdm']) == .5 and auroc(truth, scores['omics_direct']) > .8
+    plain, at = np.broadcast_to(told.mean(0), (60, 16, 16)), wide.rows(wide.test)
+    def used(data, n):
+        found = utility(lessons(data, dict(cpdm=plain), n), data.images[at], data.labels.er, data.series.patient_id.to_numpy()[at], np.zeros(len(at), int), omics=data.given, condition='multiomic', n_components=4)
+        return found.scores, found.verdicts
+    t, _ = used(wide, 60)
+    assert auroc(t.label, t.real) > .95 and auroc(t.label, t.cpdm) == .5 and auroc(t.label, t.omics_direct) > .8
     poisoned = np.array(told)
     poisoned[wide.rows(wide.train[50:])] = 0                                                  # those do not belong to the first 50
-    _, a = utility_scores(wide, dict(cpdm=plain), 50, 'er', 'multiomic', 4)
-    _, b = utility_scores(dataclasses.replace(wide, images=poisoned), dict(cpdm=plain), 50, 'er', 'multiomic', 4)
+    a, b = (used(data, 50)[0] for data in (wide, dataclasses.replace(wide, images=poisoned)))
     pd.testing.assert_series_equal(a['real'], b['real'])
-    _, few = utility_scores(wide, dict(cpdm=plain), 6, 'er', 'multiomic', 4)
-    assert few['real'].startswith('not estimable')
+    assert used(wide, 6)[1]['real'].startswith('not estimable')
 
 
 def test_finished_points_stay(tmp_path, monkeypatch):
