@@ -557,8 +557,14 @@ def summarize_run(
     single = {p.stem: read_json(p) for p in sorted((runs_dir(cohort, profile)/'notebooks').glob('[0-9]*.json')) if p.with_suffix('.ipynb').exists()}
     record = provenance(cohort=cohort, profile=profile, data=_data_sums(cohort),
                         whole_run=facts if whole else earlier.get('whole_run'), latest_run={'notebooks': ran, **facts}, speed=benchmark(),
-                        notebooks={j: {k: s[k] for k in ('code', 'written', 'wall_s', 'peak_memory_mb', 'parameters')} for j, s in single.items()})
+                        notebooks={j: {k: _without_folders(s[k]) for k in ('code', 'written', 'wall_s', 'peak_memory_mb', 'parameters')} for j, s in single.items()})
     write_json(path, record)
+
+def _without_folders(x): # results are made to be shared; where a file lay on this machine is nobody's business
+    if isinstance(x, dict): return {k: _without_folders(v) for k, v in x.items()}
+    if isinstance(x, list): return [_without_folders(v) for v in x]
+    if not isinstance(x, str) or not Path(x).is_absolute(): return x
+    return shown(x) if Path(x).resolve().is_relative_to(Path.cwd()) else Path(x).name
 
 def _data_sums(cohort): # file -> SHA-256 of what was read; a phantom has no input
     if cohort == 'files': return {p.name: sha256(p) for p in study_files(cohort) if p.is_file()}

@@ -108,6 +108,12 @@ def test_notebooks_travel(nb):
     assert str(Path.home()) + '/' not in text or Path.home() == Path('/')
 
 
+@pytest.mark.parametrize('path', sorted(p for p in (ROOT/'figures').rglob('*') if p.suffix in ('.json', '.csv')), ids=lambda p: str(p.relative_to(ROOT/'figures')))
+def test_results_name_no_folder(path):
+    found = re.findall(r'["\s,](/(?:[\w.-]+/)+[\w.-]+)', path.read_text())
+    assert not found, f'{path.name} names {found[0]}'
+
+
 def test_readme_is_the_index_notebook():
     from nbconvert import MarkdownExporter
     assert MarkdownExporter(exclude_input=True).from_filename(str(ROOT/'nbs'/'index.ipynb'))[0].strip() == (ROOT/'README.md').read_text().strip()

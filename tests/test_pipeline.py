@@ -199,6 +199,7 @@ def test_patients_of_ones_own(project, tmp_path):
     assert status == 0, err
     rows = pd.read_csv(project.home/'runs'/'files'/'smoke'/'rows'/'01_cohort.csv')
     assert set(rows.query("metric == 'count' and label == 'patients' and subset == 'imaged'").value) == {16} and set(rows.cohort) == {'files'}
+    assert str(tmp_path) not in (project.home/'figures'/'files'/'smoke'/'provenance.json').read_text(), 'results to be shared name a folder of this machine'
     assert 'nothing to do' in study(manifest)[1]
     labels = tmp_path/'mine'/'labels.csv'
     labels.write_text(labels.read_text() + '\n')
