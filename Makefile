@@ -58,7 +58,7 @@ test: setup
 	@echo "radgen: 2 of 3  library notebooks"
 	@printf '%s\n' nbs/[0-9]*.ipynb | xargs -P $(JOBS) -n 1 $(BIN)/nbdev_test --n_workers 0 --do_print --path
 	@echo "radgen: 3 of 3  everything else"
-	@$(BIN)/python -m pytest -q --ignore=tests/test_house.py tests
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder --ignore=tests/test_house.py tests/test_pipeline.py tests
 
 audit: setup
 	@$(BIN)/radgen audit --profile $(PROFILE) --jobs $(JOBS)

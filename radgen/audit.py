@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['MIN_AUDITED', 'MIN_PROBE', 'MAX_UNPAIRED', 'MIN_TAUGHT', 'UTILITY_ROLES', 'UTILITY_NAMES', 'MS_WEIGHTS',
-           'MIN_PERMUTATIONS', 'enough', 'Null', 'null_rows', 'pixel_distances', 'nearest_training', 'CopyAudit',
-           'copies', 'copy_test', 'closest_pairs', 'copy_rows', 'Candidates', 'candidates', 'retrieval', 'first_place',
-           'image_scores', 'denoising_scores', 'Retrieval', 'audit_retrieval', 'retrieval_difference', 'retrieval_rows',
-           'swap_effects', 'swap_rows', 'shuffled_gain', 'shuffled_rows', 'error_difference_rows', 'make_probe',
-           'mean_r', 'Probe', 'probe', 'probe_rows', 'fit_classifier', 'auroc_within', 'Utility', 'utility',
-           'fold_lessons', 'utility_rows', 'one_a_row', 'usable_classes', 'Confounding', 'balanced_accuracy',
+           'MIN_PERMUTATIONS', 'COPY_WAY', 'enough', 'Null', 'null_rows', 'pixel_distances', 'nearest_training',
+           'CopyAudit', 'copies', 'copy_test', 'closest_pairs', 'copy_rows', 'Candidates', 'candidates', 'retrieval',
+           'first_place', 'image_scores', 'denoising_scores', 'Retrieval', 'audit_retrieval', 'retrieval_difference',
+           'retrieval_rows', 'swap_effects', 'swap_rows', 'shuffled_gain', 'shuffled_rows', 'error_difference_rows',
+           'make_probe', 'mean_r', 'Probe', 'probe', 'probe_rows', 'fit_classifier', 'auroc_within', 'Utility',
+           'utility', 'fold_lessons', 'utility_rows', 'one_a_row', 'usable_classes', 'Confounding', 'balanced_accuracy',
            'confounding', 'confounding_rows', 'Extrapolation', 'extrapolation', 'extrapolation_rows', 'n_scales',
            'ms_ssim', 'fold_pairs', 'diversity_rows', 'precision_recall', 'precision_recall_rows', 'judge_null',
            'sentences']
@@ -883,6 +883,7 @@ def precision_recall_rows(
 
 # %% ../nbs/20_audit.ipynb #d4aa0c50
 MIN_PERMUTATIONS = 19 # with fewer, no p value reaches .05
+COPY_WAY = .1         # of the way from the gap of real images to that of a copy, 0: below it a gap that differs is a trace
 
 def _number(x, digits=2): return f'{x:.{digits}f}'
 def _with(r, digits=2): # a row's value with its interval
@@ -922,7 +923,9 @@ def _copies(t, model):
     head = f'Copies: samples lie {_with(ratio)} times as far from their nearest training image as held-out real images do' + f' ({beside})'*bool(beside) + f'; copying test z = {_number(z.value, 1)}, p = {_number(p.value, 3)}'
     few = _count(p) < MIN_PERMUTATIONS
     closer, stands_out = ratio.ci_high < 1 and (few or p.value <= .05), real is not None and gap.ci_high < real.ci_low
-    if stands_out: return f'{head}: single training patients stand out as their source (gap {_with(gap)}, real images {_with(real)}); the model copies.'
+    if stands_out:
+        way = 1 - gap.value/real.value
+        return f'{head}: single training patients stand out as their source (gap {_with(gap)}, real images {_with(real)}: {way:.0%} of the way to a copy); ' + ('the model copies.' if way >= COPY_WAY else 'a trace of copying.')
     if closer: return f'{head}: closer to training than reality is, but no single training patient stands out (gap {_with(gap)}' + f', real images {_with(real)}'*(real is not None) + '); this is smoothness, not copying' + '; too few permutations for a test'*few + '.'
     return f'{head}: ' + ('further out than real images are' if ratio.ci_low > 1 else 'no closer than real images are' if ratio.ci_high >= 1 else 'closer, but the test does not say so') + '; no sign of copying.'
 
