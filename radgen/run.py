@@ -10,7 +10,7 @@ __all__ = ['TYPES', 'RUN_DEFAULTS', 'paper_notebooks', 'read_notebook', 'shown',
            'generate_images', 'lock_differences', 'inception_weights', 'expected_time', 'doctor', 'main']
 
 # %% ../nbs/23_run.ipynb #34a03a48
-import argparse, ast, contextlib, csv, difflib, fcntl, importlib.metadata, importlib.util, io, json, math, os, resource, shutil, signal, socket, subprocess, sys, tempfile, threading, time
+import argparse, ast, contextlib, csv, difflib, fcntl, functools, importlib.metadata, importlib.util, io, json, math, os, resource, shutil, signal, socket, subprocess, sys, tempfile, threading, time
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
@@ -182,6 +182,7 @@ def params_for(
     return check_parameters(nb, params)
 
 # %% ../nbs/23_run.ipynb #4454ae5d
+@functools.cache                                             # fifteen notebooks import the same modules
 def _imported(source, package='radgen'):
     "Names of the package's modules that a piece of source imports."
     found = set()
