@@ -56,12 +56,12 @@ test: setup
 	@echo "radgen: 1 of 3  the package is what the notebooks export, and the house rules"
 	@$(BIN)/python -m pytest -q tests/test_house.py
 	@echo "radgen: 2 of 3  library notebooks"
-	@printf '%s\n' nbs/[0-9]*.ipynb | xargs -P $(JOBS) -n 1 $(BIN)/nbdev_test --n_workers 0 --do_print --path
+	@printf '%s\n' nbs/[0-9]*/[0-9]*.ipynb | xargs -P $(JOBS) -n 1 $(BIN)/nbdev_test --n_workers 0 --do_print --path
 	@echo "radgen: 3 of 3  everything else"
 	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder --ignore=tests/test_house.py tests/test_pipeline.py tests
 
 audit: setup
-	@$(BIN)/radgen audit --profile $(PROFILE) --jobs $(JOBS)
+	@$(BIN)/radgen validate --profile $(PROFILE) --jobs $(JOBS)
 
 bench: setup
 	@$(BIN)/radgen bench

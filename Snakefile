@@ -7,7 +7,8 @@ import json, os, sys
 
 os.environ.setdefault("RADGEN_PYTHON", sys.executable)
 sys.path.insert(0, os.environ.get("RADGEN_ROOT", os.path.dirname(workflow.main_snakefile)))
-from radgen import run
+from radgen.core.paths import runs_dir
+from radgen.run import graph, parameters as run
 
 COHORT, PROFILE = config["cohort"], config["profile"]
 SETTINGS = run.settings(PROFILE, COHORT)
@@ -22,12 +23,12 @@ ASKED_FOR = ["01a_series", "01b_factorization", "07b_coverage", "07c_learning_cu
 WITH_AUDIT = ["01b_factorization", *(["07b_coverage", "07c_learning_curve"] if COHORT.startswith("phantom") else ["07d_ablations"])] # `radgen paper --audit`; repetitions need a known truth
 WITHOUT_ASKING = ["01a_series"] if COHORT == "tcga" else []
 EXECUTED = "notebooks/{}.ipynb"
-RUN = '"$RADGEN_PYTHON" -m radgen.run notebook {input.notebook:q} {output.notebook:q} --parameters {params.values:q} > {log:q} 2>&1'
+RUN = '"$RADGEN_PYTHON" -m radgen.run.cli notebook {input.notebook:q} {output.notebook:q} --parameters {params.values:q} > {log:q} 2>&1'
 
 
 def source(stem):
     "A notebook and the modules it imports, as inputs."
-    notebook, *code = [os.path.relpath(p, run.runs_dir(COHORT, PROFILE)) for p in run.notebook_inputs(NOTEBOOKS[stem])]
+    notebook, *code = [os.path.relpath(p, runs_dir(COHORT, PROFILE)) for p in graph.notebook_inputs(NOTEBOOKS[stem])]
     return dict(notebook=notebook, code=code)
 
 
@@ -78,7 +79,7 @@ rule all:
 
 
 rule cohort:
-    input: *map(str, run.study_files(COHORT)), **source("01_cohort")
+    input: *map(str, graph.study_files(COHORT)), **source("01_cohort")
     output: notebook=EXECUTED.format("01_cohort"), rows=rows("01_cohort")
     params: values=parameters("01_cohort")
     log: "logs/01_cohort.log"

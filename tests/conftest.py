@@ -10,15 +10,15 @@ if 'RADGEN_DATA' not in os.environ and BESIDE.is_dir(): os.environ['RADGEN_DATA'
 @pytest.fixture(scope='session')
 def published_folder():
     "The folder of the released files; skips where they are not at hand."
-    from radgen.paths import data_dir
-    from radgen.published import published_available
+    from radgen.core.paths import data_dir
+    from radgen.data.published import published_available
     if not published_available(): pytest.skip('the released data is not at hand: run `radgen fetch published` or set RADGEN_DATA')
     return data_dir('published')
 
 @pytest.fixture(scope='session')
 def published(published_folder):
     "The released cohort."
-    from radgen.published import load_published
+    from radgen.data.published import load_published
     return load_published()
 
 
@@ -36,7 +36,7 @@ class Project:
         for part in ('Snakefile', 'settings.ini', 'requirements.lock'): shutil.copy(ROOT/part, self.root)
 
     def start(self, *args, **kw):
-        return subprocess.Popen([sys.executable, '-m', 'radgen.run', *map(str, args)], cwd=self.root, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kw)
+        return subprocess.Popen([sys.executable, '-m', 'radgen.run.cli', *map(str, args)], cwd=self.root, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kw)
 
     def radgen(self, *args):
         process = self.start(*args)

@@ -2,15 +2,20 @@
 import math
 import numpy as np, pandas as pd, pytest, torch
 from scipy.stats import mannwhitneyu, pearsonr
-from radgen.audit import (CopyAudit, MIN_AUDITED, Null, audit_retrieval, auroc_within, balanced_accuracy, candidates, closest_pairs, confounding, confounding_rows, copies, copy_rows, copy_test, denoising_scores,
-                          diversity_rows, extrapolation, extrapolation_rows, first_place, image_scores, judge_null, mean_r, ms_ssim, n_scales, nearest_training, null_rows, one_a_row, pixel_distances,
-                          precision_recall, precision_recall_rows, probe, probe_rows, retrieval, retrieval_difference, retrieval_rows, sentences, shuffled_gain, shuffled_rows, swap_effects, swap_rows,
-                          usable_classes, utility, utility_rows)
-from radgen.audit_plots import fig_condition_carried, fig_confounding, fig_copies, fig_utility
-from radgen.features import fold_pca, pixel_features
-from radgen.outcomes import DEFAULTS
-from radgen.paths import RadgenError
-from radgen.results import Rows
+from radgen.audit.copying import CopyAudit, closest_pairs, copies, copy_rows, copy_test, nearest_training, pixel_distances
+from radgen.core.results import MIN_AUDITED, Null, null_rows
+from radgen.audit.retrieval import audit_retrieval, candidate_pool, denoising_scores, top1_accuracy, image_scores, retrieval, retrieval_difference, retrieval_rows, permutation_importance, permutation_importance_rows, condition_sensitivity, condition_sensitivity_rows
+from radgen.audit.tstr import auroc_within, tstr, tstr_rows
+from radgen.audit.confounding import balanced_accuracy, confounding, confounding_rows, extrapolation, extrapolation_rows, usable_classes
+from radgen.evaluate.diversity import diversity_rows, ms_ssim, n_scales, precision_recall, precision_recall_rows
+from radgen.report.sentences import judge_null, sentences
+from radgen.audit.probe import mean_r, probe, probe_rows
+from radgen.audit.common import one_a_row
+from radgen.audit.plots import fig_condition_carried, fig_confounding, fig_copies, fig_tstr
+from radgen.evaluate.features import fold_pca, pixel_features
+from radgen.evaluate.outcomes import DEFAULTS
+from radgen.core.paths import RadgenError
+from radgen.core.results import Rows
 
 def some(n=24, k=2, size=8, seed=0, series=1):
     "Random real images, samples, patients and folds over patients."
@@ -66,8 +71,8 @@ def test_a_copier_and_the_mean_image_are_told_apart():
     made = Rows(model='cpdm', role='model', condition='c')
     for protocol, pictures in dict(copier=copy, smooth=mean, honest=samples).items(): copy_rows(made, copies(real, pictures, patients, folds), protocol=protocol, n_boot=200)
     t = made.frame().query("model == 'cpdm'").pivot_table(index='protocol', columns='metric', values='value')
-    assert t.copy_ratio['copier'] == t.copy_gap['copier'] == 0 and t.copy_z['copier'] < -5 and t.copy_p['copier'] == .001
-    assert t.copy_ratio['smooth'] < .9 and t.copy_gap['smooth'] > .9
+    assert t.copy_ratio['copier'] == t.nndr['copier'] == 0 and t.copy_z['copier'] < -5 and t.copy_p['copier'] == .001
+    assert t.copy_ratio['smooth'] < .9 and t.nndr['smooth'] > .9
     assert t.copy_ratio['honest'] == pytest.approx(1, abs=.05) and t.copy_p['honest'] > .01
     said = {p: sentences(made.frame().query('protocol == @p'))[0] for p in ('copier', 'smooth', 'honest')}
     assert 'the model copies' in said['copier'] and 'smoothness, not copying' in said['smooth'] and 'no sign of copying' in said['honest']
@@ -87,16 +92,16 @@ def test_retrieval_is_brute_force():
     s, true = np.round(rng.random((30, 7)), 1), rng.integers(7, size=30)
     s[rng.random(s.shape) < .2] = np.nan
     s[np.arange(30), true] = np.round(rng.random(30), 1)
-    for i, (share, top) in enumerate(zip(retrieval(s, true), first_place(s, true))):
+    for i, (share, top) in enumerate(zip(retrieval(s, true), top1_accuracy(s, true))):
         others = [x for j, x in enumerate(s[i]) if j != true[i] and not np.isnan(x)]
         assert share == pytest.approx(np.mean([(x < s[i, true[i]]) + .5*(x == s[i, true[i]]) for x in others]))
         assert top == pytest.approx(0 if max(others) > s[i, true[i]] else 1/(1 + others.count(s[i, true[i]])))
 
 def test_alone_in_a_fold_is_no_retrieval():
     s = np.array([[.5, np.nan], [np.nan, .1]])
-    assert np.isnan(retrieval(s, [0, 1])).all() and np.isnan(first_place(s, [0, 1])).all()
+    assert np.isnan(retrieval(s, [0, 1])).all() and np.isnan(top1_accuracy(s, [0, 1])).all()
     made = Rows(model='m', role='model')
-    retrieval_rows(made, audit_retrieval(s, candidates(['a', 'b'], [0, 1]), ['a', 'b'], n_permutations=3))
+    retrieval_rows(made, audit_retrieval(s, candidate_pool(['a', 'b'], [0, 1]), ['a', 'b'], n_permutations=3))
     assert set(made.frame().verdict) == {'not estimable: no fold holds two patients out'}
 
 def test_candidates_are_patients_of_the_fold_once():
@@ -116,7 +121,7 @@ def test_oracle_chance_and_one_picture():
 
 def test_retrieval_null_keeps_its_size():
     _, _, patients, folds = some(18, series=2)
-    rivals, p = candidates(patients, folds), []
+    rivals, p = candidate_pool(patients, folds), []
     for seed in range(200):
         rng = np.random.default_rng(seed)
         s = rng.random((36, 1)) + rng.normal(size=18) + .5*rng.normal(size=(18, 18)).repeat(2, axis=0)     # candidates that are favoured by all, siblings alike
@@ -134,7 +139,7 @@ def test_retrieval_difference_is_paired():
 
 @pytest.fixture(scope='module')
 def small_cpdm():
-    from radgen.cpdm import CPDM, CPDMConfig
+    from radgen.models.cpdm import CPDM, CPDMConfig
     return CPDM(CPDMConfig.radgen(3, 8, dim=8, dim_mults=(1, 2), kinds=('a', 'b')), seed=0)
 
 def test_denoising_scores_of_the_real_network(small_cpdm):
@@ -149,10 +154,10 @@ def test_denoising_scores_of_the_real_network(small_cpdm):
 
 def test_denoising_score_is_the_training_loss(small_cpdm):
     "The same times and noises through the library's own loss."
-    from radgen.training import mix
+    from radgen.core.seeds import derive_seed
     rng = np.random.default_rng(3)
     image, z, T = rng.random((1, 8, 8), dtype='float32'), rng.standard_normal((1, 3)).astype('float32'), len(small_cpdm.alphas_cumprod)
-    noise = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(mix(0, 'denoising', 0)))
+    noise = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(derive_seed(0, 'denoising', 0)))
     t = torch.tensor(((np.arange(4) + .5)*T/4).astype(int))
     small_cpdm.eval()
     packed = small_cpdm._packed(torch.from_numpy(z).repeat(4, 1), torch.ones(4), None, torch.zeros(4, 3))
@@ -165,20 +170,20 @@ def test_swap_effect_in_closed_form():
     rng = np.random.default_rng(0)
     n = 8
     condition, noise = np.arange(2*n).reshape(n, 2)[:, :1, None, None]*np.ones((1, 1, 4, 4)), rng.normal(size=(1, 3, 1, 1))*np.ones((1, 1, 4, 4))
-    effects = swap_effects(condition + noise, condition + 5 + noise, list('abcdefgh'))
+    effects = condition_sensitivity(condition + noise, condition + 5 + noise, list('abcdefgh'))
     apart = np.mean([abs(noise[0, i, 0, 0] - noise[0, j, 0, 0]) for i in range(3) for j in range(i)])
     made = Rows(model='m', role='model')
-    swap_rows(made, effects, n_boot=50)
+    condition_sensitivity_rows(made, effects, n_boot=50)
     assert made.frame().value[0] == pytest.approx(5/apart)
 
 def test_shuffled_gain_is_brute_force():
     real, samples, patients, _ = some(10, series=2)
-    errors = shuffled_gain(real, samples, samples[::-1], patients)
+    errors = permutation_importance(real, samples, samples[::-1], patients)
     by_hand = pd.Series([((r - s.mean(0))**2).mean() for r, s in zip(real.astype(float), samples.astype(float))]).groupby(patients).mean()
     assert errors.true.to_numpy() == pytest.approx(by_hand.to_numpy(), rel=1e-5)
     made = Rows(model='m', role='model')
-    shuffled_rows(made, errors, n_boot=50)
-    assert made.frame().query("metric == 'shuffled_gain'").value.iloc[0] == pytest.approx(errors.shuffled.mean() - errors.true.mean())
+    permutation_importance_rows(made, errors, n_boot=50)
+    assert made.frame().query("metric == 'permutation_importance'").value.iloc[0] == pytest.approx(errors.shuffled.mean() - errors.true.mean())
 
 def test_mean_r_is_pearson():
     rng = np.random.default_rng(0)
@@ -213,9 +218,9 @@ def test_taught_and_tested_patients_never_meet():
     y = pd.Series((np.arange(40) % 2).astype(float))
     sibling = {k: {'cpdm': (real[folds != k], patients[folds != k])} for k in (0, 1)}
     sibling[1]['cpdm'] = (real[:11], patients[:11])
-    with pytest.raises(RadgenError, match='cpdm: patient 1 is taught and tested in fold 1'): utility(sibling, real, y, patients, folds)
-    with pytest.raises(RadgenError, match='nothing is taught for fold 1'): utility({0: {'cpdm': (real[folds == 1], patients[folds == 1])}}, real, y, patients, folds)
-    with pytest.raises(RadgenError, match='20 real images, 19 patients'): utility({}, real, y, patients[1:], folds)
+    with pytest.raises(RadgenError, match='cpdm: patient 1 is taught and tested in fold 1'): tstr(sibling, real, y, patients, folds)
+    with pytest.raises(RadgenError, match='nothing is taught for fold 1'): tstr({0: {'cpdm': (real[folds == 1], patients[folds == 1])}}, real, y, patients, folds)
+    with pytest.raises(RadgenError, match='20 real images, 19 patients'): tstr({}, real, y, patients[1:], folds)
 
 def test_a_picture_of_another_fold_teaches_nothing_here():
     "Each fold hands out the tested pictures of the *other* fold, labelled: a classifier of its own fold gains nothing by them."
@@ -226,7 +231,7 @@ def test_a_picture_of_another_fold_teaches_nothing_here():
         images = rng.random((80, 8, 8))
         for label in (0, 1): images[y[lent] == label] = rng.choice(real[(folds != k) & (y[:80] == label)], int((y[lent] == label).sum()))
         return {'cpdm': (images, lent)}
-    found = utility({k: teach(k) for k in (0, 1)}, real, y, patients, folds, null=('cpdm',), n_permutations=19)
+    found = tstr({k: teach(k) for k in (0, 1)}, real, y, patients, folds, null=('cpdm',), n_permutations=19)
     assert .05 < found.nulls['cpdm'].p and abs(found.nulls['cpdm'].observed - .5) < .2
 
 def test_utility_is_that_of_the_field():
@@ -236,7 +241,7 @@ def test_utility_is_that_of_the_field():
     rng = np.random.default_rng(3)
     y = pd.Series((rng.random(120) < .5).astype(float))
     x = rng.random((120, 5, 5)) + .15*y.to_numpy()[:, None, None]
-    found = utility({0: {'cpdm': (x[60:], np.arange(60, 120))}}, x[:60], y, np.arange(60), np.zeros(60, int))
+    found = tstr({0: {'cpdm': (x[60:], np.arange(60, 120))}}, x[:60], y, np.arange(60), np.zeros(60, int))
     steps = fold_pca().fit(pixel_features(x[60:]))
     plain = LogisticRegression(C=DEFAULTS['logistic']['C'], max_iter=5000).fit(steps.transform(pixel_features(x[60:])), y[60:])
     assert auroc_within(found.scores.label, found.scores.cpdm, found.scores.fold) == pytest.approx(roc_auc_score(y[:60], plain.decision_function(steps.transform(pixel_features(x[:60])))), abs=.02)
@@ -250,26 +255,26 @@ def test_utility_roles_and_rare_labels():
     omics = pd.DataFrame(np.c_[y + .1*rng.normal(size=80), rng.normal(size=80)], columns=['a', 'b'])
     taught = {k: {'cpdm': (x[40:], lent), 'cpdm, equal n': (x[40:62], lent[:22]), 'real': (real[folds != k], ids[folds != k]), 'nearest_copy': (real[folds != k].repeat(2, 0), lent),
                   'mean_image': (np.broadcast_to(real.mean(0), real.shape), lent)} for k in (0, 1)}
-    found = utility(taught, real, y, ids, folds, label='l', omics=omics, null=('cpdm',), n_permutations=19)
+    found = tstr(taught, real, y, ids, folds, label='l', omics=omics, null=('cpdm',), n_permutations=19)
     made = Rows()
-    utility_rows(made, found, n_boot=100)
-    utility_rows(made, utility(taught, real, pd.Series(np.where(np.arange(80) < 9, 1., 0.)), ids, folds, label='rare'))
+    tstr_rows(made, found, n_boot=100)
+    tstr_rows(made, tstr(taught, real, pd.Series(np.where(np.arange(80) < 9, 1., 0.)), ids, folds, label='rare'))
     f = made.frame()
-    told = f.query("metric == 'utility_auroc' and label == 'l' and role != 'null'")
-    assert list(zip(told.model, told.role, told.estimator)) == [('cpdm', 'model', 'synthetic on real'), ('cpdm', 'model', 'synthetic on real, equal n'), ('real', 'ceiling', 'real on real'),
-                                                               ('nearest_copy', 'control', 'synthetic on real'), ('mean_image', 'control', 'synthetic on real'), ('omics_direct', 'ceiling', 'omics, no image')]
+    told = f.query("metric == 'tstr_auroc' and label == 'l' and role != 'null'")
+    assert list(zip(told.model, told.role, told.estimator)) == [('cpdm', 'model', 'synthetic on real'), ('cpdm', 'model', 'synthetic on real, equal n'), ('real', 'upper_bound', 'real on real'),
+                                                               ('nearest_copy', 'control', 'synthetic on real'), ('mean_image', 'control', 'synthetic on real'), ('omics_direct', 'upper_bound', 'omics, no image')]
     value = told.set_index('model').value
     assert value.loc['mean_image'] == .5 and value.loc['omics_direct'] > .95 and set(told.n) == {40} and set(told.n_events) == {20}
-    assert f.query("role == 'null'").metric.tolist() == ['utility_auroc', 'utility_auroc_p'] and f.query("metric == 'utility_auroc_p'").value.iloc[0] == .05
+    assert f.query("role == 'null'").metric.tolist() == ['tstr_auroc', 'tstr_auroc_p'] and f.query("metric == 'tstr_auroc_p'").value.iloc[0] == .05
     assert set(f.query("label == 'rare'").verdict) == {'not estimable: 9 patients in the smaller class of 40, 10 needed'}
-    gain = f.query("metric == 'utility_gain' and label == 'l'")
+    gain = f.query("metric == 'tstr_gain' and label == 'l'")
     assert len(gain) == 1 and gain.value.iloc[0] == pytest.approx(value['cpdm'].iloc[0] - value['nearest_copy'])
     assert found.taught.query("source == 'cpdm, equal n'").patients.tolist() == [22, 22]
 
 def test_unknown_labels_take_no_part_and_few_teach_nothing():
     rng = np.random.default_rng(0)
     y = pd.Series(np.r_[np.repeat([0., 1.], 12), [np.nan]*6, np.repeat([0., 1.], [30, 4]), [np.nan]*6])
-    found = utility({0: {'cpdm': (rng.random((40, 4, 4)), np.arange(30, 70))}}, rng.random((30, 4, 4)), y, np.arange(30), np.zeros(30, int))
+    found = tstr({0: {'cpdm': (rng.random((40, 4, 4)), np.arange(30, 70))}}, rng.random((30, 4, 4)), y, np.arange(30), np.zeros(30, int))
     assert list(found.scores.index) == list(range(24)) and list(found.scores) == ['label', 'fold']
     assert found.verdicts == {'cpdm': 'not estimable: 4 patients in the smaller class to learn from, 5 needed'} and found.taught.patients.tolist() == [34]
 
@@ -292,7 +297,7 @@ def test_siblings_do_not_leak_and_the_null_keeps_them_together():
     assert len(found.frame) == 30 and abs(found.null.observed - .5) < .3 and found.null.p > .05
     assert balanced_accuracy(found.frame.truth, found.frame.truth) == 1
     one = confounding(x, ['a']*90, who, n_permutations=3)
-    made = Rows(role='floor', model='real')
+    made = Rows(role='reference', model='real')
     confounding_rows(made, one, extractor='image')
     assert made.frame().verdict.tolist() == ['not estimable: 1 classes with 5 patients or more, 2 needed']
 
@@ -319,7 +324,7 @@ def test_far_patients_are_beyond():
     assert f.query("metric == 'extrapolation' and role == 'model'").value.iloc[0] == 1 and f.query("metric == 'extrapolation_p'").value.iloc[0] < 1e-6
 
 def test_ms_ssim_is_the_published_one_where_all_scales_fit():
-    from radgen.fidelity import torchmetrics_parts
+    from radgen.evaluate.distances import torchmetrics_parts
     torchmetrics_parts()
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as measure
     rng = np.random.default_rng(0)
@@ -345,8 +350,8 @@ def test_too_few_patients_are_said_to_be_too_few():
     folds, made = np.arange(4) % 2, Rows(model='cpdm', role='model')
     copy_rows(made, copies(real, samples, patients, folds))
     retrieval_rows(made, audit_retrieval(*image_scores(real, samples, patients, folds), patients, n_permutations=3))
-    swap_rows(made, swap_effects(samples, samples, patients))
-    shuffled_rows(made, shuffled_gain(real, samples, samples, patients))
+    condition_sensitivity_rows(made, condition_sensitivity(samples, samples, patients))
+    permutation_importance_rows(made, permutation_importance(real, samples, samples, patients))
     diversity_rows(made, real, samples, patients, folds)
     precision_recall_rows(made, real.reshape(4, -1), samples[:, 0].reshape(4, -1), patients)
     x = pd.DataFrame(np.random.default_rng(0).normal(size=(20, 2)), columns=['a', 'b'])
@@ -354,7 +359,7 @@ def test_too_few_patients_are_said_to_be_too_few():
     assert MIN_AUDITED == 5 and all('4 patients, 5 needed' in v or '4 patients, 8 needed' in v or '4 imaged patients' in v for v in made.frame().verdict)
     said = sentences(made.frame())
     assert len(said) >= 4 and all('not estimable' in s for s in said)
-    for f in (fig_condition_carried, fig_utility, fig_confounding): assert f(made.frame()).axes
+    for f in (fig_condition_carried, fig_tstr, fig_confounding): assert f(made.frame()).axes
     assert fig_copies({}, made.frame()).axes
 
 def test_rules():

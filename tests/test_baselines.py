@@ -1,10 +1,11 @@
 "Baselines: trained by the common trainer, drawn from a patient's own randomness, players kept apart, controls fold by fold."
 import dataclasses
 import numpy as np, pandas as pd, pytest, torch
-from radgen.baselines import CGAN, CGANConfig, CVAE, CVAEConfig, fold_controls, mean_image, nearest_copy, released_steps
-from radgen.conditions import ConditionEncoder
-from radgen.paths import RadgenError
-from radgen.training import fit, load_model
+from radgen.models.baselines import CGAN, CGANConfig, CVAE, CVAEConfig, fold_controls, mean_image, nearest_copy, released_cvae_steps
+from radgen.conditions.encoder import ConditionEncoder
+from radgen.core.paths import RadgenError
+from radgen.models.trainer import fit
+from radgen.models.checkpoint import load_model
 
 torch.set_num_threads(1)
 SMALL = dict(n_features=2, image_size=16, dim=8)
@@ -109,7 +110,7 @@ def test_the_released_autoencoder_generates_from_a_black_image():
 def test_the_released_settings():
     config = CVAEConfig.paper(17)
     assert (config.latent, config.zero_image, config.center, config.augment, config.likelihood, config.image_size) == (2, True, False, 0., 'mse', 128)
-    assert released_steps(54, 3) == 70*18 and released_steps(55, 3) == 70*19
+    assert released_cvae_steps(54, 3) == 70*18 and released_cvae_steps(55, 3) == 70*19
     model = CVAE(CVAEConfig.paper(**SMALL))
     model.prepare(torch.rand(5, 16, 16))
     assert not model.mean.any() and model.scale == 1

@@ -3,11 +3,12 @@ import itertools, json
 import numpy as np, pandas as pd, pytest
 from scipy.stats import multivariate_normal
 from sklearn.base import clone
-from radgen.btf import (GENE_SETS, BayesianTensorFactorization, Posterior, annotate, blocks_of, from_flat, gathered, on_scale, sharing, standards, starting_point, tensor)
-from radgen.factorizations import (METHODS, agreement_rows, cohort_tensor, compare_factors, comparison_rows, fitted, held_out_reconstruction, hide, make_factorization, matched, r2_of, recovery, stability)
-from radgen.paths import RadgenError
-from radgen.phantom import make_phantom, multiomic
-from radgen.results import Rows
+from radgen.conditions.btf import GENE_SETS, BayesianTensorFactorization, Posterior, annotate, blocks_of, from_flat, gathered, on_scale, sharing, standards, starting_point, tensor
+from radgen.conditions.factorizations import METHODS, agreement_rows, cohort_tensor, compare_factors, comparison_rows, fitted, held_out_reconstruction, hide, make_factorization, matched, r2_of, recovery, stability
+from radgen.core.paths import RadgenError
+from radgen.phantom.cohort import make_phantom
+from radgen.phantom.genome import multiomic
+from radgen.core.results import Rows
 
 BTF = BayesianTensorFactorization
 

@@ -3,11 +3,10 @@ import hashlib, http.client, http.server, shutil, threading, time
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlparse
 import numpy as np, pandas as pd, pytest, requests, urllib3
-from radgen import commons
-from radgen.cohort import Ledger
-from radgen.commons import (breast_collections, check_space, choose_series, download_series, download_size, find_series, list_files, mr_series, query_index,
-                            released_series, series_kind, series_plane)
-from radgen.paths import RadgenError, data_dir
+from radgen.data import commons
+from radgen.data.cohort import Ledger
+from radgen.data.commons import breast_collections, check_space, choose_series, download_series, download_size, find_series, list_files, mr_series, query_index, released_series, series_kind, series_plane
+from radgen.core.paths import RadgenError, data_dir
 
 def one_line(error, *parts):
     "The message is one line and says all the parts."
@@ -253,7 +252,7 @@ def test_whatever_breaks_the_connection(bucket, tiny, tmp_path, monkeypatch, err
     one_line(e, type(error).__name__, 'run again to resume')
 
 def test_a_scan_passes_over_an_unfinished_series(bucket, tiny, tmp_path):
-    from radgen.projections import scan_folder
+    from radgen.data.projections import scan_folder
     bucket.spoil['prefix1/2.dcm'] = lambda data: data[:-2]
     with pytest.raises(RadgenError): download_series(tiny, tmp_path/'dicom', bucket.url, workers=1, progress=False)
     assert list((tmp_path/'dicom'/'TCGA-AO-0001').rglob('*.dcm')), 'some of it came'

@@ -2,13 +2,12 @@
 import functools, signal, subprocess, sys, time
 import numpy as np, pandas as pd, pytest
 from sklearn.metrics import roc_auc_score
-from radgen import coverage
-from radgen.coverage import (Population, attainable, classifier_targets, concordance_of, coverage_rows, cox_targets, death_pairs, fidelity_coverage, fidelity_repetition, fidelity_targets,
-                             in_pieces, only_simulated, outcome_coverage, outcome_repetition, read_lines, repeat, stand_in_pairs, wilson)
-from radgen.outcomes import fold_table, make_classifier, feature_steps, nested_scores
-from radgen.paths import RadgenError
-from radgen.results import Rows
-from radgen.survival import concordance, concordance_ipcw, cox_oof, ipcw_weights, survival_table
+from radgen.validate import coverage
+from radgen.validate.coverage import Population, attainable, classifier_targets, concordance_of, coverage_rows, cox_targets, death_pairs, fidelity_coverage, fidelity_repetition, fidelity_targets, in_pieces, only_simulated, outcome_coverage, outcome_repetition, read_lines, repeat, stand_in_pairs, wilson
+from radgen.evaluate.outcomes import fold_table, make_classifier, feature_steps, nested_scores
+from radgen.core.paths import RadgenError
+from radgen.core.results import Rows
+from radgen.evaluate.survival import concordance, concordance_ipcw, cox_oof, ipcw_weights, survival_table
 
 TOY = dict(n_patients=90, n_folds=3, inner_folds=2, n_candidates=2, penalizers=(.1,), n_boot=60, analyses=dict(toy=('logistic', feature_steps())))
 

@@ -3,14 +3,15 @@ import subprocess, sys
 import numpy as np, pandas as pd, pytest
 from scipy.linalg import sqrtm
 from scipy.ndimage import gaussian_filter
-from radgen.baselines import mean_image, nearest_copy
-from radgen.cohort import resize_images
-from radgen.features import Unavailable, cnn_features, fold_pca, radiomics_features
-from radgen.fidelity import (enlarged, estimators, fidelity_rows, floor_rows, frd, frechet_distance, inception_fid, inception_weights, kid, legacy_fid, mse,
-                             real_floor, scale_on, set_rows, ssim)
-from radgen.paths import RadgenError
-from radgen.results import Rows
-from radgen.splits import folds_for, leaked
+from radgen.models.baselines import mean_image, nearest_copy
+from radgen.data.cohort import resize_images
+from radgen.evaluate.features import Unavailable, cnn_features, fold_pca, radiomics_features
+from radgen.evaluate.paired import upsample, estimators, legacy_fid, mse, ssim
+from radgen.evaluate.fidelity import fidelity_rows, reference_rows, set_rows
+from radgen.evaluate.distances import radiomics_frechet, frechet_distance, inception_fid, inception_weights, kid, real_reference, scale_on
+from radgen.core.paths import RadgenError
+from radgen.core.results import Rows
+from radgen.data.splits import folds_for, sibling_in_train
 
 def smooth(n, size=32, seed=0, length=1.5):
     "Random textures in [0, 1]."
@@ -78,8 +79,8 @@ def test_kid_is_unbiased_and_frechet_is_not():
 @pytest.fixture(scope='module')
 def torchmetrics_parts():
     import torch
-    from radgen import fidelity
-    return torch, fidelity.torchmetrics_parts()[0]
+    from radgen.evaluate import distances
+    return torch, distances.torchmetrics_parts()[0]
 
 def ssim_by_definition(a, b, σ=1.5):
     "Wang et al. 2004, equation 13, written out with scipy."
@@ -110,7 +111,7 @@ def test_inception_without_weights_is_unavailable(tmp_path, monkeypatch):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     with pytest.raises(Unavailable, match='Inception weights'): inception_weights(download=False)
     with pytest.raises(Unavailable, match='Inception weights'): inception_fid(smooth(3), smooth(3), download=False)
-    monkeypatch.setattr('radgen.fidelity.INCEPTION_URL', 'http://127.0.0.1:9/none')
+    monkeypatch.setattr('radgen.evaluate.distances.INCEPTION_URL', 'http://127.0.0.1:9/none')
     with pytest.raises(Unavailable, match='cannot be downloaded'): inception_weights(timeout=2)
     assert not list(tmp_path.rglob('*.p*'))
 
@@ -155,19 +156,19 @@ def toy():
 
 def test_fidelity_rows_are_complete(toy):
     side = np.arange(24) < 14
-    frame = fidelity_rows(Rows(cohort='toy', condition='multiomic', protocol='paper'), leaked=side, **toy).frame()
-    assert set(frame.subset) == {'all', 'leaked', 'unleaked'} and set(frame.protocol) == {'paper'}
+    frame = fidelity_rows(Rows(cohort='toy', condition='multiomic', protocol='paper'), sibling=side, **toy).frame()
+    assert set(frame.subset) == {'all', 'sibling', 'no_sibling'} and set(frame.protocol) == {'paper'}
     ok = frame[frame.verdict == 'ok']
     assert ((ok.ci_low <= ok.value + 1e-9) & (ok.value <= ok.ci_high + 1e-9)).all()
-    for model, role in {'cpdm': 'model', 'mean_image': 'control', 'nearest_copy': 'control', 'real': 'floor'}.items():
+    for model, role in {'cpdm': 'model', 'mean_image': 'control', 'nearest_copy': 'control', 'real': 'reference'}.items():
         part = ok[(ok.model == model) & (ok.subset == 'all') & (ok.estimator == 'single')]
-        assert set(part.role) == {role} and set(part.metric) == {'mse', 'ssim', 'legacy_fid_ratio', 'kid', 'frd'} and part.image_size.eq(32).all()
+        assert set(part.role) == {role} and set(part.metric) == {'mse', 'ssim', 'legacy_fid_ratio', 'kid', 'radiomics_frechet'} and part.image_size.eq(32).all()
     assert set(ok[ok.model == 'cpdm'].estimator) == {'single', 'mean', 'best'}
     assert set(frame.model) == {'cpdm', 'mean_image', 'nearest_copy', 'real'}          # a model that is not in the run has no rows
     assert not frame.duplicated(['model', 'metric', 'estimator', 'subset']).any()
     value = ok.set_index(['model', 'metric', 'estimator', 'subset']).value
     single = estimators(mse, toy['real'], toy['samples']['cpdm'])['single']
-    assert value['cpdm', 'mse', 'single', 'leaked'] == pytest.approx(single[side].mean())
+    assert value['cpdm', 'mse', 'single', 'sibling'] == pytest.approx(single[side].mean())
     assert value['mean_image', 'legacy_fid_ratio', 'single', 'all'] == pytest.approx(1)
 
 def test_fidelity_rows_repeat_themselves(toy):
@@ -178,15 +179,15 @@ def test_legacy_fid_is_quoted_at_128_px_only(toy):
     frame = fidelity_rows(Rows(), **toy).frame()
     assert not ((frame.metric == 'legacy_fid') & (frame.verdict == 'ok')).any()
     large = smooth(4, 128)
-    frame = floor_rows(Rows(), large, pd.DataFrame(large.reshape(4, -1)[:, :50]), list('abcd'), n_splits=2).frame()
+    frame = reference_rows(Rows(), large, pd.DataFrame(large.reshape(4, -1)[:, :50]), list('abcd'), n_splits=2).frame()
     assert ((frame.metric == 'legacy_fid') & (frame.verdict == 'ok')).sum() == 1
 
 def test_a_copy_of_the_real_set_does_not_score_better_than_an_unrelated_real_half(toy):
-    "FRD of model and floor use the same halves: a model that returns the real images themselves gets the floor, not zero."
+    "FRD of model and reference use the same halves: a model that returns the real images themselves gets the reference, not zero."
     features = radiomics_features(toy['real'])
     mine = set_rows(Rows(), features, features, toy['patients'], n_splits=5, role='model', model='itself').frame().set_index('metric')
-    floor = floor_rows(Rows(), toy['real'], features, toy['patients'], n_splits=5).frame().set_index('metric')
-    assert mine.value['frd'] == pytest.approx(floor.value['frd'], rel=1e-6)
+    reference = reference_rows(Rows(), toy['real'], features, toy['patients'], n_splits=5).frame().set_index('metric')
+    assert mine.value['radiomics_frechet'] == pytest.approx(reference.value['radiomics_frechet'], rel=1e-6)
 
 def test_too_few_patients_are_not_estimable(toy):
     few = toy | dict(real=toy['real'][:4], patients=toy['patients'][:4], samples={'cpdm': toy['samples']['cpdm'][:4]}, controls={k: v[:4] for k, v in toy['controls'].items()})
@@ -194,10 +195,10 @@ def test_too_few_patients_are_not_estimable(toy):
     assert frame.verdict.str.startswith('not estimable').all() and frame.value.isna().all()
 
 def test_a_collapsed_model_is_reported(toy):
-    "Black images have finite distances, far above the floor."
+    "Black images have finite distances, far above the reference."
     frame = fidelity_rows(Rows(), **toy | dict(samples={'cpdm': np.zeros((24, 1, 32, 32))})).frame()
     of = frame[(frame.subset == 'all') & (frame.estimator == 'single') & (frame.verdict == 'ok')].set_index(['model', 'metric']).value
-    assert of['cpdm', 'kid'] > 10*abs(of['real', 'kid']) and of['cpdm', 'frd'] > of['real', 'frd'] and of['cpdm', 'mse'] > of['mean_image', 'mse']
+    assert of['cpdm', 'kid'] > 10*abs(of['real', 'kid']) and of['cpdm', 'radiomics_frechet'] > of['real', 'radiomics_frechet'] and of['cpdm', 'mse'] > of['mean_image', 'mse']
 
 def test_wrong_shapes_name_the_model(toy):
     with pytest.raises(RadgenError, match='nearest_copy'): fidelity_rows(Rows(), **toy | dict(controls={'nearest_copy': toy['real'][:5]}))
@@ -207,13 +208,13 @@ def test_floor_never_has_a_patient_on_both_sides():
     def apart(i, j):
         assert not set(patients[i]) & set(patients[j]) and len(i) + len(j) == len(patients)
         return 0.
-    assert real_floor(np.arange(15), patients, apart).n_boot_used == 20
-    assert np.isnan(real_floor(np.arange(6), patients[:6], apart).value)
+    assert real_reference(np.arange(15), patients, apart).n_boot_used == 20
+    assert np.isnan(real_reference(np.arange(6), patients[:6], apart).value)
 
 def test_frd_grows_with_blur():
     x = smooth(30, 32, 0, length=1)
     tables = [radiomics_features(np.stack([gaussian_filter(i, s) for i in x])) for s in (0, .7, 2)]
-    assert 0 == pytest.approx(frd(tables[0], tables[0]), abs=1e-8) and frd(tables[0], tables[1]) < frd(tables[0], tables[2])
+    assert 0 == pytest.approx(radiomics_frechet(tables[0], tables[0]), abs=1e-8) and radiomics_frechet(tables[0], tables[1]) < radiomics_frechet(tables[0], tables[2])
 
 # at the released size
 
@@ -229,16 +230,16 @@ def pair(toy):
 def test_native_rows_are_told_apart_by_size(pair):
     small, native = pair
     side = np.arange(24) < 14
-    frame = fidelity_rows(Rows(image_size=32, protocol='paper'), leaked=side, **small, **native).frame()
-    pd.testing.assert_frame_equal(frame[frame.image_size == 32].reset_index(drop=True), fidelity_rows(Rows(image_size=32, protocol='paper'), leaked=side, **small).frame())   # the others are what they were
+    frame = fidelity_rows(Rows(image_size=32, protocol='paper'), sibling=side, **small, **native).frame()
+    pd.testing.assert_frame_equal(frame[frame.image_size == 32].reset_index(drop=True), fidelity_rows(Rows(image_size=32, protocol='paper'), sibling=side, **small).frame())   # the others are what they were
     large = frame[frame.image_size == 128]
-    assert set(frame.image_size) == {32, 128} and set(large.metric) == {'mse', 'ssim', 'legacy_fid', 'legacy_fid_ratio'} and set(large.subset) == {'all', 'leaked', 'unleaked'}
+    assert set(frame.image_size) == {32, 128} and set(large.metric) == {'mse', 'ssim', 'legacy_fid', 'legacy_fid_ratio'} and set(large.subset) == {'all', 'sibling', 'no_sibling'}
     assert set(large.model) == {'cpdm', 'cvae', 'mean_image', 'nearest_copy', 'real', 'resized'} and not frame.duplicated(['model', 'metric', 'estimator', 'subset', 'image_size']).any()
     value = large.set_index(['model', 'metric', 'estimator', 'subset']).value
-    mine = estimators(mse, native['native'], enlarged(small['samples']['cpdm']))
-    for e, v in mine.items(): assert value['cpdm', 'mse', e, 'unleaked'] == pytest.approx(v[~side].mean())
+    mine = estimators(mse, native['native'], upsample(small['samples']['cpdm']))
+    for e, v in mine.items(): assert value['cpdm', 'mse', e, 'no_sibling'] == pytest.approx(v[~side].mean())
     for c, stack in native['native_controls'].items(): assert value[c, 'legacy_fid', 'single', 'all'] == pytest.approx(legacy_fid(native['native'], stack).mean())   # as released, not resized
-    assert value['resized', 'mse', 'single', 'all'] == pytest.approx(mse(native['native'], enlarged(resize_images(native['native'], 32))).mean())
+    assert value['resized', 'mse', 'single', 'all'] == pytest.approx(mse(native['native'], upsample(resize_images(native['native'], 32))).mean())
     assert value['cpdm', 'legacy_fid_ratio', 'single', 'all'] == pytest.approx(value['cpdm', 'legacy_fid', 'single', 'all']/value['mean_image', 'legacy_fid', 'single', 'all'])
 
 def test_nothing_is_doubled_at_the_released_size(pair):
@@ -261,7 +262,7 @@ def test_bicubic_brings_back_more_than_bilinear(published, size):
     "Why samples are enlarged by bicubic interpolation: nearer to the projections as released, by each error."
     x = published.images
     down = resize_images(x, size)
-    for metric, sign in ((mse, 1), (legacy_fid, 1), (ssim, -1)): assert sign*metric(x, enlarged(down)).mean() < sign*metric(x, resize_images(down, 128)).mean()
+    for metric, sign in ((mse, 1), (legacy_fid, 1), (ssim, -1)): assert sign*metric(x, upsample(down)).mean() < sign*metric(x, resize_images(down, 128)).mean()
 
 # the controls on the released images
 
@@ -282,7 +283,7 @@ def copied(released, protocol, n_folds, seed):
         train, test = np.flatnonzero(folds != k), np.flatnonzero(folds == k)
         source[test] = train[nearest_copy(images[train], conditions[train], patients[train], conditions[test], seed=1000*seed + k)[1]]
     assert (source != np.arange(len(images))).all()
-    assert ((patients[source] == patients) == leaked(folds, series)).all()
+    assert ((patients[source] == patients) == sibling_in_train(folds, series)).all()
     return source
 
 @pytest.mark.parametrize('protocol', PUBLISHED)

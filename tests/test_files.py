@@ -4,12 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, yaml
 from PIL import Image
-from radgen.paths import RadgenError, data_dir
-from radgen.cohort import resize_images
-from radgen.conditions import ConditionEncoder
-from radgen.files import check, load_files, resolve, squared, what_there_is, write_files
+from radgen.core.paths import RadgenError, data_dir
+from radgen.data.cohort import resize_images
+from radgen.conditions.encoder import ConditionEncoder
+from radgen.data.files import check, load_files, scan_manifest, write_files
+from radgen.data.manifest import resolve
+from radgen.data.images import pad_to_square
 from radgen.load import load_cohort
-from radgen.phantom import make_phantom
+from radgen.phantom.cohort import make_phantom
 
 CHR17P = Path(__file__).resolve().parents[1]/'config'/'cohorts'/'chr17p.yaml'
 
@@ -93,17 +95,17 @@ def test_variables(manifest, monkeypatch):
     assert resolve('${RADGEN_DATA}/x', Path('.')) == data_dir('x')
 
 def test_what_there_is(phantom, manifest):
-    there = what_there_is(manifest)
+    there = scan_manifest(manifest)
     assert (there.name, there.conditions, there.labels) == ('phantom', ['multiomic', 'expression'], list(phantom.labels))
     assert len(there.files) == 7 + len(phantom.series) and all(f.exists() for f in there.files)
-    there = what_there_is(edit(manifest, name=None, omics={'cnv': 'none.csv'}, labels='published', images=None))
+    there = scan_manifest(edit(manifest, name=None, omics={'cnv': 'none.csv'}, labels='published', images=None))
     assert (there.name, there.conditions, there.labels, len(there.files)) == ('manifest', [], [], 3)
 
 def test_all_that_a_study_reads_is_named(manifest):
     (manifest.parent/'genes.txt').write_text('ESR1')
     (manifest.parent/'mri'/'s').mkdir(parents=True)
     for name in 'b.dcm', 'a.dcm': (manifest.parent/'mri'/'s'/name).write_text('')
-    there = what_there_is(edit(manifest, images=None, dicom='mri', labels={'file': 'labels.csv', 'columns': {'site': 'site'}}, conditions={'expression': {'genes': 'genes.txt'}, 'multiomic': {'genes': 'shared'}}))
+    there = scan_manifest(edit(manifest, images=None, dicom='mri', labels={'file': 'labels.csv', 'columns': {'site': 'site'}}, conditions={'expression': {'genes': 'genes.txt'}, 'multiomic': {'genes': 'shared'}}))
     assert [f.name for f in there.files[-3:]] == ['a.dcm', 'b.dcm', 'genes.txt'] and all(f.is_file() for f in there.files) and there.labels[0] == 'er'
 
 def test_parts_that_are_not_there_are_not_written(phantom, tmp_path):
@@ -266,7 +268,7 @@ def test_columns_by_other_names(phantom, manifest):
     for more, labels in ({}, list(phantom.labels)), ({'oestrogen': 'er'}, ['oestrogen']):
         edit(manifest, labels={'file': 'labels.csv', 'columns': {**names, **more}})
         cohort = load_files(manifest)
-        assert set(cohort.patients.site) == set(cohort.series.site) == {'east'} and list(cohort.labels) == labels == what_there_is(manifest).labels
+        assert set(cohort.patients.site) == set(cohort.series.site) == {'east'} and list(cohort.labels) == labels == scan_manifest(manifest).labels
     fails(edit(manifest, labels={'file': 'labels.csv', 'columns': {**names, 'er': 'pr'}}), 'labels.csv', "also a column 'er'")
     fails(edit(manifest, labels={'file': 'labels.csv', 'columns': {**names, 'a': 'er', 'b': 'er'}}), "'er' is asked for as a and b")
     (manifest.parent/'labels.csv.gz').write_bytes(gzip.compress(text.encode())[:-8] + bytes(8))
@@ -345,7 +347,7 @@ def test_bad_tables_of_pictures(manifest):
         table(manifest, 'pictures.csv', change)
         fails(manifest, 'pictures.csv', *parts)
 
-def test_padding(): assert squared(np.ones((2, 5))).sum() == 10 and squared(np.ones((2, 5))).shape == (5, 5) and squared(np.ones((2, 5)))[1].all()
+def test_padding(): assert pad_to_square(np.ones((2, 5))).sum() == 10 and pad_to_square(np.ones((2, 5))).shape == (5, 5) and pad_to_square(np.ones((2, 5)))[1].all()
 
 def test_pictures_without_names_or_kinds(phantom, manifest):
     table(manifest, 'pictures.csv', lambda t: t[['patient_id', 'file']])
@@ -398,14 +400,14 @@ def test_dicom_folder_that_is_not_there(manifest): fails(edit(manifest, images=N
 @pytest.fixture
 def mri(phantom, manifest, monkeypatch, tmp_path):
     "A manifest with a folder of two patients' DICOM series in place of pictures."
-    from radgen.dicom_phantom import breast, plane_grid, write_series
+    from radgen.phantom.dicom import breast, plane_grid, write_series
     monkeypatch.setenv('RADGEN_HOME', str(tmp_path))
     grid = plane_grid('sagittal', pixel=4., slice_mm=8.)
     for k, patient in enumerate(phantom.imaged[:2]): write_series(breast(*grid.points()), grid, manifest.parent/'mri'/f's{k}', uid=f'1.2.3.{k}', PatientID=patient)
     return edit(manifest, images=None, dicom='mri')
 
 def test_dicom_series_become_images(phantom, mri):
-    from radgen.projections import read_series, sagittal_projection
+    from radgen.data.projections import read_series, sagittal_projection
     cohort = load_files(mri, image_size=32)
     assert cohort.images.shape == (2, 32, 32) and cohort.series.patient_id.tolist() == list(phantom.imaged[:2])
     np.testing.assert_allclose(cohort.images[0], sagittal_projection(read_series(mri.parent/'mri'/'s0'), 32), atol=1/255)
@@ -413,7 +415,7 @@ def test_dicom_series_become_images(phantom, mri):
     assert {'1.2.3.0', '1.2.3.1'} <= set(cohort.ledger.item[cohort.ledger.source == 'mri: series'])
 
 def test_kinds_and_phases_of_dicom_series(phantom, mri):
-    from radgen.dicom_phantom import breast, plane_grid, write_series
+    from radgen.phantom.dicom import breast, plane_grid, write_series
     grid, patient = plane_grid('sagittal', pixel=4., slice_mm=8.), phantom.imaged[2]
     x = breast(*grid.points())
     for p in range(2):

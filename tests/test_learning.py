@@ -1,17 +1,17 @@
 """The learning curve: test patients never train, smaller trainings are parts of larger ones, finished points stay, known answers are found."""
 import dataclasses
 import numpy as np, pandas as pd, pytest, torch
-from radgen import learning
-from radgen.audit import utility
-from radgen.conditions import ConditionEncoder
-from radgen.learning import Point, control_images, learning_cohort, learning_curve, learning_point, learning_points, lessons, picture_rows
-from radgen.outcomes import auroc
-from radgen.paths import RadgenError
-from radgen.results import Rows
+from radgen.validate import learning
+from radgen.audit.tstr import tstr
+from radgen.conditions.encoder import ConditionEncoder
+from radgen.validate.learning import Point, control_images, learning_cohort, learning_curve, learning_point, learning_points, training_sets, image_rows
+from radgen.evaluate.scores import auroc
+from radgen.core.paths import RadgenError
+from radgen.core.results import Rows
 
 torch.set_num_threads(1)
 SMALL = dict(n_train=10, n_test=8, n_unpaired=30, image_size=16, n_genes=60)
-TINY = dict(n_components=3, patch=1, dim=8, dim_mults=(1, 2), steps=3, batch_size=4, ema_decay=.9, precision='fp32', n_samples=2, sampler='ddim', denoising_steps=2, frd_components=1, n_boot=40, n_splits=2, progress=False)
+TINY = dict(n_components=3, patch=1, dim=8, dim_mults=(1, 2), steps=3, batch_size=4, ema_decay=.9, precision='fp32', n_samples=2, sampler='ddim', denoising_steps=2, frechet_components=1, n_boot=40, n_splits=2, progress=False)
 
 
 @pytest.fixture(scope='module')
@@ -54,7 +54,7 @@ def test_known_answers(data):
     own = np.stack([real[who == w].mean(0) for w in who])                                     # an oracle: the mean of the patient's own images
     wrong = np.stack([real[who == np.roll(data.test, 1)[data.test.get_loc(w)]].mean(0) for w in who])
     rows = Rows()
-    picture_rows(rows, real, who, dict(oracle=own, wrong=wrong, **control_images(data, 10, encoder, who)), dict(oracle='model', wrong='model', mean_image='control', nearest_copy='control'), frd_components=1, n_boot=40, n_splits=2)
+    image_rows(rows, real, who, dict(oracle=own, wrong=wrong, **control_images(data, 10, encoder, who)), dict(oracle='model', wrong='model', mean_image='control', nearest_copy='control'), frechet_components=1, n_boot=40, n_splits=2)
     t = rows.frame().pivot_table(index='model', columns='metric', values='value')
     assert t.retrieval['oracle'] > .85 and t.retrieval['wrong'] < .65 and t.retrieval['mean_image'] == .5
     assert t.mse_ratio['oracle'] < .8 < 1 < t.mse_ratio['wrong'] and 'mean_image' not in t.mse_ratio.dropna()
@@ -69,7 +69,7 @@ def test_use_is_learned_from_the_patients_it_says():
     wide = dataclasses.replace(wide, images=told)
     plain, at = np.broadcast_to(told.mean(0), (60, 16, 16)), wide.rows(wide.test)
     def used(data, n):
-        found = utility(lessons(data, dict(cpdm=plain), n), data.images[at], data.labels.er, data.series.patient_id.to_numpy()[at], np.zeros(len(at), int), omics=data.given, condition='multiomic', n_components=4)
+        found = tstr(training_sets(data, dict(cpdm=plain), n), data.images[at], data.labels.er, data.series.patient_id.to_numpy()[at], np.zeros(len(at), int), omics=data.given, condition='multiomic', n_components=4)
         return found.scores, found.verdicts
     t, _ = used(wide, 60)
     assert auroc(t.label, t.real) > .95 and auroc(t.label, t.cpdm) == .5 and auroc(t.label, t.omics_direct) > .8

@@ -1,9 +1,9 @@
 "Omics tables: layouts, samples, genes, scales, bad input, and the real tables where they are at hand."
 import gzip
 import numpy as np, pandas as pd, pytest
-from radgen.paths import RadgenError, data_dir
-from radgen.cohort import Ledger
-from radgen.omics import choose_genes, check_scale, linear_expression, read_matrix, read_omics, read_text, sample_fields, tidy_omics
+from radgen.core.paths import RadgenError, data_dir
+from radgen.data.cohort import Ledger
+from radgen.data.omics import choose_genes, check_scale, linear_expression, read_matrix, read_omics, read_text, sample_fields, tidy_omics
 
 IDS = ['TCGA-AO-A03M-01', 'TCGA-AO-A0JI-01', 'TCGA-A7-A0DB-01']
 GENES = ['ESR1', 'GATA3', 'TP53', 'CDH1']

@@ -2,12 +2,12 @@
 import numpy as np, pandas as pd, pytest
 from sklearn.decomposition import PCA
 from sklearn.metrics import average_precision_score, roc_auc_score
-from radgen.outcomes import (OmicsStep, ScoreTable, auprc, auroc, classification_rows, curves, fold_table, label_permutation_null, nested_scores, null_rows,
-                             omic_clusters, omics_direct, shap_summary)
-from radgen.paths import RadgenError
-from radgen.published import load_published, published_available
-from radgen.results import MIN_CLASS, Rows, patient_bootstrap
-from radgen.splits import table_folds
+from radgen.evaluate.outcomes import OmicsStep, ScoreTable, classification_rows, curves, fold_table, label_permutation_null, nested_scores, permutation_null_rows, omic_clusters, omics_direct, shap_summary
+from radgen.evaluate.scores import auprc, auroc
+from radgen.core.paths import RadgenError
+from radgen.data.published import load_published, published_available
+from radgen.core.results import MIN_CLASS, Rows, patient_bootstrap
+from radgen.data.splits import table_folds
 
 needs_data = pytest.mark.skipif(not published_available(), reason='the released data is not in the cache (RADGEN_DATA)')
 
@@ -122,7 +122,7 @@ def test_too_few_is_a_verdict_and_never_an_exception():
         assert isinstance(s, ScoreTable) and s.verdict.startswith('not estimable') and s.frame.score.isna().all()
         assert np.isnan(s.auroc()) and curves(s).empty
         classification_rows(rows, s)
-        null_rows(rows, label_permutation_null(X, labels, p))
+        permutation_null_rows(rows, label_permutation_null(X, labels, p))
         assert shap_summary(X, labels, p).verdict.startswith('not estimable')
     frame = rows.frame()
     assert frame.value.isna().all() and frame.verdict.str.startswith('not estimable: ').all()
@@ -139,7 +139,7 @@ def test_rows_say_what_was_measured():
     assert (frame.n == 116).all() and (frame.n_events == 44).all() and (frame.n_folds == 5).all()
     main = frame.loc[('auroc', 'model', 'test')]
     assert main.ci_low < main.value < main.ci_high and main.value == pytest.approx(s.auroc())
-    assert frame.loc[('auprc', 'floor', 'test')].value == pytest.approx(44/116)
+    assert frame.loc[('auprc', 'reference', 'test')].value == pytest.approx(44/116)
     assert frame.loc[('auroc', 'model', 'train')].value > main.value
 
 

@@ -68,8 +68,8 @@ def edit(path, old, new):
 @pytest.mark.parametrize('file, old, new, stems', [
     ('nbs/paper/04_fidelity.ipynb', '# 4. Image fidelity', '# 4. Fidelity', {'04_fidelity', '08_scorecard'}),
     ('nbs/paper/02_train.ipynb', '# 2. Training', '# 2. Fitting', {'02_train', '03_generate', '04_fidelity', '05_outcomes', '06_survival', '07a_audit', '08_scorecard'}),
-    ('radgen/survival.py', 'import', '# edited\nimport', {'06_survival', '08_scorecard'}),
-    ('radgen/run.py', 'import', '# edited\nimport', set()),
+    ('radgen/evaluate/survival.py', 'import', '# edited\nimport', {'06_survival', '08_scorecard'}),
+    ('radgen/run/cli.py', 'import', '# edited\nimport', set()),
     ('config/smoke.yaml', 'penalizers: [0.1, 1.0]', 'penalizers: [0.1, 2.0]', {'06_survival', '08_scorecard'}),
     ('config/smoke.yaml', '# Seconds', '# Few seconds', set())], ids=['notebook', 'early notebook', 'module', 'runner', 'parameter', 'comment'])
 def test_only_what_depends_on_an_edit_runs(project, file, old, new, stems):

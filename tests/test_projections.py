@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np, pandas as pd, pydicom, pytest
 
-from radgen import projections
-from radgen.dicom_phantom import SYNTAXES, breast, known_projection, plane_grid, write_series
-from radgen.paths import RadgenError
-from radgen.projections import (file_ledger, project_folder, quality, quality_flags, read_phases, read_projection, read_series, sagittal_projection, scan_folder, series_in, split_sides, to_sagittal)
+from radgen.data import projections
+from radgen.phantom.dicom import SYNTAXES, breast, known_projection, plane_grid, write_series
+from radgen.core.paths import RadgenError
+from radgen.data.projections import file_ledger, project_folder, quality, quality_flags, read_phases, read_projection, read_series, sagittal_projection, scan_folder, series_in, split_sides, to_sagittal
 
 COARSE = dict(pixel=4., slice_mm=4.)
 def volume(grid, sides=('left',)): return breast(*grid.points(), sides)
@@ -288,7 +288,7 @@ def test_ledger_and_dates(archive):
 
 
 def test_quality_page(tmp_path):
-    from radgen.quality import quality_page
+    from radgen.data.quality import quality_page
     write(tmp_path, SeriesDescription='scout', skip=(8,))
     v = read_series(tmp_path)
     fig = quality_page(v)
@@ -304,19 +304,19 @@ def test_options_that_are_wrong(tmp_path, options, words):
 
 
 def test_the_command_projects_a_folder_and_draws_pages(tmp_path, capsys):
-    from radgen import run
-    from radgen.dicom_phantom import breast, plane_grid, write_series
+    from radgen.run import cli
+    from radgen.phantom.dicom import breast, plane_grid, write_series
     grid = plane_grid(pixel=4., slice_mm=4.)
     write_series(breast(*grid.points()), grid, tmp_path/'mri'/'a', SeriesDescription='SAG T1')
     write_series(breast(*grid.points()), grid, tmp_path/'mri'/'b', SeriesDescription='localizer')
     (tmp_path/'mri'/'notes.txt').write_text('no picture')
-    assert run.main(['project', str(tmp_path/'mri'), str(tmp_path/'out'), '--size', '32']) == 0
+    assert cli.main(['project', str(tmp_path/'mri'), str(tmp_path/'out'), '--size', '32']) == 0
     out = capsys.readouterr().out
     assert '2 projections of' in out and '1 flagged' in out
     assert len(list((tmp_path/'out'/'pages').glob('*.png'))) == 2
     (tmp_path/'none').mkdir()
     for args, complaint in ((['project', str(tmp_path/'none'), str(tmp_path/'x')], 'none'), (['project', str(tmp_path/'mri'), str(tmp_path/'y'), '--reduce', 'median'], 'median')):
         capsys.readouterr()
-        assert run.main(args) == 2
+        assert cli.main(args) == 2
         err = capsys.readouterr().err
         assert complaint in err.splitlines()[-1] and err.splitlines()[-1].startswith('radgen: ')

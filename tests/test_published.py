@@ -5,8 +5,8 @@ from pathlib import Path
 from urllib.parse import unquote
 import numpy as np, pandas as pd, pytest
 from PIL import Image
-from radgen.paths import RadgenError, data_dir, sha256
-from radgen.published import BASE_URL, BTF, GENES, KIND_OF, MEMBERS, REGISTRY, fetch, load_published, missing_files, published_available
+from radgen.core.paths import RadgenError, data_dir, sha256
+from radgen.data.published import BASE_URL, BTF, GENES, KIND_OF, MEMBERS, REGISTRY, fetch, load_published, missing_files, published_available
 
 def one_line(error, *parts):
     "The message is one line and says all the parts."

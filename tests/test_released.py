@@ -1,12 +1,14 @@
 "The released recipe of Chen et al. 2024: its network, its schedule, its defects as switches."
 import dataclasses
 import numpy as np, pandas as pd, pytest, torch
-from radgen.conditions import ConditionEncoder
-from radgen.cpdm import CPDM, CPDMConfig, DEFECTS, MENDED_ELSEWHERE, MENDS, RELEASED, blocks, describe, mend, released_steps
-from radgen.paths import RadgenError
-from radgen.released_unet import ConditionAttention, ReleasedUnet
-from radgen.sampling import generate
-from radgen.training import fit, load_model
+from radgen.conditions.encoder import ConditionEncoder
+from radgen.models.cpdm import CPDM, CPDMConfig, blocks, describe
+from radgen.models.released import KNOWN_ISSUES, FIXED_ELSEWHERE, FIXES, RELEASED, apply_fix, released_steps
+from radgen.core.paths import RadgenError
+from radgen.models.released_unet import ConditionAttention, ReleasedUnet
+from radgen.models.sampling import generate
+from radgen.models.trainer import fit
+from radgen.models.checkpoint import load_model
 
 torch.set_num_threads(1)
 TINY = CPDMConfig.paper(4, 16, dim=8)
@@ -46,7 +48,7 @@ def test_released_softmax_is_uniform_and_adds_one_constant(given):
     assert added.std((2, 3)).max() < 1e-6 < added.std(0).min()                         # over positions, over patients
 
 def test_mended_attention_chooses(given):
-    released, mended = middle(TINY), middle(mend(TINY, 'attention_keys'))
+    released, mended = middle(TINY), middle(apply_fix(TINY, 'attention_keys'))
     mended.load_state_dict(released.state_dict())                                      # only the tokens differ
     weights, added = (getattr(mended, name)(*given).detach() for name in ('weights', 'added'))
     assert weights.shape[3] == 4 and (weights - 1/4).abs().max() > .05
@@ -54,7 +56,7 @@ def test_mended_attention_chooses(given):
     assert not torch.allclose(mended(*given), released(*given), atol=1e-3)
 
 def test_released_queries_and_keys_get_no_gradient(given):
-    for config, learns in ((TINY, False), (mend(TINY, 'attention_keys'), True)):
+    for config, learns in ((TINY, False), (apply_fix(TINY, 'attention_keys'), True)):
         layer = middle(config)
         layer(*given).square().sum().backward()
         ratio = layer.to_k.weight.grad.norm()/layer.to_v.weight.grad.norm()
@@ -69,7 +71,7 @@ def test_condition_enters_in_the_middle_only():
         assert torch.equal(unet(x, t, c), unet(x, t, c + 1))
 
 def test_attention_is_what_its_weights_say(given):
-    for config in (TINY, mend(TINY)):
+    for config in (TINY, apply_fix(TINY)):
         layer = middle(config)
         value = layer.parts(*given)[2]
         by_hand = layer.to_out((layer.weights(*given)@value).transpose(1, 2).flatten(2)).transpose(1, 2).unflatten(2, (4, 4))
@@ -86,7 +88,7 @@ def test_noise_projection_is_the_patients_own():
     assert not torch.allclose(factor[0], factor[1]) and factor.std() > .1
     assert not torch.equal(started, model.starting_noise(noise, c, generators(4)[1:]))
     assert model.starting_noise(noise, c, generators(3)).dtype == noise.dtype
-    assert torch.equal(CPDM(mend(TINY, 'noise_projection')).starting_noise(noise, c, generators(3)), noise)
+    assert torch.equal(CPDM(apply_fix(TINY, 'noise_projection')).starting_noise(noise, c, generators(3)), noise)
 
 @pytest.mark.parametrize('change, named', [
     (dict(network='unet'), 'guidance, released'), (dict(attention_keys='values'), 'repeated, features'), (dict(beta_schedule='exact'), 'linear_released'), (dict(noise_projection=1), 'must be bool'),
@@ -97,13 +99,13 @@ def test_unknown_switch_values_are_refused(change, named):
     assert '\n' not in str(error.value)
 
 def test_mending():
-    assert set(DEFECTS) == {*MENDS, *MENDED_ELSEWHERE}
-    for name, change in MENDS.items():
-        changed = {f for f, v in dataclasses.asdict(mend(TINY, name)).items() if v != getattr(TINY, f)}
+    assert set(KNOWN_ISSUES) == {*FIXES, *FIXED_ELSEWHERE}
+    for name, change in FIXES.items():
+        changed = {f for f, v in dataclasses.asdict(apply_fix(TINY, name)).items() if v != getattr(TINY, f)}
         assert changed == set(change)                                                  # nothing else, and something
-    assert mend(mend(TINY, 'attention_keys'), 'noise_projection') == mend(TINY)
+    assert apply_fix(apply_fix(TINY, 'attention_keys'), 'noise_projection') == apply_fix(TINY)
     for name in ('scaling', 'nothing'):
-        with pytest.raises(RadgenError, match=name): mend(TINY, name)
+        with pytest.raises(RadgenError, match=name): apply_fix(TINY, name)
 
 def test_without_condition_dropout_there_is_no_guidance():
     c, x, t = torch.randn(2, 4), torch.randn(2, 1, 16, 16), torch.tensor([3, 1400])

@@ -6,11 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from radgen import report
-from radgen.checklists import INSTRUMENTS, UNANSWERED, RunFacts, checklist
-from radgen.paths import RadgenError
-from radgen.plots import MODEL_NAMES, MODELS, fig_scorecard, quotable
-from radgen.results import COLUMNS, Rows, write_rows
+from radgen.core import names
+from radgen.report import page, scorecard, tables
+from radgen.report.checklists import INSTRUMENTS, UNANSWERED, RunFacts, checklist
+from radgen.core.paths import RadgenError
+from radgen.core.names import MODEL_NAMES, TRAINED_MODELS
+from radgen.report.scorecard import fig_scorecard
+from radgen.core.rows import quotable
+from radgen.core.results import COLUMNS, Rows, write_rows
 
 CHROMIUM = next((p for p in map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome')) if p), None)
 VOID = {'area', 'base', 'br', 'col', 'embed', 'hr', 'img', 'input', 'link', 'meta', 'source', 'track', 'wbr'}
@@ -24,7 +27,7 @@ def make_rows(cohort='published', image_size=128, **text):
         for protocol in ('paper', 'patient'):
             row = dict(condition=condition, protocol=protocol, image_size=image_size, n=58, n_imaged=28, subset='all', estimator='single')
             for metric, values in dict(legacy_fid=(1.6, 2.0, 2.4, .7), mse=(.017, .019, .021, .01), ssim=(.61, .5, .55, .7), kid=(.05, .1, .04, .0)).items():
-                for (role, model), v in zip((('model', 'cpdm'), ('control', 'mean_image'), ('control', 'nearest_copy'), ('floor', 'real')), values):
+                for (role, model), v in zip((('model', 'cpdm'), ('control', 'mean_image'), ('control', 'nearest_copy'), ('reference', 'real')), values):
                     put(v, abs(v)*.04, metric=metric, role=role, model=model, **row)
             rows.unavailable('its weights are not cached', metric='inception_fid', role='model', model='cpdm', **row)
         row = dict(condition=condition, protocol='patient', subset='test', n=119, n_events=60, label='subgroup')
@@ -32,7 +35,7 @@ def make_rows(cohort='published', image_size=128, **text):
             for extractor, v in (('pixels', .9), ('radiomics', .8)):
                 put(v, .05, metric=metric, role='model', model='cpdm', extractor=extractor, classifier='xgboost', **row)
                 put(.5, .1, metric=metric, role='null', model='cpdm', extractor=extractor, classifier='xgboost', **row)
-            put(.96, .02, metric=metric, role='ceiling', model='omics_direct', extractor='omics', classifier='logistic', **row)
+            put(.96, .02, metric=metric, role='upper_bound', model='omics_direct', extractor='omics', classifier='logistic', **row)
         row = dict(condition=condition, protocol='patient', subset='test', n=28, n_events=0, label='survival', classifier='cox', model='cpdm', extractor='radiomics')
         rows.not_estimable('0 events, 10 needed', metric='concordance', role='model', **row)
     rows.add(metric='patients_generated', value=1063, role='model', model='cpdm', condition='expression', protocol='patient', subset='all')
@@ -47,12 +50,13 @@ def rows(): return make_rows()
 @pytest.fixture(scope='module')
 def page(rows, tmp_path_factory):
     """A page with all tables, one picture and long unbreakable words."""
-    from radgen.plots import fig_fidelity, save_figure
+    from radgen.evaluate.plots import fig_fidelity
+    from radgen.core.style import save_figure
     folder = tmp_path_factory.mktemp('report')
     save_figure(fig_fidelity(rows), 'fidelity', folder, simulated=True)
     facts = dict(cohort='phantom', profile='smoke', simulated=True, provenance=dict(code='c'*200, packages=dict(numpy='x'*300)))
-    made = report.tables(make_rows('phantom'), simulated=True)
-    return report.render_report(make_rows('phantom'), made, report.find_figures(folder), facts, folder/'report.html')
+    made = page.tables(make_rows('phantom'), simulated=True)
+    return page.render_report(make_rows('phantom'), made, page.find_figures(folder), facts, folder/'report.html')
 
 
 # the rule ------------------------------------------------------------------------------------------------------------------------
@@ -81,23 +85,23 @@ RULE = [  # value, low, high, published, control, null, better, verdict, compara
 
 @pytest.mark.parametrize('value,low,high,published,control,null,better,verdict,comparable,expected', RULE)
 def test_conclude(value, low, high, published, control, null, better, verdict, comparable, expected):
-    assert report.conclude(value, low, high, published, control, null, better, verdict, comparable) == expected
+    assert scorecard.conclude(value, low, high, published, control, null, better, verdict, comparable) == expected
 
 
 def test_every_conclusion_is_tried_and_explained():
-    assert {r[-1] for r in RULE} == set(report.CONCLUSIONS) <= set(report.GLOSSARY)
+    assert {r[-1] for r in RULE} == set(scorecard.CONCLUSIONS) <= set(page.GLOSSARY)
 
 
 # tables --------------------------------------------------------------------------------------------------------------------------
 
 def test_tables_are_views_of_rows(rows):
-    made = report.tables(rows)
-    assert list(made) == list(report.TABLES)
+    made = page.tables(rows)
+    assert list(made) == list(page.TABLES)
     two = made['table2_fidelity'].set_index(['model', 'condition', 'protocol'])
     assert two.loc[('CPDM', 'multiomic', 'patient'), 'MSE at 128 px'] == '0.0170 [0.0163, 0.0177]'
     assert two.loc[('CPDM', 'multiomic', 'patient'), 'Inception FID'] == 'unavailable'
     assert 'its weights are not cached' in two.loc[('CPDM', 'multiomic', 'patient'), 'note']
-    for model in MODELS[1:]: assert two.loc[(MODEL_NAMES[model], 'expression', 'paper'), 'note'] == report.NOT_RUN and two.loc[(MODEL_NAMES[model], 'expression', 'paper'), 'KID'] == 'unavailable'
+    for model in TRAINED_MODELS[1:]: assert two.loc[(MODEL_NAMES[model], 'expression', 'paper'), 'note'] == names.NOT_RUN and two.loc[(MODEL_NAMES[model], 'expression', 'paper'), 'KID'] == 'unavailable'
     three = made['table3_classification']
     assert set(three[three.extractor == 'vgg16'].verdict) == {'unavailable: not yet built'}
     assert three.query("extractor == 'radiomics' and condition == 'expression'")[['AUROC', 'AUROC, omics without an image', 'AUROC, permuted labels', 'positives']].values.tolist() == [
@@ -106,49 +110,49 @@ def test_tables_are_views_of_rows(rows):
     assert made['table1_cohort'].set_index('what').loc['patients'].tolist() == ['1,091', '28']
     five = made['table5_single_genomics']
     assert five.query("quantity == 'patients given a generated MRI'")[['multiomic', 'expression']].values.tolist() == [['–', '1,063']]
-    assert (rows.role.isin(['control', 'floor', 'null', 'ceiling'])).sum() == (made['table6_controls'].role != 'model').sum()
+    assert (rows.role.isin(['control', 'reference', 'null', 'upper_bound'])).sum() == (made['table6_controls'].role != 'model').sum()
 
 
 def test_tables_do_not_depend_on_the_order_of_columns_and_survive_csv(tmp_path):
-    from radgen.results import read_rows
+    from radgen.core.results import read_rows
     rows = two_sizes()
     write_rows(rows, tmp_path/'rows.csv')
-    again = report.tables(read_rows(tmp_path/'rows.csv'))
-    for name, table in report.tables(rows[COLUMNS[::-1]]).items(): pd.testing.assert_frame_equal(table, again[name])
-    for path in report.write_tables(again, tmp_path/'tables'): assert len(pd.read_csv(path))
+    again = page.tables(read_rows(tmp_path/'rows.csv'))
+    for name, table in page.tables(rows[COLUMNS[::-1]]).items(): pd.testing.assert_frame_equal(table, again[name])
+    for path in page.write_tables(again, tmp_path/'tables'): assert len(pd.read_csv(path))
 
 
 def test_nothing_run_gives_empty_tables_and_a_page(tmp_path):
     empty = Rows().frame()
-    made = report.tables(empty)
+    made = page.tables(empty)
     assert all(len(t) == 0 for n, t in made.items() if n != 'table7_scorecard')
-    assert {c for k in ('paper', 'patient') for c in made['table7_scorecard'][f'conclusion, {k} protocol']} == {report.NOT_RUN}
-    text = report.render_report(empty, made, {}, dict(cohort='published', profile='smoke'), tmp_path).read_text()
+    assert {c for k in ('paper', 'patient') for c in made['table7_scorecard'][f'conclusion, {k} protocol']} == {names.NOT_RUN}
+    text = page.render_report(empty, made, {}, dict(cohort='published', profile='smoke'), tmp_path).read_text()
     assert 'Nothing published was recomputed in this run.' in text and 'SIMULATED' not in text
 
 
 def test_legacy_fid_is_quoted_at_128_pixels_only(rows):
-    assert not [c for c in report.table_fidelity(make_rows(image_size=64)) if 'legacy FID' in c or '128' in c]
-    assert set(report.scorecard(make_rows(image_size=64)).query("metric == 'legacy_fid'").conclusion) == {'unavailable'}
-    small = report.scorecard(make_rows(image_size=64)).query("metric in ('mse', 'ssim')")
+    assert not [c for c in tables.table_fidelity(make_rows(image_size=64)) if 'legacy FID' in c or '128' in c]
+    assert set(scorecard.scorecard(make_rows(image_size=64)).query("metric == 'legacy_fid'").conclusion) == {'unavailable'}
+    small = scorecard.scorecard(make_rows(image_size=64)).query("metric in ('mse', 'ssim')")
     assert set(small.conclusion) == {'not comparable'} and set(small.why) == {'computed at 64 pixels'}
     ratio = make_rows(image_size=64).replace({'metric': {'legacy_fid': 'legacy_fid_ratio'}})
-    shown = report.table_scorecard(report.scorecard(ratio)).query("quantity == 'legacy FID'")
+    shown = scorecard.table_scorecard(scorecard.scorecard(ratio)).query("quantity == 'legacy FID'")
     assert set(shown['patient protocol']) == {'ratio 1.60 [1.54, 1.66]'} and set(shown['best trivial control']) == {'ratio 2.00 (mean image)'}
     assert set(shown['conclusion, patient protocol']) == {'not comparable: computed at 64 pixels as a ratio to the mean image; here above its controls'}
-    assert set(report.scorecard(rows).query("metric == 'legacy_fid'").conclusion) == {'reproduced'}
+    assert set(scorecard.scorecard(rows).query("metric == 'legacy_fid'").conclusion) == {'reproduced'}
 
 
 def test_controls_over_many_fold_assignments_stay_in_table_6(rows):
     many = rows[(rows.role == 'control') & (rows.metric == 'mse')].assign(estimator='mean of 40 fold assignments', value=.001)
     both = pd.concat([rows, many], ignore_index=True)
-    assert (report.scorecard(both).control.dropna() == report.scorecard(rows).control.dropna()).all()
-    pd.testing.assert_frame_equal(report.table_fidelity(both), report.table_fidelity(rows))
-    assert report.table_controls(both).query("section == 'Trivial controls over many fold assignments'").detail.eq('mean of 40 fold assignments, 128 px').sum() == len(many)
+    assert (scorecard.scorecard(both).control.dropna() == scorecard.scorecard(rows).control.dropna()).all()
+    pd.testing.assert_frame_equal(tables.table_fidelity(both), tables.table_fidelity(rows))
+    assert tables.table_controls(both).query("section == 'Trivial controls over many fold assignments'").detail.eq('mean of 40 fold assignments, 128 px').sum() == len(many)
 
 
 def test_scorecard(rows):
-    score = report.scorecard(rows)
+    score = scorecard.scorecard(rows)
     line = lambda **q: score[np.logical_and.reduce([score[k] == v for k, v in q.items()])].iloc[0]
     assert score.preprint.dropna().unique().tolist() == [1.33, .85, .89, .92, 726] and score.published.unique().tolist() == [2.02, .02, .59, .82, .84, .88, 726]
     subtype = line(metric='auroc', condition='expression', protocol='patient')
@@ -157,18 +161,18 @@ def test_scorecard(rows):
     assert line(metric='concordance', condition='multiomic', protocol='patient').conclusion == 'not estimable'
     assert line(metric='patients_generated', condition='expression', protocol='patient').conclusion == 'not reproduced'
     assert line(metric='patients_generated', condition='multiomic', protocol='patient').conclusion == 'unavailable'
-    table = report.table_scorecard(score).set_index(['quantity', 'condition'])
+    table = scorecard.table_scorecard(score).set_index(['quantity', 'condition'])
     assert table.loc[('survival, concordance index', 'multiomic'), 'conclusion, patient protocol'] == 'not estimable: 0 events, 10 needed'
     assert table.loc[('survival, concordance index', 'multiomic'), ['paper protocol, reproduced', 'conclusion, paper protocol']].tolist() == ['–', '–']        # outcomes are judged over patients only
-    assert table.loc[('ER+/HER2+ subtype, AUROC', 'expression'), ['best trivial control', 'ceiling', 'null (95 %)', 'preprint', 'published']].tolist() == ['0.96 (omics, logistic)', '0.96 (omics, logistic)', '0.50 (0.40 to 0.60)', '0.85', '0.82']
-    assert len(table) == len(report.PUBLISHED)*2 and table.index.is_unique
+    assert table.loc[('ER+/HER2+ subtype, AUROC', 'expression'), ['best trivial control', 'upper_bound', 'null (95 %)', 'preprint', 'published']].tolist() == ['0.96 (omics, logistic)', '0.96 (omics, logistic)', '0.50 (0.40 to 0.60)', '0.85', '0.82']
+    assert len(table) == len(scorecard.PUBLISHED)*2 and table.index.is_unique
 
 
 def test_simulated_patients_confirm_nothing():
-    score = report.scorecard(make_rows('phantom_link0'))
+    score = scorecard.scorecard(make_rows('phantom_link0'))
     assert not set(score.conclusion) & {'reproduced', 'not reproduced', 'matched by a control', 'above its controls'}
-    assert score.published.notna().all() and 'simulated' in report.headline(score)
-    assert 'not comparable: simulated patients; here matched by a control' in set(report.table_scorecard(score)['conclusion, patient protocol'])
+    assert score.published.notna().all() and 'simulated' in scorecard.headline(score)
+    assert 'not comparable: simulated patients; here matched by a control' in set(scorecard.table_scorecard(score)['conclusion, patient protocol'])
 
 
 def two_sizes(**text):
@@ -176,9 +180,9 @@ def two_sizes(**text):
     large, out = make_rows(**text), []
     fid = large[large.metric.isin(['legacy_fid', 'mse', 'ssim', 'kid'])]
     out += [large[~large.metric.isin(['kid'])], large[large.metric == 'kid'].assign(image_size=32), fid[fid.metric.isin(['mse', 'ssim'])].assign(image_size=32, value=9.), fid[fid.metric == 'legacy_fid'].assign(metric='legacy_fid_ratio', image_size=32)]
-    out += [fid[(fid.role == 'floor') & (fid.metric != 'kid')].assign(model='resized', value=.002)]
-    for m in MODELS[1:]: out.append(fid[(fid.model == 'cpdm') & (fid.metric != 'kid')].assign(model=m))
-    for subset, n, factor in (('leaked', 36, .5), ('unleaked', 22, 2.)):
+    out += [fid[(fid.role == 'reference') & (fid.metric != 'kid')].assign(model='resized', value=.002)]
+    for m in TRAINED_MODELS[1:]: out.append(fid[(fid.model == 'cpdm') & (fid.metric != 'kid')].assign(model=m))
+    for subset, n, factor in (('sibling', 36, .5), ('no_sibling', 22, 2.)):
         x = fid[(fid.protocol == 'paper') & (fid.metric != 'kid') & fid.role.isin(['model', 'control'])].assign(subset=subset, n=n)
         for c in ('value', 'ci_low', 'ci_high'): x[c] = x[c]*np.where(x.role == 'control', 1, np.where(x.metric == 'ssim', 1/factor, factor))
         out.append(x)
@@ -195,15 +199,15 @@ def two_sizes(**text):
 
 def test_fidelity_is_quoted_at_the_released_size():
     rows = two_sizes()
-    two = report.table_fidelity(rows).set_index(['model', 'condition', 'protocol'])
+    two = tables.table_fidelity(rows).set_index(['model', 'condition', 'protocol'])
     line = two.loc[('CPDM', 'multiomic', 'patient')]
     assert (line['MSE at 128 px'], line['legacy FID at 128 px'], line['legacy FID ÷ mean image'], line.pixels) == ('0.0170 [0.0163, 0.0177]', '1.60 [1.54, 1.66]', '1.60 [1.54, 1.66]', '32')
-    assert set(two.index.get_level_values(0)) >= {MODEL_NAMES[m] for m in MODELS} and not two.note.str.contains('not part').any()
+    assert set(two.index.get_level_values(0)) >= {MODEL_NAMES[m] for m in TRAINED_MODELS} and not two.note.str.contains('not part').any()
     assert two.loc[('CPDM, paper preset', 'multiomic', 'patient'), 'note'] == 'trained 150 steps a fold, 0.83 % of the released length; width 32 of 128, 32 of 128 pixels'
-    score, alone = report.scorecard(rows), report.scorecard(make_rows())
+    score, alone = scorecard.scorecard(rows), scorecard.scorecard(make_rows())
     assert not (score.conclusion == 'not comparable').any() and set(score.metric) == set(alone.metric)
-    pd.testing.assert_frame_equal(score.drop(columns=['ceiling', 'ceiling_name']), alone.drop(columns=['ceiling', 'ceiling_name']))        # 32-pixel rows and the audit change nothing
-    assert set(score.query("metric == 'mse'").ceiling_name) == {'real image, reduced'}
+    pd.testing.assert_frame_equal(score.drop(columns=['upper_bound', 'upper_bound_name']), alone.drop(columns=['upper_bound', 'upper_bound_name']))        # 32-pixel rows and the audit change nothing
+    assert set(score.query("metric == 'mse'").upper_bound_name) == {'real image, reduced'}
     assert len(fig_scorecard(score).axes) == 6*2
 
 
@@ -216,15 +220,15 @@ def test_sizes_are_told_apart_within_a_notebook():
 
 
 def test_leaked_images_stand_apart():
-    table = report.table2b_leaked(two_sizes())
+    table = tables.table_siblings(two_sizes())
     assert table.model.tolist()[:3] == ['CPDM', 'mean training image', 'nearest-condition copy'] and set(table.condition) == {'multiomic', 'expression'} and set(table.pixels) == {'128'}
     assert table.iloc[0][['MSE, all', 'MSE, leaked', 'MSE, unleaked']].tolist() == ['0.0170 [0.0163, 0.0177]', '0.0085 [0.0082, 0.0088]', '0.0340 [0.0326, 0.0354]']
     assert table.iloc[0][['n, all', 'n, leaked', 'n, unleaked']].tolist() == ['58', '36', '22']
 
 
-def leak_rows(leaked, unleaked, image=.019, half=.002):
+def leak_rows(sibling, no_sibling, image=.019, half=.002):
     rows = Rows(cohort='published', condition='multiomic', protocol='paper', image_size=128, metric='mse', estimator='single')
-    for subset, n, v in (('leaked', 36, leaked), ('unleaked', 22, unleaked)):
+    for subset, n, v in (('sibling', 36, sibling), ('no_sibling', 22, no_sibling)):
         rows.add(role='model', model='cpdm', subset=subset, n=n, value=v, ci_low=v - half, ci_high=v + half)
         rows.add(role='control', model='mean_image', subset=subset, n=n, value=image, ci_low=image - half, ci_high=image + half)
     return rows.frame()
@@ -236,10 +240,10 @@ def leak_rows(leaked, unleaked, image=.019, half=.002):
     (.030, .040, 'MSE is not reached with one either', 'only with'),
     (.008, .037, 'mean image matches or beats the model in MSE', 'overlap: nothing'),
     (.012, .013, 'overlap: nothing here shows that siblings make the difference', 'score better')])
-def test_leak_sentence_follows_the_intervals(leaked, unleaked, has, lacks):
-    text = report.leak_sentence(leak_rows(leaked, unleaked))
+def test_leak_sentence_follows_the_intervals(sibling, no_sibling, has, lacks):
+    text = scorecard.sibling_sentence(leak_rows(sibling, no_sibling))
     assert has in text and lacks not in text and '36 of 58' in text
-    assert 'published' not in report.leak_sentence(leak_rows(leaked, unleaked).assign(cohort='phantom'))
+    assert 'published' not in scorecard.sibling_sentence(leak_rows(sibling, no_sibling).assign(cohort='phantom'))
 
 
 @pytest.mark.parametrize('retrieval,auroc,begins', [(.62, .8, 'Whether the pictures carry'), (.5, .8, 'The outcome AUROC of generated images can be high (ER+/HER2+ subtype 0.80)'), (.5, .55, 'Generated images neither'), (.8, .8, 'The pictures carry something'), (.8, .55, 'The pictures carry something'), (.5, None, 'No outcome could be judged')])
@@ -250,41 +254,41 @@ def test_link_sentence_follows_retrieval_and_scores(retrieval, auroc, begins):
     if auroc:
         for role, v in (('model', auroc), ('null', .5)): rows.add(metric='auroc', role=role, label='subgroup', subset='test', extractor='radiomics', classifier='xgboost', value=v, ci_low=v - .1, ci_high=v + .1)
     few = rows.frame().assign(estimator=lambda d: np.where((d.role == 'null') & (d.metric == 'retrieval'), '4 permutations', None))
-    assert report.link_sentence(rows.frame()).startswith(begins) and ('permuted' in report.link_sentence(few)) is False and report.link_sentence(rows.frame().query("metric == 'auroc'")) == ''
+    assert scorecard.carried_sentence(rows.frame()).startswith(begins) and ('permuted' in scorecard.carried_sentence(few)) is False and scorecard.carried_sentence(rows.frame().query("metric == 'auroc'")) == ''
 
 
 def test_table_6_comes_in_sections():
     rows = two_sizes()
-    table = report.table_controls(rows)
+    table = tables.table_controls(rows)
     assert table.section.ne(table.section.shift()).sum() == table.section.nunique()                                   # each section is one block
-    assert set(table.section) <= set(report.CONTROL_SECTIONS) and set(table[table.value == '77.000'].section) | set(table[table.value.str.startswith('77')].section) == {'Audit'}
+    assert set(table.section) <= set(tables.CONTROL_SECTIONS) and set(table[table.value == '77.000'].section) | set(table[table.value.str.startswith('77')].section) == {'Audit'}
     by = table.groupby('section').size()
     assert (by['Audit'], by['Coverage of the intervals'], by['How many patients']) == (3, 1, 1)
     assert table[table.section == 'How many patients'].detail.tolist() == ['radiomics, xgboost, 28 imaged patients']
     assert set(table[table.section == 'With and without a sibling in training'].source) == {'CPDM', 'mean training image', 'nearest-condition copy'}
-    assert (rows[rows.role.isin(['control', 'floor', 'null', 'ceiling']) & rows.image_size.ne(32)].index.size <= (table.role != 'model').sum() <= rows.role.isin(['control', 'floor', 'null', 'ceiling']).sum())
+    assert (rows[rows.role.isin(['control', 'reference', 'null', 'upper_bound']) & rows.image_size.ne(32)].index.size <= (table.role != 'model').sum() <= rows.role.isin(['control', 'reference', 'null', 'upper_bound']).sum())
 
 
 def test_scorecard_as_markdown(rows, tmp_path):
     write_rows(rows, tmp_path/'results.csv')
-    text = report.scorecard_markdown(tmp_path)
+    text = scorecard.scorecard_markdown(tmp_path)
     lines = text.split('\n')
-    assert text == report.scorecard_markdown(tmp_path/'results.csv') and len(lines) == 2 + 2*len(report.PUBLISHED) and len({l.count('|') for l in lines}) == 1
+    assert text == scorecard.scorecard_markdown(tmp_path/'results.csv') and len(lines) == 2 + 2*len(scorecard.PUBLISHED) and len({l.count('|') for l in lines}) == 1
     assert '| 0.82 (0.85) | – | 0.80 [0.75, 0.85] | 0.96 (omics, logistic) |' in text
 
 
 def test_models_are_those_of_the_study():
-    from radgen import models
-    assert list(MODELS) == list(models.MODELS)
+    from radgen.models import registry
+    assert list(TRAINED_MODELS) == list(registry.MODELS)
 
 
 def test_figures_are_told_apart_by_model(tmp_path):
     for name in ('fig2_architecture', 'fig2_architecture_cpdm_paper', 'fig3_loss_multiomic_cpdm_paper', 'fig3_loss_multiomic_cpdm_paper_paper', 'fig3_loss_expression_cvae_patient_fold0'): (tmp_path/f'{name}.svg').write_text('<svg/>')
-    figures = report.find_figures(tmp_path)
-    titles = lambda prefix: {f['title'].split('. ', 1)[1]: f['more'] for f in report._figures_for(figures, prefix, False)}
+    figures = page.find_figures(tmp_path)
+    titles = lambda prefix: {f['title'].split('. ', 1)[1]: f['more'] for f in page._figures_for(figures, prefix, False)}
     assert titles('fig2_') == {'Architecture of the CPDM': False, 'Architecture of the CPDM (CPDM, paper preset)': True}
     assert titles('fig3_') == {'Training and held-out loss (multi-omic condition, paper protocol)': False, 'Training and held-out loss (CPDM, paper preset, multi-omic condition, paper protocol)': True, 'Training and held-out loss (conditional VAE, expression condition, patient protocol)': True}
-    text = report.render_report(Rows().frame(), {}, figures, dict(cohort='published', profile='smoke'), tmp_path/'r.html').read_text()
+    text = page.render_report(Rows().frame(), {}, figures, dict(cohort='published', profile='smoke'), tmp_path/'r.html').read_text()
     assert text.count('the other models (1)') == 1 and text.count('the other models (2)') == 1 and text.count('<img') == 5
 
 
@@ -338,7 +342,7 @@ def test_page_is_well_formed_and_self_contained(page):
     assert len(check.ids) == len(set(check.ids)) and {l[1:] for l in check.links} <= set(check.ids)
     assert not check.loads and '@import' not in text and 'url(' not in text and not re.search(r'href="(?!#)', text)
     assert check.images and all(i.get('alt') for i in check.images)
-    assert {*report.TABLES, *report.SECTIONS} <= set(check.ids)
+    assert {*page.TABLES, *page.SECTIONS} <= set(check.ids)
 
 
 def test_page_says_simulated_everywhere(page):
@@ -357,10 +361,10 @@ def test_everything_is_escaped(tmp_path):
     evil = '<img src=x onerror=alert(1)>'
     rows = make_rows(extractor=evil)
     facts = dict(cohort=evil, profile='"><script>', simulated=False, command='</pre><script>', provenance={'a<b': 1, 'nested': {'<i>': '<u>'}})
-    text = report.render_report(rows, report.tables(rows) | {'<b>': pd.DataFrame({'<h1>': ['<h2>']})}, {}, facts, tmp_path/'r.html').read_text()
+    text = page.render_report(rows, page.tables(rows) | {'<b>': pd.DataFrame({'<h1>': ['<h2>']})}, {}, facts, tmp_path/'r.html').read_text()
     assert evil not in text and '<script' not in text and html.escape(evil) in text
     for tag in ('<i>', '<u>', '<h2>&', '<b>\'', 'a<b'): assert tag not in text
-    with pytest.raises(RadgenError, match="facts lack 'profile'"): report.render_report(rows, {}, {}, dict(cohort='published'), tmp_path)
+    with pytest.raises(RadgenError, match="facts lack 'profile'"): page.render_report(rows, {}, {}, dict(cohort='published'), tmp_path)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason='no Chromium or Chrome on this machine')
@@ -380,17 +384,17 @@ def test_page_does_not_scroll_sideways(page, tmp_path, width):
     done = subprocess.run(args, capture_output=True, text=True, timeout=120)
     found = json.loads(html.unescape(re.search(r'<title>(.*?)</title>', done.stdout)[1]))
     assert found['width'] == width and found['page'] <= found['seen'], found
-    assert found['images'] and found['boxes'] >= len(report.TABLES)
+    assert found['images'] and found['boxes'] >= len(page.TABLES)
     if width == 390: assert found['inner'] > 0                 # wide tables scroll within their own box
 
 
 def test_page_tells_what_was_found(tmp_path, monkeypatch):
     """Sentences, audit, headings of the sections of Table 6, and the checklists."""
-    monkeypatch.setattr(report, 'audit_sentences', lambda rows: ['Retrieval: <b>nothing</b> shows it.'])
+    monkeypatch.setattr(page, 'audit_sentences', lambda rows: ['Retrieval: <b>nothing</b> shows it.'])
     rows = two_sizes()
-    made = report.tables(rows, provenance=dict(code='abc'))
-    text = report.render_report(rows, made, {}, dict(cohort='published', profile='smoke'), tmp_path).read_text()
-    assert html.escape(report.leak_sentence(rows)) in text.replace('&#39;', '&#x27;') and html.escape(report.link_sentence(rows)) in text.replace('&#39;', '&#x27;')
+    made = page.tables(rows, provenance=dict(code='abc'))
+    text = page.render_report(rows, made, {}, dict(cohort='published', profile='smoke'), tmp_path).read_text()
+    assert html.escape(scorecard.sibling_sentence(rows)) in text.replace('&#39;', '&#x27;') and html.escape(scorecard.carried_sentence(rows)) in text.replace('&#39;', '&#x27;')
     assert '<li>Retrieval: &lt;b&gt;nothing&lt;/b&gt; shows it.</li>' in text
     for name in made['table6_controls'].section.unique(): assert f'<span>{html.escape(name)}</span>' in text
     for name in INSTRUMENTS: assert f'<span>{name}</span>' in text

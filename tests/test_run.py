@@ -4,8 +4,8 @@ from pathlib import Path
 
 import nbformat, pytest, yaml
 
-from radgen import run
-from radgen.paths import RadgenError
+from radgen.run import cli, doctor, execute, graph, parameters
+from radgen.core.paths import RadgenError
 
 ROOT = Path(__file__).resolve().parent.parent
 PARAMETERS = "patient: str = '001'\nsteps: int = 3\nscale: float = 1.\nextra: list[int] = [1]\nwhere: str|None = None"
@@ -23,7 +23,7 @@ def names(folder): return sorted(p.name for p in folder.iterdir())
 
 
 def command(*args, **kw):
-    return subprocess.Popen([sys.executable, '-m', 'radgen.run', *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, **kw)
+    return subprocess.Popen([sys.executable, '-m', 'radgen.run.cli', *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, **kw)
 
 
 def finish(process, timeout=120):
@@ -44,7 +44,7 @@ def wait_for(condition, seconds=120):
     (dict(extra=['1']), "extra = ['1'] is no list[int]"), (dict(where=3), 'where = 3 is no str | None')])
 def test_wrong_parameters_are_refused(tmp_path, params, complaint):
     nb = toy(tmp_path, 'print("ran")')
-    with pytest.raises(RadgenError, match='.') as e: run.execute(nb, tmp_path/'out.ipynb', params)
+    with pytest.raises(RadgenError, match='.') as e: execute.execute(nb, tmp_path/'out.ipynb', params)
     assert complaint in str(e.value) and '\n' not in str(e.value)
     assert names(tmp_path) == ['toy.ipynb']
 
@@ -66,20 +66,20 @@ def test_a_failing_notebook_leaves_one_line(tmp_path):
     assert [l for l in err.splitlines() if l.startswith('radgen:')] == err.splitlines()[-1:] and 'Traceback' not in err
     assert 'ValueError: first' in err and 'second' not in err and 'out.failed.ipynb' in err
     assert names(tmp_path) == ['out.failed.ipynb', 'toy.ipynb'] and outputs(tmp_path/'out.failed.ipynb').startswith('so far')
-    run.execute(toy(tmp_path, '1'), tmp_path/'out.ipynb', log=sys.stdout) # a success clears it away
+    execute.execute(toy(tmp_path, '1'), tmp_path/'out.ipynb', log=sys.stdout) # a success clears it away
     assert names(tmp_path) == ['out.ipynb', 'out.json', 'toy.ipynb']
 
 
 def test_an_older_output_outlives_a_failure(tmp_path):
     (tmp_path/'out.ipynb').write_text('kept')
     with pytest.raises(RadgenError, match='no such column'):
-        run.execute(toy(tmp_path, 'from radgen.paths import RadgenError\nraise RadgenError("no such column")'), tmp_path/'out.ipynb', log=sys.stdout)
+        execute.execute(toy(tmp_path, 'from radgen.paths import RadgenError\nraise RadgenError("no such column")'), tmp_path/'out.ipynb', log=sys.stdout)
     assert (tmp_path/'out.ipynb').read_text() == 'kept'
 
 
 def test_a_killed_kernel_is_named(tmp_path):
     with pytest.raises(RadgenError, match='kernel was killed; the machine may have run out of memory'):
-        run.execute(toy(tmp_path, 'import os, signal; os.kill(os.getpid(), signal.SIGKILL)'), tmp_path/'out.ipynb', log=sys.stdout)
+        execute.execute(toy(tmp_path, 'import os, signal; os.kill(os.getpid(), signal.SIGKILL)'), tmp_path/'out.ipynb', log=sys.stdout)
     assert not (tmp_path/'out.ipynb').exists()
 
 
@@ -114,14 +114,14 @@ def test_kernels_may_start_together(tmp_path):
 
 def test_a_folder_that_cannot_be(tmp_path):
     nb = toy(tmp_path, '1')
-    with pytest.raises(RadgenError, match='cannot create this folder'): run.execute(nb, nb/'out.ipynb')
+    with pytest.raises(RadgenError, match='cannot create this folder'): execute.execute(nb, nb/'out.ipynb')
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason='root may write anywhere')
 def test_a_read_only_folder(tmp_path):
     nb = toy(tmp_path, '1')
     (tmp_path/'closed').mkdir(mode=0o555)
-    with pytest.raises(RadgenError, match='cannot be written'): run.execute(nb, tmp_path/'closed'/'out.ipynb')
+    with pytest.raises(RadgenError, match='cannot be written'): execute.execute(nb, tmp_path/'closed'/'out.ipynb')
 
 
 def test_no_room_on_the_disk(tmp_path):
@@ -139,7 +139,7 @@ def test_no_room_on_the_disk(tmp_path):
     ('doctor -- --cores 3', 'takes no arguments after --')])
 def test_errors_are_one_line(line, complaint, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv('RADGEN_HOME', str(tmp_path))
-    assert run.main(line.split()) == 2
+    assert cli.main(line.split()) == 2
     out, err = capsys.readouterr()
     assert err.count('\n') == 1 and err.startswith('radgen: ') and complaint in err
 
@@ -153,21 +153,21 @@ def test_wrong_profiles_are_refused(text, complaint, tmp_path, monkeypatch):
     (tmp_path/'config').mkdir()
     (tmp_path/'config'/'mine.yaml').write_text(text)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RadgenError) as e: run.settings('mine', 'phantom')
+    with pytest.raises(RadgenError) as e: parameters.settings('mine', 'phantom')
     assert complaint in str(e.value) and '\n' not in str(e.value) and 'mine.yaml' in str(e.value)
 
 
 def test_one_run_at_a_time(tmp_path):
-    with run.run_lock(tmp_path):
+    with graph.run_lock(tmp_path):
         with pytest.raises(RadgenError, match='another run is at work here'):
-            with run.run_lock(tmp_path, wait=0): pass
-    with run.run_lock(tmp_path, wait=0): pass
+            with graph.run_lock(tmp_path, wait=0): pass
+    with graph.run_lock(tmp_path, wait=0): pass
 
 
 def test_doctor_works_when_something_is_missing(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv('RADGEN_DATA', str(tmp_path))
     monkeypatch.setenv('RADGEN_HOME', str(tmp_path))
     monkeypatch.setitem(sys.modules, 'torch', None) # `import torch` fails
-    missing = run.doctor()
+    missing = doctor.doctor()
     out = capsys.readouterr().out
     assert any(m.startswith('torch: MISSING') for m in missing) and 'files to fetch: radgen fetch published' in out

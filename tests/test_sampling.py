@@ -1,10 +1,11 @@
 "Sampling: one image a (patient, sample, seed) whatever the batch; samplers right on a case with a known answer; stores that continue."
 from types import SimpleNamespace
 import numpy as np, pandas as pd, pytest, torch
-from radgen.conditions import ConditionEncoder
-from radgen.cpdm import CPDM, CPDMConfig
-from radgen.paths import RadgenError
-from radgen.sampling import SAMPLERS, ImageStore, clean_image, generate, make_scheduler, merged_betas, visited_times
+from radgen.conditions.encoder import ConditionEncoder
+from radgen.models.cpdm import CPDM, CPDMConfig
+from radgen.core.paths import RadgenError
+from radgen.models.sampling import SAMPLERS, predict_x0, generate, make_scheduler, respaced_betas, respaced_timesteps
+from radgen.models.store import ImageStore
 
 torch.set_num_threads(1)
 
@@ -82,28 +83,28 @@ def test_samplers_solve_the_gaussian(sampler, steps, error, objective, schedule)
     scheduler, times = make_scheduler(known, sampler, steps)
     assert times[0] == 999 and len(times) == len(scheduler.timesteps) == steps
     x, extra = start, dict(generator=torch.Generator().manual_seed(1)) if sampler == 'ddpm' else {}
-    for level, t in zip(scheduler.timesteps, times): x = scheduler.step(clean_image(known, x, t, known.denoise(x, t)), level, x, return_dict=False, **extra)[0]
+    for level, t in zip(scheduler.timesteps, times): x = scheduler.step(predict_x0(known, x, t, known.denoise(x, t)), level, x, return_dict=False, **extra)[0]
     if error is None: assert abs(x.mean() - known.mean) < .015 and abs(x.std() - known.sd) < .015
     else: assert (x - (known.mean + known.sd*start)).abs().mean() < (error + .015*(schedule == 'linear'))*known.sd     # the linear schedule keeps a trace of the image at T
 
 def test_visited_times_and_merged_betas():
     alphas = CPDM(CPDMConfig.radgen(1, 16, dim=8, dim_mults=(1, 2))).alphas_cumprod
     for steps in (1, 3, 30, 999, 1000):
-        times = visited_times(1000, steps)
+        times = respaced_timesteps(1000, steps)
         assert len(np.unique(times)) == steps and times[-1] == 999
-        assert np.allclose((1 - merged_betas(alphas, times)).cumprod(), alphas.numpy()[times], atol=2e-6)
+        assert np.allclose((1 - respaced_betas(alphas, times)).cumprod(), alphas.numpy()[times], atol=2e-6)
 
 def test_store_continues_where_it_stopped(model, patients, tmp_path, monkeypatch):
-    import radgen.sampling as sampling
+    from radgen.models import sampling, store as module
     usual, calls = sampling.generate, []
     def failing(*args, **more):
         calls.append(1)
         if len(calls) == 3: raise MemoryError
         return usual(*args, **more)
     settings = dict(n_samples=2, steps=2, shard_size=2, progress=False)
-    monkeypatch.setattr(sampling, 'generate', failing)
+    monkeypatch.setattr(module, 'generate', failing)
     store = ImageStore(tmp_path/'store')
-    monkeypatch.setattr(sampling, 'check_settings', lambda s, check=sampling.check_settings: dict(sampler='ddim', guidance=2., seed=0, kind=None) | s)
+    monkeypatch.setattr(module, 'check_settings', lambda s, check=module.check_settings: dict(sampler='ddim', guidance=2., seed=0, kind=None) | s)
     with pytest.raises(MemoryError): store.write(model, patients, **settings)
     monkeypatch.undo()
     assert not store.complete and sorted(p.name for p in store.path.glob('*.npy')) == ['shard-00000.npy', 'shard-00001.npy']

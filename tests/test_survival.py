@@ -1,12 +1,11 @@
 """Survival: concordance against its definition, no leak, no comparison across folds, honest verdicts, and the published controls."""
 import numpy as np, pandas as pd, pytest
 from sklearn.decomposition import PCA
-from radgen.outcomes import OmicsStep
-from radgen.paths import RadgenError
-from radgen.published import load_published, published_available
-from radgen.results import MIN_EVENTS, Rows
-from radgen.survival import (RiskTable, concordance, concordance_ipcw, concordant_pairs, cox_oof, fit_cox, km_logrank, omics_direct_risk, oof_concordance,
-                             percentile_among, random_risk_spread, survival_null, survival_null_rows, survival_rows, survival_table)
+from radgen.evaluate.outcomes import OmicsStep
+from radgen.core.paths import RadgenError
+from radgen.data.published import load_published, published_available
+from radgen.core.results import MIN_EVENTS, Rows
+from radgen.evaluate.survival import RiskTable, concordance, concordance_ipcw, concordant_pairs, cox_oof, fit_cox, km_logrank, omics_direct_risk, oof_concordance, percentile_among, random_risk_spread, survival_null, survival_null_rows, survival_rows, survival_table
 
 needs_data = pytest.mark.skipif(not published_available(), reason='the released data is not in the cache (RADGEN_DATA)')
 
@@ -75,7 +74,7 @@ def test_ipcw_is_its_definition(step):
 def test_ipcw_agrees_with_torchsurv():
     "An independent implementation, on distinct times (it takes the censoring curve at, not just before, a tied time)."
     import torch
-    from radgen.fidelity import torchmetrics_parts
+    from radgen.evaluate.distances import torchmetrics_parts
     torchmetrics_parts()                                                         # also declares what the front of torchvision needs
     from torchsurv.metrics.cindex import ConcordanceIndex
     from torchsurv.stats.ipcw import get_ipcw

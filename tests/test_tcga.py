@@ -3,11 +3,11 @@ import gzip, http.server, re, shutil, threading, time
 from pathlib import Path
 from urllib.parse import unquote
 import numpy as np, pandas as pd, pytest
-from radgen import commons, tcga
-from radgen.cohort import Ledger
-from radgen.conditions import ConditionEncoder
-from radgen.paths import RadgenError, sha256
-from radgen.tcga import (RECEPTORS, XENA, check_patients, fetch_xena, load_tcga, methylation_by_gene, most_variable, plan_tcga, fetch_tcga, probe_genes, read_mutations, read_receptors, read_survival, tcga_conditions)
+from radgen.data import commons, tcga
+from radgen.data.cohort import Ledger
+from radgen.conditions.encoder import ConditionEncoder
+from radgen.core.paths import RadgenError, sha256
+from radgen.data.tcga import RECEPTORS, XENA, check_patients, fetch_xena, load_tcga, methylation_by_gene, most_variable, plan_tcga, fetch_tcga, probe_genes, read_tcga_mutations, read_receptors, read_tcga_survival, tcga_conditions
 
 def one_line(error, *parts):
     "The message is one line and says all the parts."
@@ -177,7 +177,7 @@ ONE_SERIES = pd.DataFrame(dict(patient_id=['TCGA-AO-0000'], series_uid=['1.2'], 
 
 @pytest.mark.parametrize('had', [True, False])
 def test_the_plan_names_the_release_that_the_rule_needs(hub, tmp_path, monkeypatch, had):
-    from radgen import published
+    from radgen.data import published
     monkeypatch.setenv('RADGEN_DATA', str(tmp_path/'data'))
     monkeypatch.setattr(published, 'REGISTRY', {'SideViewBTF.csv': 'x', 'other.csv': 'y'})
     monkeypatch.setattr(published, 'published_available', lambda: had)
@@ -256,11 +256,11 @@ def test_receptors(hub):
 
 def test_survival_and_mutations(hub):
     ledger = Ledger()
-    survival = read_survival(hub.root/XENA.path['survival'], ledger)
+    survival = read_tcga_survival(hub.root/XENA.path['survival'], ledger)
     assert set(PATIENTS) - set(survival.index) == set(PATIENTS[2:6]) and survival.time_days[PATIENTS[7]] == 107 and survival.event[PATIENTS[7]] == 1
     why = ledger.frame().set_index('item').reason
     assert [why[f'{PATIENTS[i]} survival'].split(': ')[1] for i in range(2, 6)] == ['redacted by TCGA', 'time is not positive', 'no time', 'no status']
-    table = read_mutations(hub.root/XENA.path['mutations'], ledger, ('TP53', 'NOTAGENE'))
+    table = read_tcga_mutations(hub.root/XENA.path['mutations'], ledger, ('TP53', 'NOTAGENE'))
     assert list(table) == ['TP53'] and len(table) == 15
     lines = ledger.frame()[lambda l: l.source == 'BRCA_mc3_gene_level.txt.gz']
     assert sorted(lines['item']) == sorted([*GENES, 'NOTAGENE', *SAMPLES[:15]])
@@ -270,7 +270,7 @@ def test_bad_tables(hub):
     path.write_text(path.read_text().replace('ER_Status_nature2012', 'ER_Status'))
     with pytest.raises(RadgenError) as e: read_receptors(path, Ledger())
     one_line(e, "column 'ER_Status_nature2012' is missing")
-    with pytest.raises(RadgenError) as e: read_mutations(put(hub.root, 'mutations', 'sample\tTCGA-AO-0000-01\nTP53\t2\n'), Ledger())
+    with pytest.raises(RadgenError) as e: read_tcga_mutations(put(hub.root, 'mutations', 'sample\tTCGA-AO-0000-01\nTP53\t2\n'), Ledger())
     one_line(e, 'TP53', 'TCGA-AO-0000-01', 'neither 0 nor 1')
 
 # --- conditions ------------------------------------------------------------------------------------------------------
@@ -376,7 +376,7 @@ class Bucket(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture(scope='module')
 def archive(tmp_path_factory):
     "Five series in a bucket: two good, one of two phases, one without positions, one withdrawn; and how `mr_series` would list them."
-    from radgen.dicom_phantom import breast, plane_grid, write_series
+    from radgen.phantom.dicom import breast, plane_grid, write_series
     root, rows = tmp_path_factory.mktemp('bucket'), []
     for i, (plane, kind) in enumerate([('sagittal', 'pre-contrast'), ('axial', 'post-contrast'), ('sagittal', 'post-contrast'), ('sagittal', 'pre-contrast'), ('sagittal', 'pre-contrast')]):
         grid = plane_grid(plane, pixel=6., slice_mm=8.)

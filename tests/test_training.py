@@ -1,9 +1,12 @@
 "Training: killed and continued to the same bits, mismatches refused by name, finished runs left alone."
 import os, signal, subprocess, sys, time
 import numpy as np, pandas as pd, pytest, torch
-from radgen.cpdm import CPDM, CPDMConfig
-from radgen.paths import RadgenError
-from radgen.training import batch_at, fit, load_facts, load_model, rate_at, resolve_precision, seeded
+from radgen.models.cpdm import CPDM, CPDMConfig
+from radgen.core.paths import RadgenError
+from radgen.core.seeds import batch_at, fork_rng
+from radgen.models.trainer import fit, wsd_rate
+from radgen.models.checkpoint import load_facts, load_model
+from radgen.models.device import resolve_precision
 
 torch.set_num_threads(1)
 CONFIG = CPDMConfig.radgen(2, 8, dim=8, dim_mults=(1, 2), attention='none', kinds=('a', 'b'))
@@ -162,10 +165,10 @@ def test_every_epoch_holds_every_image():
     assert (batch_at(5, 7, 3, seed=1) == batch_at(5, 7, 3, seed=1)).all() and (batch_at(0, 7, 7, seed=1) != batch_at(0, 7, 7, seed=2)).any()
 
 def test_rates_and_precision():
-    assert all(0 < rate_at(s, n) <= 1 for n in (1, 2, 5, 100) for s in range(n))
+    assert all(0 < wsd_rate(s, n) <= 1 for n in (1, 2, 5, 100) for s in range(n))
     assert resolve_precision('auto') in ('fp32', 'bf16')
-    with seeded(1): a = torch.rand(1)
-    with seeded(1): assert torch.equal(a, torch.rand(1))
+    with fork_rng(1): a = torch.rand(1)
+    with fork_rng(1): assert torch.equal(a, torch.rand(1))
 
 def chosen_on(n=4, **changes):
     x, c, k = data(n=10, seed=3)

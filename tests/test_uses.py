@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, yaml
 
-from radgen import run
+from radgen.run import cli
 
 
 def test_papermill_by_hand(project, tmp_path):
@@ -27,7 +27,7 @@ def test_notebooks_run_as_they_stand(project, stem):
 
 
 def test_generate_for_new_patients(project, tmp_path, capsys):
-    from radgen.training import load_model
+    from radgen.models.checkpoint import load_model
     folder = project.run/'expression'/'cpdm'/'patient'/'final'
     features = load_model(folder).encoder.features
     table = pd.DataFrame(1., index=pd.Index(['007', 'new-1', 'new-2'], name='patient'), columns=features)
@@ -35,13 +35,13 @@ def test_generate_for_new_patients(project, tmp_path, capsys):
     def generate(name, frame, *more):
         frame.to_csv(tmp_path/'mine.csv')
         capsys.readouterr()
-        status = run.main(['generate', '--checkpoint', str(folder), '--conditions', str(tmp_path/'mine.csv'), '--out', str(tmp_path/name), '--steps', '3', '--samples', '2', *more])
+        status = cli.main(['generate', '--checkpoint', str(folder), '--conditions', str(tmp_path/'mine.csv'), '--out', str(tmp_path/name), '--steps', '3', '--samples', '2', *more])
         return status, *capsys.readouterr()
     status, out, err = generate('all', table, '--png')
     assert status == 0, err
     assert '3 patients, 2 pictures each' in out
     assert sorted(p.name for p in (tmp_path/'all'/'png').iterdir()) == [f'{p}_{k}.png' for p in table.index for k in (0, 1)]
-    from radgen.sampling import ImageStore
+    from radgen.models.store import ImageStore
     assert generate('one', table.iloc[[2]])[0] == 0
     np.testing.assert_allclose(ImageStore(tmp_path/'one').read(), ImageStore(tmp_path/'all').read(['new-2']), atol=1e-4)
     wrong = table.astype(object)
@@ -69,8 +69,8 @@ def test_what_is_only_asked_for(project):
 
 def test_patients_of_ones_own(project, tmp_path):
     "A manifest makes a study: it depends on its files, keeps its folder, and says in one line what is wrong."
-    from radgen.files import write_files
-    from radgen.phantom import make_phantom
+    from radgen.data.files import write_files
+    from radgen.phantom.cohort import make_phantom
     manifest = write_files(make_phantom(n_patients=200, n_imaged=16, n_genes=60, image_size=16), tmp_path/'mine')
     study = lambda m, *more: project.radgen('paper', '--cohort', 'files', '--manifest', m, '--profile', 'smoke', '--upto', '01_cohort', *more)
     status, out, err = study(manifest)
