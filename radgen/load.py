@@ -8,34 +8,49 @@ __all__ = ['COHORTS', 'load_cohort']
 # %% ../nbs/05_load/01_load.ipynb #78456104
 import difflib
 import inspect
+
 from .core.paths import RadgenError
 from .data.cohort import Cohort
 
 # %% ../nbs/05_load/01_load.ipynb #841e8b0c
 COHORTS = ('phantom', 'phantom_link0', 'published', 'tcga', 'files')
 
+
 def _loader(name):
     "Only what a cohort needs is imported."
-    if name == 'published': from radgen.data.published import load_published as loader
-    elif name == 'tcga':    from radgen.data.tcga import load_tcga as loader
-    elif name == 'files':   from radgen.data.files import load_files as loader
-    else:                   from radgen.phantom.cohort import make_phantom as loader
+    if name == 'published':
+        from radgen.data.published import load_published as loader
+    elif name == 'tcga':
+        from radgen.data.tcga import load_tcga as loader
+    elif name == 'files':
+        from radgen.data.files import load_files as loader
+    else:
+        from radgen.phantom.cohort import make_phantom as loader
     return loader
 
 # %% ../nbs/05_load/01_load.ipynb #9f709ee7
 def load_cohort(
-    name:str,  # one of `COHORTS`
-    **options, # options of that cohort's own loader, e.g. n_patients for a phantom, manifest for files
+    name: str,  # one of `COHORTS`
+    **options,  # options of that cohort's own loader, e.g. n_patients for a phantom, manifest for files
 ) -> Cohort:
     "Load a cohort by name."
     if name not in COHORTS:
         near = difflib.get_close_matches(str(name), COHORTS, 1)
-        raise RadgenError(f'unknown cohort {name!r}{f", did you mean {near[0]!r}?" if near else ""}; known: {", ".join(COHORTS)}')
-    if name == 'phantom_link0': options = {**options, 'link': 0.}
+        raise RadgenError(
+            f'unknown cohort {name!r}{f", did you mean {near[0]!r}?" if near else ""}; known: {", ".join(COHORTS)}'
+        )
+    if name == 'phantom_link0':
+        options = {**options, 'link': 0.0}
     loader = _loader(name)
     known = inspect.signature(loader).parameters
     unknown = sorted(set(options) - set(known))
-    if unknown: raise RadgenError(f'cohort {name!r} has no option {unknown[0]!r}; it has {", ".join(known)}')
+    if unknown:
+        raise RadgenError(
+            f'cohort {name!r} has no option {unknown[0]!r}; it has {", ".join(known)}'
+        )
     missing = [p for p, v in known.items() if v.default is v.empty and p not in options]
-    if missing: raise RadgenError(f'cohort {name!r} needs {missing[0]!r}; give it as an option of the cohort')
+    if missing:
+        raise RadgenError(
+            f'cohort {name!r} needs {missing[0]!r}; give it as an option of the cohort'
+        )
     return loader(**options)

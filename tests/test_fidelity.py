@@ -1,27 +1,48 @@
 "Fidelity against references: closed forms, scipy, torchmetrics, brute force, and the controls published for the released images."
-import subprocess, sys
-import numpy as np, pandas as pd, pytest
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
 from scipy.linalg import sqrtm
 from scipy.ndimage import gaussian_filter
-from radgen.models.baselines import mean_image, nearest_copy
-from radgen.data.cohort import resize_images
-from radgen.evaluate.features import Unavailable, cnn_features, fold_pca, radiomics_features
-from radgen.evaluate.paired import upsample, estimators, legacy_fid, mse, ssim
-from radgen.evaluate.fidelity import fidelity_rows, reference_rows, set_rows
-from radgen.evaluate.distances import radiomics_frechet, frechet_distance, inception_fid, inception_weights, kid, real_reference, scale_on
+
 from radgen.core.paths import RadgenError
 from radgen.core.results import Rows
+from radgen.data.cohort import resize_images
 from radgen.data.splits import folds_for, sibling_in_train
+from radgen.evaluate.distances import (
+    frechet_distance,
+    inception_fid,
+    inception_weights,
+    kid,
+    radiomics_frechet,
+    real_reference,
+    scale_on,
+)
+from radgen.evaluate.features import Unavailable, cnn_features, fold_pca, radiomics_features
+from radgen.evaluate.fidelity import fidelity_rows, reference_rows, set_rows
+from radgen.evaluate.paired import estimators, legacy_fid, mse, ssim, upsample
+from radgen.models.baselines import mean_image, nearest_copy
+
 
 def smooth(n, size=32, seed=0, length=1.5):
     "Random textures in [0, 1]."
     rng = np.random.default_rng(seed)
-    x = np.stack([gaussian_filter(rng.standard_normal((size, size)), length, mode='wrap') for _ in range(n)])
-    return np.clip(.5 + .2*x/x.std(), 0, 1).astype('float32')
+    x = np.stack(
+        [gaussian_filter(rng.standard_normal((size, size)), length, mode='wrap') for _ in range(n)]
+    )
+    return np.clip(0.5 + 0.2 * x / x.std(), 0, 1).astype('float32')
+
 
 # distances
 
-def closed_form(μa, Sa, μb, Sb): return ((μa - μb)**2).sum() + np.trace(Sa + Sb - 2*sqrtm(Sa @ Sb).real)
+
+def closed_form(μa, Sa, μb, Sb):
+    return ((μa - μb) ** 2).sum() + np.trace(Sa + Sb - 2 * sqrtm(Sa @ Sb).real)
+
 
 @pytest.mark.parametrize('n,m,d', [(50, 70, 4), (200, 30, 12), (64, 64, 63)])
 def test_frechet_is_the_textbook_formula(n, m, d):
@@ -31,260 +52,491 @@ def test_frechet_is_the_textbook_formula(n, m, d):
     assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-5)
     assert frechet_distance(b, a) == pytest.approx(expected, rel=1e-5)
 
+
 def test_frechet_of_known_gaussians():
     rng = np.random.default_rng(0)
-    a = rng.multivariate_normal([0, 0], [[2, .5], [.5, 1]], 200_000)
+    a = rng.multivariate_normal([0, 0], [[2, 0.5], [0.5, 1]], 200_000)
     b = rng.multivariate_normal([1, -1], [[1, 0], [0, 3]], 200_000)
-    expected = closed_form(np.zeros(2), np.array([[2, .5], [.5, 1]]), np.array([1, -1]), np.diag([1., 3]))
-    assert frechet_distance(a, b) == pytest.approx(expected, rel=.02)
+    expected = closed_form(
+        np.zeros(2), np.array([[2, 0.5], [0.5, 1]]), np.array([1, -1]), np.diag([1.0, 3])
+    )
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=0.02)
+
 
 @pytest.mark.parametrize('n,d', [(5, 40), (40, 5), (30, 30)])
 def test_frechet_of_a_set_with_itself_is_zero(n, d):
-    x = np.random.default_rng(1).normal(size=(n, d))*np.logspace(-3, 3, d)
-    assert 0 <= frechet_distance(x, x[::-1]) <= 1e-8*(x**2).sum()
-    assert frechet_distance(x, x + [1.]*d) == pytest.approx(d, rel=1e-4)
+    x = np.random.default_rng(1).normal(size=(n, d)) * np.logspace(-3, 3, d)
+    assert 0 <= frechet_distance(x, x[::-1]) <= 1e-8 * (x**2).sum()
+    assert frechet_distance(x, x + [1.0] * d) == pytest.approx(d, rel=1e-4)
+
 
 def test_legacy_fid_reads_rows_as_observations():
     a, b = smooth(4, 48, 0), smooth(4, 48, 1)
-    assert legacy_fid(a, b) == pytest.approx([closed_form(x.mean(0), np.cov(x.T), y.mean(0), np.cov(y.T)) for x, y in zip(a.astype(float), b.astype(float))], rel=1e-3)
+    assert legacy_fid(a, b) == pytest.approx(
+        [
+            closed_form(x.mean(0), np.cov(x.T), y.mean(0), np.cov(y.T))
+            for x, y in zip(a.astype(float), b.astype(float))
+        ],
+        rel=1e-3,
+    )
     assert isinstance(legacy_fid(a[0], b[0]), float)
     assert legacy_fid(a, b.mean(0)).shape == (4,)
 
+
 def test_shapes_are_checked():
     for metric in (legacy_fid, mse, ssim):
-        with pytest.raises(RadgenError, match='3 real and 4 generated'): metric(smooth(3), smooth(4))
-        with pytest.raises(RadgenError, match='cannot be compared'): metric(smooth(3), smooth(3, 16))
+        with pytest.raises(RadgenError, match='3 real and 4 generated'):
+            metric(smooth(3), smooth(4))
+        with pytest.raises(RadgenError, match='cannot be compared'):
+            metric(smooth(3), smooth(3, 16))
+
 
 def brute_kid(a, b, pa, pb):
-    k = lambda x, y: (x @ y/len(x) + 1)**3
-    within = lambda s, p: np.mean([k(s[i], s[j]) for i in range(len(s)) for j in range(len(s)) if p[i] != p[j]])
-    return within(a, pa) + within(b, pb) - 2*np.mean([k(a[i], b[j]) for i in range(len(a)) for j in range(len(b)) if pa[i] != pb[j]])
+    k = lambda x, y: (x @ y / len(x) + 1) ** 3
+    within = lambda s, p: np.mean(
+        [k(s[i], s[j]) for i in range(len(s)) for j in range(len(s)) if p[i] != p[j]]
+    )
+    return (
+        within(a, pa)
+        + within(b, pb)
+        - 2
+        * np.mean([k(a[i], b[j]) for i in range(len(a)) for j in range(len(b)) if pa[i] != pb[j]])
+    )
+
 
 def test_kid_is_the_mean_over_pairs_of_different_patients():
     rng = np.random.default_rng(0)
-    a, b, pa, pb = rng.normal(size=(9, 4)), 1 + rng.normal(size=(7, 4)), np.array(list('aabbccdde')), np.array(list('abcdefg'))
+    a, b, pa, pb = (
+        rng.normal(size=(9, 4)),
+        1 + rng.normal(size=(7, 4)),
+        np.array(list('aabbccdde')),
+        np.array(list('abcdefg')),
+    )
     za, zb = scale_on(a, a, b)
     assert kid(a, b, pa, pb) == pytest.approx(brute_kid(za, zb, pa, pb))
     assert kid(a, b) == pytest.approx(brute_kid(za, zb, np.arange(9), np.arange(9, 16)))
 
+
 def test_kid_is_unbiased_and_frechet_is_not():
     rng = np.random.default_rng(0)
-    unit, pairs = rng.normal(size=(5000, 6)), [(rng.normal(size=(15, 6)), rng.normal(size=(15, 6))) for _ in range(300)]
-    k, f = (np.array([d(a, b) for a, b in pairs]) for d in (lambda a, b: kid(a, b, reference=unit), frechet_distance))
-    assert abs(k.mean()) < 3*k.std()/len(k)**.5
-    assert f.mean() > 10*f.std()/len(f)**.5
+    unit, pairs = (
+        rng.normal(size=(5000, 6)),
+        [(rng.normal(size=(15, 6)), rng.normal(size=(15, 6))) for _ in range(300)],
+    )
+    k, f = (
+        np.array([d(a, b) for a, b in pairs])
+        for d in (lambda a, b: kid(a, b, reference=unit), frechet_distance)
+    )
+    assert abs(k.mean()) < 3 * k.std() / len(k) ** 0.5
+    assert f.mean() > 10 * f.std() / len(f) ** 0.5
+
 
 # torchmetrics
+
 
 @pytest.fixture(scope='module')
 def torchmetrics_parts():
     import torch
+
     from radgen.evaluate import distances
+
     return torch, distances.torchmetrics_parts()[0]
+
 
 def ssim_by_definition(a, b, σ=1.5):
     "Wang et al. 2004, equation 13, written out with scipy."
     from scipy.ndimage import correlate1d
+
     t = np.arange(-5, 6)
-    window = np.exp(-t**2/(2*σ**2)); window /= window.sum()
-    local = lambda x: correlate1d(correlate1d(x, window, axis=-1, mode='mirror'), window, axis=-2, mode='mirror')
-    μa, μb, C1, C2 = local(a), local(b), .01**2, .03**2
-    σaa, σbb, σab = local(a*a) - μa**2, local(b*b) - μb**2, local(a*b) - μa*μb
-    return ((2*μa*μb + C1)*(2*σab + C2)/((μa**2 + μb**2 + C1)*(σaa + σbb + C2))).mean((-2, -1))
+    window = np.exp(-(t**2) / (2 * σ**2))
+    window /= window.sum()
+    local = lambda x: correlate1d(
+        correlate1d(x, window, axis=-1, mode='mirror'), window, axis=-2, mode='mirror'
+    )
+    μa, μb, C1, C2 = local(a), local(b), 0.01**2, 0.03**2
+    σaa, σbb, σab = local(a * a) - μa**2, local(b * b) - μb**2, local(a * b) - μa * μb
+    return ((2 * μa * μb + C1) * (2 * σab + C2) / ((μa**2 + μb**2 + C1) * (σaa + σbb + C2))).mean(
+        (-2, -1)
+    )
+
 
 @pytest.mark.parametrize('size', [32, 64, 128])
 def test_ssim_is_its_definition(size):
-    a, b = (x.astype(np.float64) for x in (smooth(3, size, 0), np.clip(smooth(3, size, 0) + .3*smooth(3, size, 1) - .15, 0, 1)))
+    a, b = (
+        x.astype(np.float64)
+        for x in (
+            smooth(3, size, 0),
+            np.clip(smooth(3, size, 0) + 0.3 * smooth(3, size, 1) - 0.15, 0, 1),
+        )
+    )
     assert ssim(a, b) == pytest.approx(ssim_by_definition(a, b), abs=1e-4)
     assert ssim(a[0], b[0]) == pytest.approx(ssim(a, b)[0], abs=1e-6)
 
+
 def test_inception_fid_goes_through_torchmetrics(torchmetrics_parts):
     torch, _ = torchmetrics_parts
+
     class Corners(torch.nn.Module):
         num_features = 6
-        def forward(self, x): return torch.nn.functional.adaptive_avg_pool2d(x.double()[:, :2]/255, (1, 3)).flatten(1)[:, :6] + torch.linspace(0, 1, 6)*x.double()[:, 0, :1, :6].flatten(1)/255
+
+        def forward(self, x):
+            return (
+                torch.nn.functional.adaptive_avg_pool2d(x.double()[:, :2] / 255, (1, 3)).flatten(1)[
+                    :, :6
+                ]
+                + torch.linspace(0, 1, 6) * x.double()[:, 0, :1, :6].flatten(1) / 255
+            )
+
     a, b = smooth(20, 32, 0), smooth(20, 32, 1, length=3)
-    features = lambda x: Corners()(torch.from_numpy(np.rint(x*255).astype('uint8')[:, None].repeat(3, axis=1))).numpy()
-    assert inception_fid(a, b, network=Corners()) == pytest.approx(frechet_distance(features(a), features(b)), rel=1e-4, abs=1e-7)
+    features = lambda x: Corners()(
+        torch.from_numpy(np.rint(x * 255).astype('uint8')[:, None].repeat(3, axis=1))
+    ).numpy()
+    assert inception_fid(a, b, network=Corners()) == pytest.approx(
+        frechet_distance(features(a), features(b)), rel=1e-4, abs=1e-7
+    )
+
 
 def test_inception_without_weights_is_unavailable(tmp_path, monkeypatch):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
-    with pytest.raises(Unavailable, match='Inception weights'): inception_weights(download=False)
-    with pytest.raises(Unavailable, match='Inception weights'): inception_fid(smooth(3), smooth(3), download=False)
+    with pytest.raises(Unavailable, match='Inception weights'):
+        inception_weights(download=False)
+    with pytest.raises(Unavailable, match='Inception weights'):
+        inception_fid(smooth(3), smooth(3), download=False)
     monkeypatch.setattr('radgen.evaluate.distances.INCEPTION_URL', 'http://127.0.0.1:9/none')
-    with pytest.raises(Unavailable, match='cannot be downloaded'): inception_weights(timeout=2)
+    with pytest.raises(Unavailable, match='cannot be downloaded'):
+        inception_weights(timeout=2)
     assert not list(tmp_path.rglob('*.p*'))
 
+
 # features
+
 
 def test_radiomics_do_not_depend_on_order_or_processes():
     x = smooth(40)
     one, two = radiomics_features(x), radiomics_features(x[::-1], n_jobs=2)
     pd.testing.assert_frame_equal(one, two.iloc[::-1].reset_index(drop=True), check_exact=True)
 
+
 @pytest.mark.parametrize('size', [32, 64, 128])
 def test_radiomics_of_flat_images_are_measured(size):
-    table = radiomics_features(np.stack([np.zeros((size, size)), np.ones((size, size)), smooth(1, size)[0]]))
+    table = radiomics_features(
+        np.stack([np.zeros((size, size)), np.ones((size, size)), smooth(1, size)[0]])
+    )
     assert table.shape == (3, 93)
-    assert table.columns[table.isna().any()].tolist() == ['ngtdm_Coarseness'] and table.ngtdm_Coarseness.notna().tolist() == [False, False, True]
+    assert table.columns[table.isna().any()].tolist() == [
+        'ngtdm_Coarseness'
+    ] and table.ngtdm_Coarseness.notna().tolist() == [False, False, True]
+
 
 def test_radiomics_see_the_central_box_only():
     x = smooth(1)
-    y = x.copy(); y[:, :4] = y[:, -4:] = y[:, :, :4] = y[:, :, -4:] = 0
+    y = x.copy()
+    y[:, :4] = y[:, -4:] = y[:, :, :4] = y[:, :, -4:] = 0
     pd.testing.assert_frame_equal(radiomics_features(x), radiomics_features(y), check_exact=True)
 
+
 def test_networks_are_not_built_yet():
-    with pytest.raises(Unavailable, match='not yet built'): cnn_features(smooth(1), 'resnet50')
-    with pytest.raises(RadgenError, match='unknown network'): cnn_features(smooth(1), 'resnet')
+    with pytest.raises(Unavailable, match='not yet built'):
+        cnn_features(smooth(1), 'resnet50')
+    with pytest.raises(RadgenError, match='unknown network'):
+        cnn_features(smooth(1), 'resnet')
+
 
 def test_fold_pca_takes_missing_values_and_constants():
-    X = np.random.default_rng(0).normal(size=(20, 6)); X[3, 2] = np.nan; X[:, 4] = 1; X[:, 5] = np.nan
+    X = np.random.default_rng(0).normal(size=(20, 6))
+    X[3, 2] = np.nan
+    X[:, 4] = 1
+    X[:, 5] = np.nan
     assert np.isfinite(fold_pca().fit(X[:15]).transform(X[15:])).all()
+
 
 def test_modules_do_not_import_torch():
     code = 'import sys, radgen.features, radgen.fidelity; sys.exit("torch" in sys.modules or "radiomics" in sys.modules)'
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0
 
+
 # rows
+
 
 @pytest.fixture(scope='module')
 def toy():
     real = smooth(24, 32, 0)
-    samples = np.clip(real[:, None] + .2*(smooth(72, 32, 1).reshape(24, 3, 32, 32) - .5), 0, 1)
-    return dict(real=real, patients=np.repeat([f'PH-{k:02d}' for k in range(12)], 2), samples={'cpdm': samples},
-                controls={'mean_image': np.broadcast_to(real.mean(0), real.shape), 'nearest_copy': np.roll(real, 2, axis=0)}, n_boot=100, n_splits=5, inception=False)
+    samples = np.clip(real[:, None] + 0.2 * (smooth(72, 32, 1).reshape(24, 3, 32, 32) - 0.5), 0, 1)
+    return dict(
+        real=real,
+        patients=np.repeat([f'PH-{k:02d}' for k in range(12)], 2),
+        samples={'cpdm': samples},
+        controls={
+            'mean_image': np.broadcast_to(real.mean(0), real.shape),
+            'nearest_copy': np.roll(real, 2, axis=0),
+        },
+        n_boot=100,
+        n_splits=5,
+        inception=False,
+    )
+
 
 def test_fidelity_rows_are_complete(toy):
     side = np.arange(24) < 14
-    frame = fidelity_rows(Rows(cohort='toy', condition='multiomic', protocol='paper'), sibling=side, **toy).frame()
-    assert set(frame.subset) == {'all', 'sibling', 'no_sibling'} and set(frame.protocol) == {'paper'}
+    frame = fidelity_rows(
+        Rows(cohort='toy', condition='multiomic', protocol='paper'), sibling=side, **toy
+    ).frame()
+    assert set(frame.subset) == {'all', 'sibling', 'no_sibling'} and set(frame.protocol) == {
+        'paper'
+    }
     ok = frame[frame.verdict == 'ok']
     assert ((ok.ci_low <= ok.value + 1e-9) & (ok.value <= ok.ci_high + 1e-9)).all()
-    for model, role in {'cpdm': 'model', 'mean_image': 'control', 'nearest_copy': 'control', 'real': 'reference'}.items():
+    for model, role in {
+        'cpdm': 'model',
+        'mean_image': 'control',
+        'nearest_copy': 'control',
+        'real': 'reference',
+    }.items():
         part = ok[(ok.model == model) & (ok.subset == 'all') & (ok.estimator == 'single')]
-        assert set(part.role) == {role} and set(part.metric) == {'mse', 'ssim', 'legacy_fid_ratio', 'kid', 'radiomics_frechet'} and part.image_size.eq(32).all()
+        assert (
+            set(part.role) == {role}
+            and set(part.metric) == {'mse', 'ssim', 'legacy_fid_ratio', 'kid', 'radiomics_frechet'}
+            and part.image_size.eq(32).all()
+        )
     assert set(ok[ok.model == 'cpdm'].estimator) == {'single', 'mean', 'best'}
-    assert set(frame.model) == {'cpdm', 'mean_image', 'nearest_copy', 'real'}          # a model that is not in the run has no rows
+    assert set(frame.model) == {
+        'cpdm',
+        'mean_image',
+        'nearest_copy',
+        'real',
+    }  # a model that is not in the run has no rows
     assert not frame.duplicated(['model', 'metric', 'estimator', 'subset']).any()
     value = ok.set_index(['model', 'metric', 'estimator', 'subset']).value
     single = estimators(mse, toy['real'], toy['samples']['cpdm'])['single']
     assert value['cpdm', 'mse', 'single', 'sibling'] == pytest.approx(single[side].mean())
     assert value['mean_image', 'legacy_fid_ratio', 'single', 'all'] == pytest.approx(1)
 
+
 def test_fidelity_rows_repeat_themselves(toy):
     a, b = (fidelity_rows(Rows(), **toy).frame() for _ in range(2))
     pd.testing.assert_frame_equal(a, b, check_exact=True)
+
 
 def test_legacy_fid_is_quoted_at_128_px_only(toy):
     frame = fidelity_rows(Rows(), **toy).frame()
     assert not ((frame.metric == 'legacy_fid') & (frame.verdict == 'ok')).any()
     large = smooth(4, 128)
-    frame = reference_rows(Rows(), large, pd.DataFrame(large.reshape(4, -1)[:, :50]), list('abcd'), n_splits=2).frame()
+    frame = reference_rows(
+        Rows(), large, pd.DataFrame(large.reshape(4, -1)[:, :50]), list('abcd'), n_splits=2
+    ).frame()
     assert ((frame.metric == 'legacy_fid') & (frame.verdict == 'ok')).sum() == 1
+
 
 def test_a_copy_of_the_real_set_does_not_score_better_than_an_unrelated_real_half(toy):
     "FRD of model and reference use the same halves: a model that returns the real images themselves gets the reference, not zero."
     features = radiomics_features(toy['real'])
-    mine = set_rows(Rows(), features, features, toy['patients'], n_splits=5, role='model', model='itself').frame().set_index('metric')
-    reference = reference_rows(Rows(), toy['real'], features, toy['patients'], n_splits=5).frame().set_index('metric')
-    assert mine.value['radiomics_frechet'] == pytest.approx(reference.value['radiomics_frechet'], rel=1e-6)
+    mine = (
+        set_rows(
+            Rows(), features, features, toy['patients'], n_splits=5, role='model', model='itself'
+        )
+        .frame()
+        .set_index('metric')
+    )
+    reference = (
+        reference_rows(Rows(), toy['real'], features, toy['patients'], n_splits=5)
+        .frame()
+        .set_index('metric')
+    )
+    assert mine.value['radiomics_frechet'] == pytest.approx(
+        reference.value['radiomics_frechet'], rel=1e-6
+    )
+
 
 def test_too_few_patients_are_not_estimable(toy):
-    few = toy | dict(real=toy['real'][:4], patients=toy['patients'][:4], samples={'cpdm': toy['samples']['cpdm'][:4]}, controls={k: v[:4] for k, v in toy['controls'].items()})
+    few = toy | dict(
+        real=toy['real'][:4],
+        patients=toy['patients'][:4],
+        samples={'cpdm': toy['samples']['cpdm'][:4]},
+        controls={k: v[:4] for k, v in toy['controls'].items()},
+    )
     frame = fidelity_rows(Rows(), **few).frame()
     assert frame.verdict.str.startswith('not estimable').all() and frame.value.isna().all()
+
 
 def test_a_collapsed_model_is_reported(toy):
     "Black images have finite distances, far above the reference."
     frame = fidelity_rows(Rows(), **toy | dict(samples={'cpdm': np.zeros((24, 1, 32, 32))})).frame()
-    of = frame[(frame.subset == 'all') & (frame.estimator == 'single') & (frame.verdict == 'ok')].set_index(['model', 'metric']).value
-    assert of['cpdm', 'kid'] > 10*abs(of['real', 'kid']) and of['cpdm', 'radiomics_frechet'] > of['real', 'radiomics_frechet'] and of['cpdm', 'mse'] > of['mean_image', 'mse']
+    of = (
+        frame[(frame.subset == 'all') & (frame.estimator == 'single') & (frame.verdict == 'ok')]
+        .set_index(['model', 'metric'])
+        .value
+    )
+    assert (
+        of['cpdm', 'kid'] > 10 * abs(of['real', 'kid'])
+        and of['cpdm', 'radiomics_frechet'] > of['real', 'radiomics_frechet']
+        and of['cpdm', 'mse'] > of['mean_image', 'mse']
+    )
+
 
 def test_wrong_shapes_name_the_model(toy):
-    with pytest.raises(RadgenError, match='nearest_copy'): fidelity_rows(Rows(), **toy | dict(controls={'nearest_copy': toy['real'][:5]}))
+    with pytest.raises(RadgenError, match='nearest_copy'):
+        fidelity_rows(Rows(), **toy | dict(controls={'nearest_copy': toy['real'][:5]}))
+
 
 def test_floor_never_has_a_patient_on_both_sides():
     patients = np.repeat(list('abcdefg'), [1, 2, 3, 1, 5, 1, 2])
+
     def apart(i, j):
         assert not set(patients[i]) & set(patients[j]) and len(i) + len(j) == len(patients)
-        return 0.
+        return 0.0
+
     assert real_reference(np.arange(15), patients, apart).n_boot_used == 20
     assert np.isnan(real_reference(np.arange(6), patients[:6], apart).value)
 
+
 def test_frd_grows_with_blur():
     x = smooth(30, 32, 0, length=1)
-    tables = [radiomics_features(np.stack([gaussian_filter(i, s) for i in x])) for s in (0, .7, 2)]
-    assert 0 == pytest.approx(radiomics_frechet(tables[0], tables[0]), abs=1e-8) and radiomics_frechet(tables[0], tables[1]) < radiomics_frechet(tables[0], tables[2])
+    tables = [radiomics_features(np.stack([gaussian_filter(i, s) for i in x])) for s in (0, 0.7, 2)]
+    assert 0 == pytest.approx(
+        radiomics_frechet(tables[0], tables[0]), abs=1e-8
+    ) and radiomics_frechet(tables[0], tables[1]) < radiomics_frechet(tables[0], tables[2])
+
 
 # at the released size
+
 
 @pytest.fixture(scope='module')
 def pair(toy):
     "The toy at two sizes: generation at 32 pixels, release at 128."
     native = smooth(24, 128, 0, length=5)
-    controls = {'mean_image': np.broadcast_to(native.mean(0), native.shape), 'nearest_copy': np.roll(native, 2, axis=0)}
+    controls = {
+        'mean_image': np.broadcast_to(native.mean(0), native.shape),
+        'nearest_copy': np.roll(native, 2, axis=0),
+    }
     small = lambda x: resize_images(x, 32)
     samples = np.stack([small(np.roll(native, k, axis=2)) for k in (3, 6, 9)], axis=1)
-    return toy | dict(real=small(native), samples={'cpdm': samples, 'cvae': samples[:, :1]}, controls={k: small(v) for k, v in controls.items()}), dict(native=native, native_controls=controls)
+    return toy | dict(
+        real=small(native),
+        samples={'cpdm': samples, 'cvae': samples[:, :1]},
+        controls={k: small(v) for k, v in controls.items()},
+    ), dict(native=native, native_controls=controls)
+
 
 def test_native_rows_are_told_apart_by_size(pair):
     small, native = pair
     side = np.arange(24) < 14
-    frame = fidelity_rows(Rows(image_size=32, protocol='paper'), sibling=side, **small, **native).frame()
-    pd.testing.assert_frame_equal(frame[frame.image_size == 32].reset_index(drop=True), fidelity_rows(Rows(image_size=32, protocol='paper'), sibling=side, **small).frame())   # the others are what they were
+    frame = fidelity_rows(
+        Rows(image_size=32, protocol='paper'), sibling=side, **small, **native
+    ).frame()
+    pd.testing.assert_frame_equal(
+        frame[frame.image_size == 32].reset_index(drop=True),
+        fidelity_rows(Rows(image_size=32, protocol='paper'), sibling=side, **small).frame(),
+    )  # the others are what they were
     large = frame[frame.image_size == 128]
-    assert set(frame.image_size) == {32, 128} and set(large.metric) == {'mse', 'ssim', 'legacy_fid', 'legacy_fid_ratio'} and set(large.subset) == {'all', 'sibling', 'no_sibling'}
-    assert set(large.model) == {'cpdm', 'cvae', 'mean_image', 'nearest_copy', 'real', 'resized'} and not frame.duplicated(['model', 'metric', 'estimator', 'subset', 'image_size']).any()
+    assert (
+        set(frame.image_size) == {32, 128}
+        and set(large.metric) == {'mse', 'ssim', 'legacy_fid', 'legacy_fid_ratio'}
+        and set(large.subset) == {'all', 'sibling', 'no_sibling'}
+    )
+    assert (
+        set(large.model) == {'cpdm', 'cvae', 'mean_image', 'nearest_copy', 'real', 'resized'}
+        and not frame.duplicated(['model', 'metric', 'estimator', 'subset', 'image_size']).any()
+    )
     value = large.set_index(['model', 'metric', 'estimator', 'subset']).value
     mine = estimators(mse, native['native'], upsample(small['samples']['cpdm']))
-    for e, v in mine.items(): assert value['cpdm', 'mse', e, 'no_sibling'] == pytest.approx(v[~side].mean())
-    for c, stack in native['native_controls'].items(): assert value[c, 'legacy_fid', 'single', 'all'] == pytest.approx(legacy_fid(native['native'], stack).mean())   # as released, not resized
-    assert value['resized', 'mse', 'single', 'all'] == pytest.approx(mse(native['native'], upsample(resize_images(native['native'], 32))).mean())
-    assert value['cpdm', 'legacy_fid_ratio', 'single', 'all'] == pytest.approx(value['cpdm', 'legacy_fid', 'single', 'all']/value['mean_image', 'legacy_fid', 'single', 'all'])
+    for e, v in mine.items():
+        assert value['cpdm', 'mse', e, 'no_sibling'] == pytest.approx(v[~side].mean())
+    for c, stack in native['native_controls'].items():
+        assert value[c, 'legacy_fid', 'single', 'all'] == pytest.approx(
+            legacy_fid(native['native'], stack).mean()
+        )  # as released, not resized
+    assert value['resized', 'mse', 'single', 'all'] == pytest.approx(
+        mse(native['native'], upsample(resize_images(native['native'], 32))).mean()
+    )
+    assert value['cpdm', 'legacy_fid_ratio', 'single', 'all'] == pytest.approx(
+        value['cpdm', 'legacy_fid', 'single', 'all']
+        / value['mean_image', 'legacy_fid', 'single', 'all']
+    )
+
 
 def test_nothing_is_doubled_at_the_released_size(pair):
     _, native = pair
     real, controls = native['native'], native['native_controls']
-    features = {m: pd.DataFrame(np.random.default_rng(k).normal(size=(24, 12))) for k, m in enumerate(('real', 'cpdm', *controls))}
+    features = {
+        m: pd.DataFrame(np.random.default_rng(k).normal(size=(24, 12)))
+        for k, m in enumerate(('real', 'cpdm', *controls))
+    }
     args = (real, np.repeat(np.arange(12), 2), {'cpdm': real[:, None, ::-1]}, controls)
-    a, b = (fidelity_rows(Rows(), *args, features=features, n_boot=50, n_splits=2, inception=False, **extra).frame() for extra in ({}, native))
+    a, b = (
+        fidelity_rows(
+            Rows(), *args, features=features, n_boot=50, n_splits=2, inception=False, **extra
+        ).frame()
+        for extra in ({}, native)
+    )
     pd.testing.assert_frame_equal(a, b)
     assert ((a.metric == 'legacy_fid') & (a.role == 'model')).sum() == 1
 
+
 def test_native_images_of_another_number_or_size_are_refused(pair):
     small, native = pair
-    for wrong, words in ((dict(native=native['native'][:9]), '9 images as released'), (dict(native_controls={'mean_image': native['native'][:, :64]}), 'mean_image')):
-        with pytest.raises(RadgenError, match=words): fidelity_rows(Rows(), **small, **native | wrong)
-    assert set(fidelity_rows(Rows(), **small, native=resize_images(native['native'], 64)).frame().image_size) == {32}          # images of a user's own size: nothing to compare with
+    for wrong, words in (
+        (dict(native=native['native'][:9]), '9 images as released'),
+        (dict(native_controls={'mean_image': native['native'][:, :64]}), 'mean_image'),
+    ):
+        with pytest.raises(RadgenError, match=words):
+            fidelity_rows(Rows(), **small, **native | wrong)
+    assert set(
+        fidelity_rows(Rows(), **small, native=resize_images(native['native'], 64))
+        .frame()
+        .image_size
+    ) == {32}  # images of a user's own size: nothing to compare with
+
 
 @pytest.mark.parametrize('size', [32, 64])
 def test_bicubic_brings_back_more_than_bilinear(published, size):
     "Why samples are enlarged by bicubic interpolation: nearer to the projections as released, by each error."
     x = published.images
     down = resize_images(x, size)
-    for metric, sign in ((mse, 1), (legacy_fid, 1), (ssim, -1)): assert sign*metric(x, upsample(down)).mean() < sign*metric(x, resize_images(down, 128)).mean()
+    for metric, sign in ((mse, 1), (legacy_fid, 1), (ssim, -1)):
+        assert (
+            sign * metric(x, upsample(down)).mean()
+            < sign * metric(x, resize_images(down, 128)).mean()
+        )
+
 
 # the controls on the released images
 
 SEEDS = 40
-PUBLISHED = { # protocol: folds, {control: (legacy_fid, mse, ssim)}
-    'paper':   (15, {'mean_image': (2.04, .0191, .505), 'nearest_copy': (1.64, .0181, .666)}),
-    'patient': (14, {'mean_image': (2.14, .0204, .479), 'nearest_copy': (3.86, .0396, .410)})}
+PUBLISHED = {  # protocol: folds, {control: (legacy_fid, mse, ssim)}
+    'paper': (15, {'mean_image': (2.04, 0.0191, 0.505), 'nearest_copy': (1.64, 0.0181, 0.666)}),
+    'patient': (14, {'mean_image': (2.14, 0.0204, 0.479), 'nearest_copy': (3.86, 0.0396, 0.410)}),
+}
+
 
 @pytest.fixture(scope='module')
 def released(published):
     patients = published.series.patient_id.to_numpy()
-    return published.images, published.conditions['multiomic'].loc[patients].to_numpy(), patients, published.series
+    return (
+        published.images,
+        published.conditions['multiomic'].loc[patients].to_numpy(),
+        patients,
+        published.series,
+    )
+
 
 def copied(released, protocol, n_folds, seed):
     images, conditions, patients, series = released
     folds, source = folds_for(protocol, series, n_folds, seed), np.empty(len(images), dtype=int)
     for k in range(n_folds):
         train, test = np.flatnonzero(folds != k), np.flatnonzero(folds == k)
-        source[test] = train[nearest_copy(images[train], conditions[train], patients[train], conditions[test], seed=1000*seed + k)[1]]
+        source[test] = train[
+            nearest_copy(
+                images[train],
+                conditions[train],
+                patients[train],
+                conditions[test],
+                seed=1000 * seed + k,
+            )[1]
+        ]
     assert (source != np.arange(len(images))).all()
     assert ((patients[source] == patients) == sibling_in_train(folds, series)).all()
     return source
+
 
 @pytest.mark.parametrize('protocol', PUBLISHED)
 def test_nearest_copy_of_the_released_images(released, protocol):
@@ -292,14 +544,24 @@ def test_nearest_copy_of_the_released_images(released, protocol):
     n_folds, expected = PUBLISHED[protocol]
     images = released[0]
     source = np.array([copied(released, protocol, n_folds, seed) for seed in range(SEEDS)])
-    pairs, which = np.unique(np.c_[np.tile(np.arange(len(images)), SEEDS), source.ravel()], axis=0, return_inverse=True)
-    fid, error, similarity = (metric(images[pairs[:, 0]], images[pairs[:, 1]])[which.ravel()].reshape(SEEDS, -1).mean(1) for metric in (legacy_fid, mse, ssim))
+    pairs, which = np.unique(
+        np.c_[np.tile(np.arange(len(images)), SEEDS), source.ravel()], axis=0, return_inverse=True
+    )
+    fid, error, similarity = (
+        metric(images[pairs[:, 0]], images[pairs[:, 1]])[which.ravel()].reshape(SEEDS, -1).mean(1)
+        for metric in (legacy_fid, mse, ssim)
+    )
     value = expected['nearest_copy']
-    print(protocol, [f'{x.mean():.4f} ({x.min():.3f}..{x.max():.3f})' for x in (fid, error, similarity)])
-    assert (fid.mean(), error.mean()) == pytest.approx(value[:2], rel=.1)
-    assert similarity.mean() == pytest.approx(value[2], abs=.015)
+    print(
+        protocol,
+        [f'{x.mean():.4f} ({x.min():.3f}..{x.max():.3f})' for x in (fid, error, similarity)],
+    )
+    assert (fid.mean(), error.mean()) == pytest.approx(value[:2], rel=0.1)
+    assert similarity.mean() == pytest.approx(value[2], abs=0.015)
     assert fid.min() < value[0] < fid.max()
-    if protocol == 'paper': assert 1.44 < fid.mean() < 1.74 # the published span over 40 seeds
+    if protocol == 'paper':
+        assert 1.44 < fid.mean() < 1.74  # the published span over 40 seeds
+
 
 @pytest.mark.parametrize('protocol', PUBLISHED)
 def test_mean_image_of_the_released_images(released, protocol):
@@ -309,6 +571,7 @@ def test_mean_image_of_the_released_images(released, protocol):
     found = []
     for seed in range(3):
         folds, constant = folds_for(protocol, series, n_folds, seed), np.empty_like(images)
-        for k in range(n_folds): constant[folds == k] = mean_image(images[folds != k])
+        for k in range(n_folds):
+            constant[folds == k] = mean_image(images[folds != k])
         found.append([metric(images, constant).mean() for metric in (legacy_fid, mse, ssim)])
-    assert np.mean(found, axis=0) == pytest.approx(expected['mean_image'], rel=.01)
+    assert np.mean(found, axis=0) == pytest.approx(expected['mean_image'], rel=0.01)

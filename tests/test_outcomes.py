@@ -1,22 +1,39 @@
 """Classification: no leak, honest intervals, exact nulls, and the published controls on the released tables."""
-import numpy as np, pandas as pd, pytest
+
+import numpy as np
+import pandas as pd
+import pytest
 from sklearn.decomposition import PCA
 from sklearn.metrics import average_precision_score, roc_auc_score
-from radgen.evaluate.outcomes import OmicsStep, ScoreTable, classification_rows, curves, fold_table, label_permutation_null, nested_scores, permutation_null_rows, omic_clusters, omics_direct, shap_summary
-from radgen.evaluate.scores import auprc, auroc
+
 from radgen.core.paths import RadgenError
-from radgen.data.published import load_published, published_available
 from radgen.core.results import MIN_CLASS, Rows, patient_bootstrap
-from radgen.data.splits import table_folds
+from radgen.data.published import load_published, published_available
+from radgen.evaluate.outcomes import (
+    OmicsStep,
+    ScoreTable,
+    classification_rows,
+    curves,
+    fold_table,
+    label_permutation_null,
+    nested_scores,
+    omic_clusters,
+    omics_direct,
+    permutation_null_rows,
+    shap_summary,
+)
+from radgen.evaluate.scores import auprc, auroc
 
-needs_data = pytest.mark.skipif(not published_available(), reason='the released data is not in the cache (RADGEN_DATA)')
+needs_data = pytest.mark.skipif(
+    not published_available(), reason='the released data is not in the cache (RADGEN_DATA)'
+)
 
 
-def features(n=120, d=12, strength=1.2, seed=0, share=.4):
+def features(n=120, d=12, strength=1.2, seed=0, share=0.4):
     rng = np.random.default_rng(seed)
-    y = (np.arange(n) < share*n).astype(float)
+    y = (np.arange(n) < share * n).astype(float)
     X = pd.DataFrame(rng.normal(size=(n, d)), columns=[f'f{j}' for j in range(d)])
-    X['f0'] += strength*y
+    X['f0'] += strength * y
     return X, y, np.array([f'P{i:04d}' for i in rng.permutation(n)])
 
 
@@ -25,7 +42,7 @@ def test_areas_equal_scikit_learn(digits):
     rng = np.random.default_rng(digits)
     for n in (5, 40, 300):
         y = np.r_[0, 1, rng.integers(0, 2, n)]
-        s = np.round(rng.normal(size=n+2) + y, digits)
+        s = np.round(rng.normal(size=n + 2) + y, digits)
         assert auroc(y, s) == pytest.approx(roc_auc_score(y, s), abs=1e-12)
         assert auprc(y, s) == pytest.approx(average_precision_score(y, s), abs=1e-12)
     assert np.isnan(auroc(np.zeros(4), np.arange(4))) and np.isnan(auprc(np.ones(4), np.arange(4)))
@@ -33,7 +50,7 @@ def test_areas_equal_scikit_learn(digits):
 
 def test_no_patient_on_both_sides():
     X, y, p = features()
-    table = fold_table(pd.concat([X]*3), np.tile(y, 3), np.tile(p, 3))
+    table = fold_table(pd.concat([X] * 3), np.tile(y, 3), np.tile(p, 3))
     assert sorted(np.concatenate([f.test for f in table.folds])) == list(range(360))
     for f in table.folds:
         assert not set(table.patients[f.train]) & set(table.patients[f.test])
@@ -50,9 +67,13 @@ def test_held_out_patient_cannot_touch_others():
     fold = before.frame.fold[p[7]]
     mates = before.frame.index[(before.frame.fold == fold) & (before.frame.index != p[7])]
     assert (after.frame.fold == before.frame.fold).all()
-    pd.testing.assert_series_equal(before.frame.score[mates], after.frame.score[mates], check_exact=True)
+    pd.testing.assert_series_equal(
+        before.frame.score[mates], after.frame.score[mates], check_exact=True
+    )
     others = before.frame.index[before.frame.fold != fold]
-    assert not np.allclose(before.frame.score[others], after.frame.score[others])      # while training on the poison does matter
+    assert not np.allclose(
+        before.frame.score[others], after.frame.score[others]
+    )  # while training on the poison does matter
 
 
 def test_noise_scores_one_half():
@@ -64,45 +85,70 @@ def test_noise_scores_one_half():
         s = nested_scores(X, y, np.arange(80), n_candidates=2, seed=seed, reduce=PCA(10)).frame
         i = patient_bootstrap(auroc, s.index, s.label, s.score, n_boot=200)
         means.append(i.value)
-        covered += i.low <= .5 <= i.high
-    assert abs(np.mean(means) - .5) < .07
+        covered += i.low <= 0.5 <= i.high
+    assert abs(np.mean(means) - 0.5) < 0.07
     assert covered >= 6
 
 
 def test_permuted_labels_score_one_half():
-    X, y, p = features(strength=2.)
+    X, y, p = features(strength=2.0)
     rng = np.random.default_rng(0)
-    assert nested_scores(X, y, p, n_candidates=1).auroc() > .8
-    assert abs(np.mean([nested_scores(X, rng.permutation(y), p, n_candidates=1, seed=s).auroc() for s in range(10)]) - .5) < .08
+    assert nested_scores(X, y, p, n_candidates=1).auroc() > 0.8
+    assert (
+        abs(
+            np.mean(
+                [
+                    nested_scores(X, rng.permutation(y), p, n_candidates=1, seed=s).auroc()
+                    for s in range(10)
+                ]
+            )
+            - 0.5
+        )
+        < 0.08
+    )
 
 
 def test_null_is_centred_and_its_p_value_is_uniform():
     ps, centres = [], []
     for seed in range(12):
         rng = np.random.default_rng(seed)
-        null = label_permutation_null(rng.normal(size=(60, 4)), np.arange(60) % 2, np.arange(60), n_permutations=19, seed=seed, classifier='logistic')
+        null = label_permutation_null(
+            rng.normal(size=(60, 4)),
+            np.arange(60) % 2,
+            np.arange(60),
+            n_permutations=19,
+            seed=seed,
+            classifier='logistic',
+        )
         assert len(null.values) == 19
-        ps.append(null.p_value('auroc')); centres.append(null.interval('auroc').value)
-    assert abs(np.mean(centres) - .5) < .04
-    assert .2 < np.mean(ps) < .8 and min(ps) >= 1/20
+        ps.append(null.p_value('auroc'))
+        centres.append(null.interval('auroc').value)
+    assert abs(np.mean(centres) - 0.5) < 0.04
+    assert 0.2 < np.mean(ps) < 0.8 and min(ps) >= 1 / 20
 
 
 def test_null_finds_a_signal_and_is_reproducible():
-    X, y, p = features(strength=2.)
+    X, y, p = features(strength=2.0)
     a, b = (label_permutation_null(X, y, p, n_permutations=9, seed=3) for _ in range(2))
-    assert a.p_value('auroc') == 1/10
+    assert a.p_value('auroc') == 1 / 10
     pd.testing.assert_frame_equal(a.values, b.values)
-    assert a.observed['auroc'] == pytest.approx(nested_scores(X, y, p, n_candidates=1, seed=3).auroc())
+    assert a.observed['auroc'] == pytest.approx(
+        nested_scores(X, y, p, n_candidates=1, seed=3).auroc()
+    )
 
 
 def test_interval_covers_the_truth():
     from scipy.stats import norm
-    def covered(seed, n=70, delta=1.):
+
+    def covered(seed, n=70, delta=1.0):
         rng = np.random.default_rng(seed)
         y = np.arange(n) < 25
-        i = patient_bootstrap(auroc, np.arange(n), y, rng.normal(size=n) + delta*y, n_boot=200, seed=seed)
-        return i.low <= norm.cdf(delta/np.sqrt(2)) <= i.high
-    assert np.mean([covered(s) for s in range(80)]) > .87
+        i = patient_bootstrap(
+            auroc, np.arange(n), y, rng.normal(size=n) + delta * y, n_boot=200, seed=seed
+        )
+        return i.low <= norm.cdf(delta / np.sqrt(2)) <= i.high
+
+    assert np.mean([covered(s) for s in range(80)]) > 0.87
 
 
 def test_order_of_rows_and_cores_do_not_matter():
@@ -117,16 +163,28 @@ def test_order_of_rows_and_cores_do_not_matter():
 def test_too_few_is_a_verdict_and_never_an_exception():
     X, y, p = features()
     rows = Rows(cohort='phantom', profile='smoke', label='er')
-    for labels in (np.zeros(120), np.ones(120), np.full(120, np.nan), (np.arange(120) < MIN_CLASS-1).astype(float)):
+    for labels in (
+        np.zeros(120),
+        np.ones(120),
+        np.full(120, np.nan),
+        (np.arange(120) < MIN_CLASS - 1).astype(float),
+    ):
         s = nested_scores(X, labels, p)
-        assert isinstance(s, ScoreTable) and s.verdict.startswith('not estimable') and s.frame.score.isna().all()
+        assert (
+            isinstance(s, ScoreTable)
+            and s.verdict.startswith('not estimable')
+            and s.frame.score.isna().all()
+        )
         assert np.isnan(s.auroc()) and curves(s).empty
         classification_rows(rows, s)
         permutation_null_rows(rows, label_permutation_null(X, labels, p))
         assert shap_summary(X, labels, p).verdict.startswith('not estimable')
     frame = rows.frame()
     assert frame.value.isna().all() and frame.verdict.str.startswith('not estimable: ').all()
-    assert nested_scores(X, (np.arange(120) < MIN_CLASS).astype(float), p, n_candidates=2).verdict == 'ok'
+    assert (
+        nested_scores(X, (np.arange(120) < MIN_CLASS).astype(float), p, n_candidates=2).verdict
+        == 'ok'
+    )
 
 
 def test_rows_say_what_was_measured():
@@ -139,56 +197,80 @@ def test_rows_say_what_was_measured():
     assert (frame.n == 116).all() and (frame.n_events == 44).all() and (frame.n_folds == 5).all()
     main = frame.loc[('auroc', 'model', 'test')]
     assert main.ci_low < main.value < main.ci_high and main.value == pytest.approx(s.auroc())
-    assert frame.loc[('auprc', 'reference', 'test')].value == pytest.approx(44/116)
+    assert frame.loc[('auprc', 'reference', 'test')].value == pytest.approx(44 / 116)
     assert frame.loc[('auroc', 'model', 'train')].value > main.value
 
 
 def test_bad_input_is_one_line():
     X, y, p = features()
-    for call, words in ((lambda: nested_scores(X, y[1:], p), 'give one entry a row'), (lambda: nested_scores(X, y*2, p), 'labels must be 0, 1 or empty'),
-                        (lambda: nested_scores(X.assign(f1='a'), y, p), "feature 'f1' is not numeric"),
-                        (lambda: nested_scores(pd.concat([X, X]), np.r_[y, 1-y], np.r_[p, p]), 'two different labels'),
-                        (lambda: nested_scores(X, y, p, classifier='svm'), "unknown classifier 'svm'"),
-                        (lambda: omics_direct(X.set_axis(p), 'multiomic', [1.], ['nobody']), 'nobody has no such condition')):
-        with pytest.raises(RadgenError, match=words) as e: call()
+    for call, words in (
+        (lambda: nested_scores(X, y[1:], p), 'give one entry a row'),
+        (lambda: nested_scores(X, y * 2, p), 'labels must be 0, 1 or empty'),
+        (lambda: nested_scores(X.assign(f1='a'), y, p), "feature 'f1' is not numeric"),
+        (
+            lambda: nested_scores(pd.concat([X, X]), np.r_[y, 1 - y], np.r_[p, p]),
+            'two different labels',
+        ),
+        (lambda: nested_scores(X, y, p, classifier='svm'), "unknown classifier 'svm'"),
+        (
+            lambda: omics_direct(X.set_axis(p), 'multiomic', [1.0], ['nobody']),
+            'nobody has no such condition',
+        ),
+    ):
+        with pytest.raises(RadgenError, match=words) as e:
+            call()
         assert '\n' not in str(e.value)
 
 
 def test_gaps_constants_and_infinities_are_survived():
     X, y, p = features()
-    X.iloc[3, 1], X['f2'], X.iloc[4, 3], X['f4'] = np.nan, 1., np.inf, np.nan
+    X.iloc[3, 1], X['f2'], X.iloc[4, 3], X['f4'] = np.nan, 1.0, np.inf, np.nan
     assert nested_scores(X, y, p, n_candidates=1).frame.score.notna().all()
 
 
 def test_shap_values_add_up():
-    X, y, p = features(strength=2.)
+    X, y, p = features(strength=2.0)
     s = nested_scores(X, y, p, n_candidates=3)
     shap = shap_summary(X, y, p, scores=s)
-    logit = np.log(s.frame.score/(1 - s.frame.score))
+    logit = np.log(s.frame.score / (1 - s.frame.score))
     assert (logit - shap.values.sum(axis=1)).groupby(s.frame.fold).std().max() < 1e-3
     assert shap.importance.index[0] == 'f0'
-    with pytest.raises(RadgenError, match='other folds'): shap_summary(X, y, p, seed=1, scores=s)
+    with pytest.raises(RadgenError, match='other folds'):
+        shap_summary(X, y, p, seed=1, scores=s)
 
 
 def test_control_meets_the_same_patients_in_the_same_folds():
     X, y, p = features()
     X = X.abs().set_axis(p)
     model = nested_scores(X, y, p, n_candidates=1, seed=4)
-    for s in omics_direct(X, 'expression', y, p, n_candidates=1, seed=4).values(): pd.testing.assert_series_equal(s.frame.fold, model.frame.fold)
-    shuffled = nested_scores(X, y, p, encode=OmicsStep('expression'), classifier='logistic', n_candidates=1)
+    for s in omics_direct(X, 'expression', y, p, n_candidates=1, seed=4).values():
+        pd.testing.assert_series_equal(s.frame.fold, model.frame.fold)
+    shuffled = nested_scores(
+        X, y, p, encode=OmicsStep('expression'), classifier='logistic', n_candidates=1
+    )
     assert np.isfinite(shuffled.frame.score).all()
 
 
 def test_clusters_of_separate_groups():
     rng = np.random.default_rng(0)
-    z = pd.DataFrame(rng.normal(size=(60, 4)) + 6*np.eye(4)[np.arange(60) % 3], index=[f'P{i}' for i in range(60)])
+    z = pd.DataFrame(
+        rng.normal(size=(60, 4)) + 6 * np.eye(4)[np.arange(60) % 3],
+        index=[f'P{i}' for i in range(60)],
+    )
     c = omic_clusters(z, n_nearest=2)
-    assert c.k == 3 and c.silhouette.idxmax() == 3 and c.nearest.groupby('cluster').size().eq(2).all()
+    assert (
+        c.k == 3 and c.silhouette.idxmax() == 3 and c.nearest.groupby('cluster').size().eq(2).all()
+    )
     assert pd.crosstab(np.arange(60) % 3, c.labels).gt(0).to_numpy().sum() == 3
-    for k, ids in enumerate(c.nearest_by_cluster()): assert np.linalg.norm(z.loc[ids[0]] - c.centres[k]) == pytest.approx(np.linalg.norm(z[c.labels == k] - c.centres[k], axis=1).min())
+    for k, ids in enumerate(c.nearest_by_cluster()):
+        assert np.linalg.norm(z.loc[ids[0]] - c.centres[k]) == pytest.approx(
+            np.linalg.norm(z[c.labels == k] - c.centres[k], axis=1).min()
+        )
     assert c.plane.shape == (60, 2) and c.plane_centres.shape == (3, 2)
-    for d in (1, 2): assert omic_clusters(z.iloc[:, :d], [2]).plane.shape == (60, 2)
-    with pytest.raises(RadgenError): omic_clusters(z.iloc[:2])
+    for d in (1, 2):
+        assert omic_clusters(z.iloc[:, :d], [2]).plane.shape == (60, 2)
+    with pytest.raises(RadgenError):
+        omic_clusters(z.iloc[:2])
 
 
 @needs_data
@@ -196,19 +278,45 @@ def test_published_controls():
     "15 genes, no image, logistic regression, repeated five-fold cross-validation: the values measured on the released tables."
     cohort = load_published()
     genes = cohort.conditions['expression']
-    known = dict(subgroup=.968, er=.876, pr=.771, her2=.569, TP53=.789, PIK3CA=.629, CDH1=.764, GATA3=.654)
+    known = dict(
+        subgroup=0.968,
+        er=0.876,
+        pr=0.771,
+        her2=0.569,
+        TP53=0.789,
+        PIK3CA=0.629,
+        CDH1=0.764,
+        GATA3=0.654,
+    )
     for label, expected in known.items():
         y = cohort.labels[label].dropna()
         y = y[y.index.isin(genes.index)]
-        runs = [nested_scores(genes.loc[y.index], y, y.index, classifier='logistic', n_candidates=1, seed=seed, encode=OmicsStep('expression')) for seed in range(3)]
-        assert np.mean([r.auroc_within_folds() for r in runs]) == pytest.approx(expected, abs=.02), label
-        if label == 'subgroup': assert np.mean([r.auprc() for r in runs]) == pytest.approx(.973, abs=.02)
+        runs = [
+            nested_scores(
+                genes.loc[y.index],
+                y,
+                y.index,
+                classifier='logistic',
+                n_candidates=1,
+                seed=seed,
+                encode=OmicsStep('expression'),
+            )
+            for seed in range(3)
+        ]
+        assert np.mean([r.auroc_within_folds() for r in runs]) == pytest.approx(
+            expected, abs=0.02
+        ), label
+        if label == 'subgroup':
+            assert np.mean([r.auprc() for r in runs]) == pytest.approx(0.973, abs=0.02)
 
 
 @needs_data
 def test_imaged_patients_are_not_estimable():
     cohort = load_published()
-    genes, imaged = cohort.conditions['expression'], cohort.imaged[cohort.imaged.isin(cohort.conditions['expression'].index)]
+    genes, imaged = (
+        cohort.conditions['expression'],
+        cohort.imaged[cohort.imaged.isin(cohort.conditions['expression'].index)],
+    )
     for label in ('subgroup', 'er', 'her2'):
         s = nested_scores(genes.loc[imaged], cohort.labels[label].reindex(imaged), imaged)
         assert s.verdict.startswith('not estimable'), label

@@ -1,5 +1,11 @@
 """Tables, scorecard and report: views of rows, the rule, and a page that a browser opens without scrolling sideways."""
-import html, json, math, re, shutil, subprocess
+
+import html
+import json
+import math
+import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
@@ -7,85 +13,226 @@ import pandas as pd
 import pytest
 
 from radgen.core import names
+from radgen.core.names import MODEL_NAMES, TRAINED_MODELS
+from radgen.core.paths import RadgenError
+from radgen.core.results import COLUMNS, Rows, write_rows
+from radgen.core.rows import quotable
 from radgen.report import page, scorecard, tables
 from radgen.report.checklists import INSTRUMENTS, UNANSWERED, RunFacts, checklist
-from radgen.core.paths import RadgenError
-from radgen.core.names import MODEL_NAMES, TRAINED_MODELS
 from radgen.report.scorecard import fig_scorecard
-from radgen.core.rows import quotable
-from radgen.core.results import COLUMNS, Rows, write_rows
 
-CHROMIUM = next((p for p in map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome')) if p), None)
-VOID = {'area', 'base', 'br', 'col', 'embed', 'hr', 'img', 'input', 'link', 'meta', 'source', 'track', 'wbr'}
+CHROMIUM = next(
+    (
+        p
+        for p in map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))
+        if p
+    ),
+    None,
+)
+VOID = {
+    'area',
+    'base',
+    'br',
+    'col',
+    'embed',
+    'hr',
+    'img',
+    'input',
+    'link',
+    'meta',
+    'source',
+    'track',
+    'wbr',
+}
 
 
 def make_rows(cohort='published', image_size=128, **text):
     """What a run writes, in miniature; values are chosen, not measured."""
     rows = Rows(cohort=cohort, profile='smoke', source_notebook='test')
-    put = lambda value, half, **fields: rows.add(value=value, ci_low=value - half, ci_high=value + half, **fields)
+    put = lambda value, half, **fields: rows.add(
+        value=value, ci_low=value - half, ci_high=value + half, **fields
+    )
     for condition in ('multiomic', 'expression'):
         for protocol in ('paper', 'patient'):
-            row = dict(condition=condition, protocol=protocol, image_size=image_size, n=58, n_imaged=28, subset='all', estimator='single')
-            for metric, values in dict(legacy_fid=(1.6, 2.0, 2.4, .7), mse=(.017, .019, .021, .01), ssim=(.61, .5, .55, .7), kid=(.05, .1, .04, .0)).items():
-                for (role, model), v in zip((('model', 'cpdm'), ('control', 'mean_image'), ('control', 'nearest_copy'), ('reference', 'real')), values):
-                    put(v, abs(v)*.04, metric=metric, role=role, model=model, **row)
-            rows.unavailable('its weights are not cached', metric='inception_fid', role='model', model='cpdm', **row)
-        row = dict(condition=condition, protocol='patient', subset='test', n=119, n_events=60, label='subgroup')
+            row = dict(
+                condition=condition,
+                protocol=protocol,
+                image_size=image_size,
+                n=58,
+                n_imaged=28,
+                subset='all',
+                estimator='single',
+            )
+            for metric, values in dict(
+                legacy_fid=(1.6, 2.0, 2.4, 0.7),
+                mse=(0.017, 0.019, 0.021, 0.01),
+                ssim=(0.61, 0.5, 0.55, 0.7),
+                kid=(0.05, 0.1, 0.04, 0.0),
+            ).items():
+                for (role, model), v in zip(
+                    (
+                        ('model', 'cpdm'),
+                        ('control', 'mean_image'),
+                        ('control', 'nearest_copy'),
+                        ('reference', 'real'),
+                    ),
+                    values,
+                ):
+                    put(v, abs(v) * 0.04, metric=metric, role=role, model=model, **row)
+            rows.unavailable(
+                'its weights are not cached',
+                metric='inception_fid',
+                role='model',
+                model='cpdm',
+                **row,
+            )
+        row = dict(
+            condition=condition,
+            protocol='patient',
+            subset='test',
+            n=119,
+            n_events=60,
+            label='subgroup',
+        )
         for metric in ('auroc', 'auprc'):
-            for extractor, v in (('pixels', .9), ('radiomics', .8)):
-                put(v, .05, metric=metric, role='model', model='cpdm', extractor=extractor, classifier='xgboost', **row)
-                put(.5, .1, metric=metric, role='null', model='cpdm', extractor=extractor, classifier='xgboost', **row)
-            put(.96, .02, metric=metric, role='upper_bound', model='omics_direct', extractor='omics', classifier='logistic', **row)
-        row = dict(condition=condition, protocol='patient', subset='test', n=28, n_events=0, label='survival', classifier='cox', model='cpdm', extractor='radiomics')
+            for extractor, v in (('pixels', 0.9), ('radiomics', 0.8)):
+                put(
+                    v,
+                    0.05,
+                    metric=metric,
+                    role='model',
+                    model='cpdm',
+                    extractor=extractor,
+                    classifier='xgboost',
+                    **row,
+                )
+                put(
+                    0.5,
+                    0.1,
+                    metric=metric,
+                    role='null',
+                    model='cpdm',
+                    extractor=extractor,
+                    classifier='xgboost',
+                    **row,
+                )
+            put(
+                0.96,
+                0.02,
+                metric=metric,
+                role='upper_bound',
+                model='omics_direct',
+                extractor='omics',
+                classifier='logistic',
+                **row,
+            )
+        row = dict(
+            condition=condition,
+            protocol='patient',
+            subset='test',
+            n=28,
+            n_events=0,
+            label='survival',
+            classifier='cox',
+            model='cpdm',
+            extractor='radiomics',
+        )
         rows.not_estimable('0 events, 10 needed', metric='concordance', role='model', **row)
-    rows.add(metric='patients_generated', value=1063, role='model', model='cpdm', condition='expression', protocol='patient', subset='all')
-    for subset, n in (('all', 1091), ('imaged', 28)): rows.add(metric='count', label='patients', subset=subset, value=n)
+    rows.add(
+        metric='patients_generated',
+        value=1063,
+        role='model',
+        model='cpdm',
+        condition='expression',
+        protocol='patient',
+        subset='all',
+    )
+    for subset, n in (('all', 1091), ('imaged', 28)):
+        rows.add(metric='count', label='patients', subset=subset, value=n)
     return rows.frame().assign(**text)
 
 
 @pytest.fixture(scope='module')
-def rows(): return make_rows()
+def rows():
+    return make_rows()
 
 
 @pytest.fixture(scope='module')
 def page(rows, tmp_path_factory):
     """A page with all tables, one picture and long unbreakable words."""
-    from radgen.evaluate.plots import fig_fidelity
     from radgen.core.style import save_figure
+    from radgen.evaluate.plots import fig_fidelity
+
     folder = tmp_path_factory.mktemp('report')
     save_figure(fig_fidelity(rows), 'fidelity', folder, simulated=True)
-    facts = dict(cohort='phantom', profile='smoke', simulated=True, provenance=dict(code='c'*200, packages=dict(numpy='x'*300)))
+    facts = dict(
+        cohort='phantom',
+        profile='smoke',
+        simulated=True,
+        provenance=dict(code='c' * 200, packages=dict(numpy='x' * 300)),
+    )
     made = page.tables(make_rows('phantom'), simulated=True)
-    return page.render_report(make_rows('phantom'), made, page.find_figures(folder), facts, folder/'report.html')
+    return page.render_report(
+        make_rows('phantom'), made, page.find_figures(folder), facts, folder / 'report.html'
+    )
 
 
 # the rule ------------------------------------------------------------------------------------------------------------------------
 
 NAN = math.nan
 RULE = [  # value, low, high, published, control, null, better, verdict, comparable -> conclusion
-    (.85, .80, .90, .82, .70, .62, 'higher', 'ok', True, 'reproduced'),
-    (.90, .87, .93, .82, .70, .62, 'higher', 'ok', True, 'reproduced'),
-    (.74, .71, .77, .82, .70, .62, 'higher', 'ok', True, 'not reproduced'),
-    (.85, .80, .90, .82, .80, .62, 'higher', 'ok', True, 'matched by a control'),
-    (.85, .80, .90, .82, .97, .62, 'higher', 'ok', True, 'matched by a control'),
-    (.61, .50, .70, .82, .40, .62, 'higher', 'ok', True, 'not above chance'),
-    (.85, .80, .90, NAN, .70, .62, 'higher', 'ok', True, 'above its controls'),
-    (.85, NAN, NAN, .82, .70, NAN, 'higher', 'ok', True, 'reproduced'),
+    (0.85, 0.80, 0.90, 0.82, 0.70, 0.62, 'higher', 'ok', True, 'reproduced'),
+    (0.90, 0.87, 0.93, 0.82, 0.70, 0.62, 'higher', 'ok', True, 'reproduced'),
+    (0.74, 0.71, 0.77, 0.82, 0.70, 0.62, 'higher', 'ok', True, 'not reproduced'),
+    (0.85, 0.80, 0.90, 0.82, 0.80, 0.62, 'higher', 'ok', True, 'matched by a control'),
+    (0.85, 0.80, 0.90, 0.82, 0.97, 0.62, 'higher', 'ok', True, 'matched by a control'),
+    (0.61, 0.50, 0.70, 0.82, 0.40, 0.62, 'higher', 'ok', True, 'not above chance'),
+    (0.85, 0.80, 0.90, NAN, 0.70, 0.62, 'higher', 'ok', True, 'above its controls'),
+    (0.85, NAN, NAN, 0.82, 0.70, NAN, 'higher', 'ok', True, 'reproduced'),
     (1.5, 1.3, 1.7, 2.02, 2.04, NAN, 'lower', 'ok', True, 'reproduced'),
     (2.0, 1.8, 2.2, 2.02, 2.04, NAN, 'lower', 'ok', True, 'matched by a control'),
     (3.0, 2.8, 3.2, 2.02, 3.86, NAN, 'lower', 'ok', True, 'not reproduced'),
     (726, NAN, NAN, 726, NAN, NAN, 'equal', 'ok', True, 'reproduced'),
     (1063, NAN, NAN, 726, NAN, NAN, 'equal', 'ok', True, 'not reproduced'),
-    (.85, .80, .90, .82, .70, .62, 'higher', 'ok', False, 'not comparable'),
-    (None, NAN, NAN, .82, .70, .62, 'higher', 'not estimable: 0 events, 10 needed', False, 'not estimable'),
-    (None, NAN, NAN, .82, .70, .62, 'higher', 'unavailable: not yet built', False, 'unavailable'),
-    (NAN, NAN, NAN, .82, .70, .62, 'higher', 'ok', True, 'unavailable'),
+    (0.85, 0.80, 0.90, 0.82, 0.70, 0.62, 'higher', 'ok', False, 'not comparable'),
+    (
+        None,
+        NAN,
+        NAN,
+        0.82,
+        0.70,
+        0.62,
+        'higher',
+        'not estimable: 0 events, 10 needed',
+        False,
+        'not estimable',
+    ),
+    (
+        None,
+        NAN,
+        NAN,
+        0.82,
+        0.70,
+        0.62,
+        'higher',
+        'unavailable: not yet built',
+        False,
+        'unavailable',
+    ),
+    (NAN, NAN, NAN, 0.82, 0.70, 0.62, 'higher', 'ok', True, 'unavailable'),
 ]
 
 
-@pytest.mark.parametrize('value,low,high,published,control,null,better,verdict,comparable,expected', RULE)
-def test_conclude(value, low, high, published, control, null, better, verdict, comparable, expected):
-    assert scorecard.conclude(value, low, high, published, control, null, better, verdict, comparable) == expected
+@pytest.mark.parametrize(
+    'value,low,high,published,control,null,better,verdict,comparable,expected', RULE
+)
+def test_conclude(
+    value, low, high, published, control, null, better, verdict, comparable, expected
+):
+    assert (
+        scorecard.conclude(value, low, high, published, control, null, better, verdict, comparable)
+        == expected
+    )
 
 
 def test_every_conclusion_is_tried_and_explained():
@@ -94,6 +241,7 @@ def test_every_conclusion_is_tried_and_explained():
 
 # tables --------------------------------------------------------------------------------------------------------------------------
 
+
 def test_tables_are_views_of_rows(rows):
     made = page.tables(rows)
     assert list(made) == list(page.TABLES)
@@ -101,99 +249,251 @@ def test_tables_are_views_of_rows(rows):
     assert two.loc[('CPDM', 'multiomic', 'patient'), 'MSE at 128 px'] == '0.0170 [0.0163, 0.0177]'
     assert two.loc[('CPDM', 'multiomic', 'patient'), 'Inception FID'] == 'unavailable'
     assert 'its weights are not cached' in two.loc[('CPDM', 'multiomic', 'patient'), 'note']
-    for model in TRAINED_MODELS[1:]: assert two.loc[(MODEL_NAMES[model], 'expression', 'paper'), 'note'] == names.NOT_RUN and two.loc[(MODEL_NAMES[model], 'expression', 'paper'), 'KID'] == 'unavailable'
+    for model in TRAINED_MODELS[1:]:
+        assert (
+            two.loc[(MODEL_NAMES[model], 'expression', 'paper'), 'note'] == names.NOT_RUN
+            and two.loc[(MODEL_NAMES[model], 'expression', 'paper'), 'KID'] == 'unavailable'
+        )
     three = made['table3_classification']
     assert set(three[three.extractor == 'vgg16'].verdict) == {'unavailable: not yet built'}
-    assert three.query("extractor == 'radiomics' and condition == 'expression'")[['AUROC', 'AUROC, omics without an image', 'AUROC, permuted labels', 'positives']].values.tolist() == [
-        ['0.80 [0.75, 0.85]', '0.96 [0.94, 0.98]', '0.50 (0.40 to 0.60)', '60']]
-    assert made['table4_survival'].verdict.tolist() == ['not estimable: 0 events, 10 needed']*2
+    assert three.query("extractor == 'radiomics' and condition == 'expression'")[
+        ['AUROC', 'AUROC, omics without an image', 'AUROC, permuted labels', 'positives']
+    ].values.tolist() == [['0.80 [0.75, 0.85]', '0.96 [0.94, 0.98]', '0.50 (0.40 to 0.60)', '60']]
+    assert made['table4_survival'].verdict.tolist() == ['not estimable: 0 events, 10 needed'] * 2
     assert made['table1_cohort'].set_index('what').loc['patients'].tolist() == ['1,091', '28']
     five = made['table5_single_genomics']
-    assert five.query("quantity == 'patients given a generated MRI'")[['multiomic', 'expression']].values.tolist() == [['–', '1,063']]
-    assert (rows.role.isin(['control', 'reference', 'null', 'upper_bound'])).sum() == (made['table6_controls'].role != 'model').sum()
+    assert five.query("quantity == 'patients given a generated MRI'")[
+        ['multiomic', 'expression']
+    ].values.tolist() == [['–', '1,063']]
+    assert (rows.role.isin(['control', 'reference', 'null', 'upper_bound'])).sum() == (
+        made['table6_controls'].role != 'model'
+    ).sum()
 
 
 def test_tables_do_not_depend_on_the_order_of_columns_and_survive_csv(tmp_path):
     from radgen.core.results import read_rows
+
     rows = two_sizes()
-    write_rows(rows, tmp_path/'rows.csv')
-    again = page.tables(read_rows(tmp_path/'rows.csv'))
-    for name, table in page.tables(rows[COLUMNS[::-1]]).items(): pd.testing.assert_frame_equal(table, again[name])
-    for path in page.write_tables(again, tmp_path/'tables'): assert len(pd.read_csv(path))
+    write_rows(rows, tmp_path / 'rows.csv')
+    again = page.tables(read_rows(tmp_path / 'rows.csv'))
+    for name, table in page.tables(rows[COLUMNS[::-1]]).items():
+        pd.testing.assert_frame_equal(table, again[name])
+    for path in page.write_tables(again, tmp_path / 'tables'):
+        assert len(pd.read_csv(path))
 
 
 def test_nothing_run_gives_empty_tables_and_a_page(tmp_path):
     empty = Rows().frame()
     made = page.tables(empty)
     assert all(len(t) == 0 for n, t in made.items() if n != 'table7_scorecard')
-    assert {c for k in ('paper', 'patient') for c in made['table7_scorecard'][f'conclusion, {k} protocol']} == {names.NOT_RUN}
-    text = page.render_report(empty, made, {}, dict(cohort='published', profile='smoke'), tmp_path).read_text()
+    assert {
+        c
+        for k in ('paper', 'patient')
+        for c in made['table7_scorecard'][f'conclusion, {k} protocol']
+    } == {names.NOT_RUN}
+    text = page.render_report(
+        empty, made, {}, dict(cohort='published', profile='smoke'), tmp_path
+    ).read_text()
     assert 'Nothing published was recomputed in this run.' in text and 'SIMULATED' not in text
 
 
 def test_legacy_fid_is_quoted_at_128_pixels_only(rows):
-    assert not [c for c in tables.table_fidelity(make_rows(image_size=64)) if 'legacy FID' in c or '128' in c]
-    assert set(scorecard.scorecard(make_rows(image_size=64)).query("metric == 'legacy_fid'").conclusion) == {'unavailable'}
+    assert not [
+        c
+        for c in tables.table_fidelity(make_rows(image_size=64))
+        if 'legacy FID' in c or '128' in c
+    ]
+    assert set(
+        scorecard.scorecard(make_rows(image_size=64)).query("metric == 'legacy_fid'").conclusion
+    ) == {'unavailable'}
     small = scorecard.scorecard(make_rows(image_size=64)).query("metric in ('mse', 'ssim')")
-    assert set(small.conclusion) == {'not comparable'} and set(small.why) == {'computed at 64 pixels'}
+    assert set(small.conclusion) == {'not comparable'} and set(small.why) == {
+        'computed at 64 pixels'
+    }
     ratio = make_rows(image_size=64).replace({'metric': {'legacy_fid': 'legacy_fid_ratio'}})
     shown = scorecard.table_scorecard(scorecard.scorecard(ratio)).query("quantity == 'legacy FID'")
-    assert set(shown['patient protocol']) == {'ratio 1.60 [1.54, 1.66]'} and set(shown['best trivial control']) == {'ratio 2.00 (mean image)'}
-    assert set(shown['conclusion, patient protocol']) == {'not comparable: computed at 64 pixels as a ratio to the mean image; here above its controls'}
-    assert set(scorecard.scorecard(rows).query("metric == 'legacy_fid'").conclusion) == {'reproduced'}
+    assert set(shown['patient protocol']) == {'ratio 1.60 [1.54, 1.66]'} and set(
+        shown['best trivial control']
+    ) == {'ratio 2.00 (mean image)'}
+    assert set(shown['conclusion, patient protocol']) == {
+        'not comparable: computed at 64 pixels as a ratio to the mean image; here above its controls'
+    }
+    assert set(scorecard.scorecard(rows).query("metric == 'legacy_fid'").conclusion) == {
+        'reproduced'
+    }
 
 
 def test_controls_over_many_fold_assignments_stay_in_table_6(rows):
-    many = rows[(rows.role == 'control') & (rows.metric == 'mse')].assign(estimator='mean of 40 fold assignments', value=.001)
+    many = rows[(rows.role == 'control') & (rows.metric == 'mse')].assign(
+        estimator='mean of 40 fold assignments', value=0.001
+    )
     both = pd.concat([rows, many], ignore_index=True)
-    assert (scorecard.scorecard(both).control.dropna() == scorecard.scorecard(rows).control.dropna()).all()
+    assert (
+        scorecard.scorecard(both).control.dropna() == scorecard.scorecard(rows).control.dropna()
+    ).all()
     pd.testing.assert_frame_equal(tables.table_fidelity(both), tables.table_fidelity(rows))
-    assert tables.table_controls(both).query("section == 'Trivial controls over many fold assignments'").detail.eq('mean of 40 fold assignments, 128 px').sum() == len(many)
+    assert tables.table_controls(both).query(
+        "section == 'Trivial controls over many fold assignments'"
+    ).detail.eq('mean of 40 fold assignments, 128 px').sum() == len(many)
 
 
 def test_scorecard(rows):
     score = scorecard.scorecard(rows)
     line = lambda **q: score[np.logical_and.reduce([score[k] == v for k, v in q.items()])].iloc[0]
-    assert score.preprint.dropna().unique().tolist() == [1.33, .85, .89, .92, 726] and score.published.unique().tolist() == [2.02, .02, .59, .82, .84, .88, 726]
+    assert score.preprint.dropna().unique().tolist() == [
+        1.33,
+        0.85,
+        0.89,
+        0.92,
+        726,
+    ] and score.published.unique().tolist() == [2.02, 0.02, 0.59, 0.82, 0.84, 0.88, 726]
     subtype = line(metric='auroc', condition='expression', protocol='patient')
-    assert (subtype.extractor, subtype.value, subtype.control, subtype.conclusion) == ('radiomics', .8, .96, 'matched by a control')   # not the better of two extractors
-    assert line(metric='mse', condition='multiomic', protocol='paper').control == .019           # the better of the two controls
-    assert line(metric='concordance', condition='multiomic', protocol='patient').conclusion == 'not estimable'
-    assert line(metric='patients_generated', condition='expression', protocol='patient').conclusion == 'not reproduced'
-    assert line(metric='patients_generated', condition='multiomic', protocol='patient').conclusion == 'unavailable'
+    assert (subtype.extractor, subtype.value, subtype.control, subtype.conclusion) == (
+        'radiomics',
+        0.8,
+        0.96,
+        'matched by a control',
+    )  # not the better of two extractors
+    assert (
+        line(metric='mse', condition='multiomic', protocol='paper').control == 0.019
+    )  # the better of the two controls
+    assert (
+        line(metric='concordance', condition='multiomic', protocol='patient').conclusion
+        == 'not estimable'
+    )
+    assert (
+        line(metric='patients_generated', condition='expression', protocol='patient').conclusion
+        == 'not reproduced'
+    )
+    assert (
+        line(metric='patients_generated', condition='multiomic', protocol='patient').conclusion
+        == 'unavailable'
+    )
     table = scorecard.table_scorecard(score).set_index(['quantity', 'condition'])
-    assert table.loc[('survival, concordance index', 'multiomic'), 'conclusion, patient protocol'] == 'not estimable: 0 events, 10 needed'
-    assert table.loc[('survival, concordance index', 'multiomic'), ['paper protocol, reproduced', 'conclusion, paper protocol']].tolist() == ['–', '–']        # outcomes are judged over patients only
-    assert table.loc[('ER+/HER2+ subtype, AUROC', 'expression'), ['best trivial control', 'upper_bound', 'null (95 %)', 'preprint', 'published']].tolist() == ['0.96 (omics, logistic)', '0.96 (omics, logistic)', '0.50 (0.40 to 0.60)', '0.85', '0.82']
-    assert len(table) == len(scorecard.PUBLISHED)*2 and table.index.is_unique
+    assert (
+        table.loc[('survival, concordance index', 'multiomic'), 'conclusion, patient protocol']
+        == 'not estimable: 0 events, 10 needed'
+    )
+    assert table.loc[
+        ('survival, concordance index', 'multiomic'),
+        ['paper protocol, reproduced', 'conclusion, paper protocol'],
+    ].tolist() == ['–', '–']  # outcomes are judged over patients only
+    assert table.loc[
+        ('ER+/HER2+ subtype, AUROC', 'expression'),
+        ['best trivial control', 'upper_bound', 'null (95 %)', 'preprint', 'published'],
+    ].tolist() == [
+        '0.96 (omics, logistic)',
+        '0.96 (omics, logistic)',
+        '0.50 (0.40 to 0.60)',
+        '0.85',
+        '0.82',
+    ]
+    assert len(table) == len(scorecard.PUBLISHED) * 2 and table.index.is_unique
 
 
 def test_simulated_patients_confirm_nothing():
     score = scorecard.scorecard(make_rows('phantom_link0'))
-    assert not set(score.conclusion) & {'reproduced', 'not reproduced', 'matched by a control', 'above its controls'}
+    assert not set(score.conclusion) & {
+        'reproduced',
+        'not reproduced',
+        'matched by a control',
+        'above its controls',
+    }
     assert score.published.notna().all() and 'simulated' in scorecard.headline(score)
-    assert 'not comparable: simulated patients; here matched by a control' in set(scorecard.table_scorecard(score)['conclusion, patient protocol'])
+    assert 'not comparable: simulated patients; here matched by a control' in set(
+        scorecard.table_scorecard(score)['conclusion, patient protocol']
+    )
 
 
 def two_sizes(**text):
     "A run that draws 32 pixels and is asked at 128 as well: six models, leaked images, trainings, an audit."
     large, out = make_rows(**text), []
     fid = large[large.metric.isin(['legacy_fid', 'mse', 'ssim', 'kid'])]
-    out += [large[~large.metric.isin(['kid'])], large[large.metric == 'kid'].assign(image_size=32), fid[fid.metric.isin(['mse', 'ssim'])].assign(image_size=32, value=9.), fid[fid.metric == 'legacy_fid'].assign(metric='legacy_fid_ratio', image_size=32)]
-    out += [fid[(fid.role == 'reference') & (fid.metric != 'kid')].assign(model='resized', value=.002)]
-    for m in TRAINED_MODELS[1:]: out.append(fid[(fid.model == 'cpdm') & (fid.metric != 'kid')].assign(model=m))
-    for subset, n, factor in (('sibling', 36, .5), ('no_sibling', 22, 2.)):
-        x = fid[(fid.protocol == 'paper') & (fid.metric != 'kid') & fid.role.isin(['model', 'control'])].assign(subset=subset, n=n)
-        for c in ('value', 'ci_low', 'ci_high'): x[c] = x[c]*np.where(x.role == 'control', 1, np.where(x.metric == 'ssim', 1/factor, factor))
+    out += [
+        large[~large.metric.isin(['kid'])],
+        large[large.metric == 'kid'].assign(image_size=32),
+        fid[fid.metric.isin(['mse', 'ssim'])].assign(image_size=32, value=9.0),
+        fid[fid.metric == 'legacy_fid'].assign(metric='legacy_fid_ratio', image_size=32),
+    ]
+    out += [
+        fid[(fid.role == 'reference') & (fid.metric != 'kid')].assign(model='resized', value=0.002)
+    ]
+    for m in TRAINED_MODELS[1:]:
+        out.append(fid[(fid.model == 'cpdm') & (fid.metric != 'kid')].assign(model=m))
+    for subset, n, factor in (('sibling', 36, 0.5), ('no_sibling', 22, 2.0)):
+        x = fid[
+            (fid.protocol == 'paper') & (fid.metric != 'kid') & fid.role.isin(['model', 'control'])
+        ].assign(subset=subset, n=n)
+        for c in ('value', 'ci_low', 'ci_high'):
+            x[c] = x[c] * np.where(
+                x.role == 'control', 1, np.where(x.metric == 'ssim', 1 / factor, factor)
+            )
         out.append(x)
-    rows = Rows(cohort=large.cohort.iloc[0], role='model', condition='multiomic', protocol='patient')
-    rows.add(metric='training_steps', model='cpdm_paper', subset='train', value=150, source_notebook='02_train-x')
-    rows.add(metric='training_share', model='cpdm_paper', subset='train', value=.0083, estimator='width 32 of 128, 32 of 128 pixels', source_notebook='02_train-x')
-    rows.add(metric='retrieval', model='cpdm', value=.52, ci_low=.42, ci_high=.62, source_notebook='07a_audit-multiomic')
-    rows.add(metric='retrieval', model='cpdm', role='null', value=.5, ci_low=.41, ci_high=.59, source_notebook='07a_audit-multiomic')
-    rows.add(metric='mse', model='cpdm', estimator='single', subset='all', value=77., image_size=128, source_notebook='07a_audit-multiomic')          # of the audit: never in another table
-    rows.add(metric='auroc', model='cpdm', extractor='radiomics', classifier='xgboost', label='subgroup', subset='test', value=.99, source_notebook='07c_learning_curve', n_imaged=28)
-    rows.add(metric='coverage', model='cpdm', label='MSE', value=.94, ci_low=.9, ci_high=.97, n=200, source_notebook='07b_coverage')
+    rows = Rows(
+        cohort=large.cohort.iloc[0], role='model', condition='multiomic', protocol='patient'
+    )
+    rows.add(
+        metric='training_steps',
+        model='cpdm_paper',
+        subset='train',
+        value=150,
+        source_notebook='02_train-x',
+    )
+    rows.add(
+        metric='training_share',
+        model='cpdm_paper',
+        subset='train',
+        value=0.0083,
+        estimator='width 32 of 128, 32 of 128 pixels',
+        source_notebook='02_train-x',
+    )
+    rows.add(
+        metric='retrieval',
+        model='cpdm',
+        value=0.52,
+        ci_low=0.42,
+        ci_high=0.62,
+        source_notebook='07a_audit-multiomic',
+    )
+    rows.add(
+        metric='retrieval',
+        model='cpdm',
+        role='null',
+        value=0.5,
+        ci_low=0.41,
+        ci_high=0.59,
+        source_notebook='07a_audit-multiomic',
+    )
+    rows.add(
+        metric='mse',
+        model='cpdm',
+        estimator='single',
+        subset='all',
+        value=77.0,
+        image_size=128,
+        source_notebook='07a_audit-multiomic',
+    )  # of the audit: never in another table
+    rows.add(
+        metric='auroc',
+        model='cpdm',
+        extractor='radiomics',
+        classifier='xgboost',
+        label='subgroup',
+        subset='test',
+        value=0.99,
+        source_notebook='07c_learning_curve',
+        n_imaged=28,
+    )
+    rows.add(
+        metric='coverage',
+        model='cpdm',
+        label='MSE',
+        value=0.94,
+        ci_low=0.9,
+        ci_high=0.97,
+        n=200,
+        source_notebook='07b_coverage',
+    )
     return pd.concat([*out, rows.frame()], ignore_index=True)
 
 
@@ -201,108 +501,278 @@ def test_fidelity_is_quoted_at_the_released_size():
     rows = two_sizes()
     two = tables.table_fidelity(rows).set_index(['model', 'condition', 'protocol'])
     line = two.loc[('CPDM', 'multiomic', 'patient')]
-    assert (line['MSE at 128 px'], line['legacy FID at 128 px'], line['legacy FID ÷ mean image'], line.pixels) == ('0.0170 [0.0163, 0.0177]', '1.60 [1.54, 1.66]', '1.60 [1.54, 1.66]', '32')
-    assert set(two.index.get_level_values(0)) >= {MODEL_NAMES[m] for m in TRAINED_MODELS} and not two.note.str.contains('not part').any()
-    assert two.loc[('CPDM, paper preset', 'multiomic', 'patient'), 'note'] == 'trained 150 steps a fold, 0.83 % of the released length; width 32 of 128, 32 of 128 pixels'
+    assert (
+        line['MSE at 128 px'],
+        line['legacy FID at 128 px'],
+        line['legacy FID ÷ mean image'],
+        line.pixels,
+    ) == ('0.0170 [0.0163, 0.0177]', '1.60 [1.54, 1.66]', '1.60 [1.54, 1.66]', '32')
+    assert (
+        set(two.index.get_level_values(0)) >= {MODEL_NAMES[m] for m in TRAINED_MODELS}
+        and not two.note.str.contains('not part').any()
+    )
+    assert (
+        two.loc[('CPDM, paper preset', 'multiomic', 'patient'), 'note']
+        == 'trained 150 steps a fold, 0.83 % of the released length; width 32 of 128, 32 of 128 pixels'
+    )
     score, alone = scorecard.scorecard(rows), scorecard.scorecard(make_rows())
-    assert not (score.conclusion == 'not comparable').any() and set(score.metric) == set(alone.metric)
-    pd.testing.assert_frame_equal(score.drop(columns=['upper_bound', 'upper_bound_name']), alone.drop(columns=['upper_bound', 'upper_bound_name']))        # 32-pixel rows and the audit change nothing
+    assert not (score.conclusion == 'not comparable').any() and set(score.metric) == set(
+        alone.metric
+    )
+    pd.testing.assert_frame_equal(
+        score.drop(columns=['upper_bound', 'upper_bound_name']),
+        alone.drop(columns=['upper_bound', 'upper_bound_name']),
+    )  # 32-pixel rows and the audit change nothing
     assert set(score.query("metric == 'mse'").upper_bound_name) == {'real image, reduced'}
-    assert len(fig_scorecard(score).axes) == 6*2
+    assert len(fig_scorecard(score).axes) == 6 * 2
 
 
 def test_sizes_are_told_apart_within_a_notebook():
     "Controls that another notebook measured at 128 pixels do not hide a run's own at 32."
     rows = make_rows(image_size=32).assign(source_notebook='04_fidelity')
-    other = make_rows().query("role == 'control'").assign(source_notebook='07_controls', estimator='mean of 3 fold assignments')
+    other = (
+        make_rows()
+        .query("role == 'control'")
+        .assign(source_notebook='07_controls', estimator='mean of 3 fold assignments')
+    )
     kept = quotable(pd.concat([rows, other], ignore_index=True))
-    assert ((kept.image_size == 32) & (kept.metric == 'mse') & (kept.role == 'control')).sum() == 8 and len(kept) == len(rows) + len(other) - (rows.metric == 'legacy_fid').sum()
+    assert (
+        (kept.image_size == 32) & (kept.metric == 'mse') & (kept.role == 'control')
+    ).sum() == 8 and len(kept) == len(rows) + len(other) - (rows.metric == 'legacy_fid').sum()
 
 
 def test_leaked_images_stand_apart():
     table = tables.table_siblings(two_sizes())
-    assert table.model.tolist()[:3] == ['CPDM', 'mean training image', 'nearest-condition copy'] and set(table.condition) == {'multiomic', 'expression'} and set(table.pixels) == {'128'}
-    assert table.iloc[0][['MSE, all', 'MSE, leaked', 'MSE, unleaked']].tolist() == ['0.0170 [0.0163, 0.0177]', '0.0085 [0.0082, 0.0088]', '0.0340 [0.0326, 0.0354]']
+    assert (
+        table.model.tolist()[:3] == ['CPDM', 'mean training image', 'nearest-condition copy']
+        and set(table.condition) == {'multiomic', 'expression'}
+        and set(table.pixels) == {'128'}
+    )
+    assert table.iloc[0][['MSE, all', 'MSE, leaked', 'MSE, unleaked']].tolist() == [
+        '0.0170 [0.0163, 0.0177]',
+        '0.0085 [0.0082, 0.0088]',
+        '0.0340 [0.0326, 0.0354]',
+    ]
     assert table.iloc[0][['n, all', 'n, leaked', 'n, unleaked']].tolist() == ['58', '36', '22']
 
 
-def leak_rows(sibling, no_sibling, image=.019, half=.002):
-    rows = Rows(cohort='published', condition='multiomic', protocol='paper', image_size=128, metric='mse', estimator='single')
+def leak_rows(sibling, no_sibling, image=0.019, half=0.002):
+    rows = Rows(
+        cohort='published',
+        condition='multiomic',
+        protocol='paper',
+        image_size=128,
+        metric='mse',
+        estimator='single',
+    )
     for subset, n, v in (('sibling', 36, sibling), ('no_sibling', 22, no_sibling)):
-        rows.add(role='model', model='cpdm', subset=subset, n=n, value=v, ci_low=v - half, ci_high=v + half)
-        rows.add(role='control', model='mean_image', subset=subset, n=n, value=image, ci_low=image - half, ci_high=image + half)
+        rows.add(
+            role='model',
+            model='cpdm',
+            subset=subset,
+            n=n,
+            value=v,
+            ci_low=v - half,
+            ci_high=v + half,
+        )
+        rows.add(
+            role='control',
+            model='mean_image',
+            subset=subset,
+            n=n,
+            value=image,
+            ci_low=image - half,
+            ci_high=image + half,
+        )
     return rows.frame()
 
 
-@pytest.mark.parametrize('leaked,unleaked,has,lacks', [
-    (.008, .037, 'MSE is reached only with a sibling in training', 'without one, too'),
-    (.008, .012, 'MSE is reached without one, too', 'only with'),
-    (.030, .040, 'MSE is not reached with one either', 'only with'),
-    (.008, .037, 'mean image matches or beats the model in MSE', 'overlap: nothing'),
-    (.012, .013, 'overlap: nothing here shows that siblings make the difference', 'score better')])
+@pytest.mark.parametrize(
+    'leaked,unleaked,has,lacks',
+    [
+        (0.008, 0.037, 'MSE is reached only with a sibling in training', 'without one, too'),
+        (0.008, 0.012, 'MSE is reached without one, too', 'only with'),
+        (0.030, 0.040, 'MSE is not reached with one either', 'only with'),
+        (0.008, 0.037, 'mean image matches or beats the model in MSE', 'overlap: nothing'),
+        (
+            0.012,
+            0.013,
+            'overlap: nothing here shows that siblings make the difference',
+            'score better',
+        ),
+    ],
+)
 def test_leak_sentence_follows_the_intervals(sibling, no_sibling, has, lacks):
     text = scorecard.sibling_sentence(leak_rows(sibling, no_sibling))
     assert has in text and lacks not in text and '36 of 58' in text
-    assert 'published' not in scorecard.sibling_sentence(leak_rows(sibling, no_sibling).assign(cohort='phantom'))
+    assert 'published' not in scorecard.sibling_sentence(
+        leak_rows(sibling, no_sibling).assign(cohort='phantom')
+    )
 
 
-@pytest.mark.parametrize('retrieval,auroc,begins', [(.62, .8, 'Whether the pictures carry'), (.5, .8, 'The outcome AUROC of generated images can be high (ER+/HER2+ subtype 0.80)'), (.5, .55, 'Generated images neither'), (.8, .8, 'The pictures carry something'), (.8, .55, 'The pictures carry something'), (.5, None, 'No outcome could be judged')])
+@pytest.mark.parametrize(
+    'retrieval,auroc,begins',
+    [
+        (0.62, 0.8, 'Whether the pictures carry'),
+        (0.5, 0.8, 'The outcome AUROC of generated images can be high (ER+/HER2+ subtype 0.80)'),
+        (0.5, 0.55, 'Generated images neither'),
+        (0.8, 0.8, 'The pictures carry something'),
+        (0.8, 0.55, 'The pictures carry something'),
+        (0.5, None, 'No outcome could be judged'),
+    ],
+)
 def test_link_sentence_follows_retrieval_and_scores(retrieval, auroc, begins):
     rows = Rows(cohort='phantom_link0', condition='expression', protocol='patient', model='cpdm')
-    rows.add(metric='retrieval', role='model', value=retrieval, ci_low=retrieval - .15, ci_high=retrieval + .15, source_notebook='07a_audit-expression')
-    rows.add(metric='retrieval', role='null', value=.5, ci_low=.41, ci_high=.59, source_notebook='07a_audit-expression')
+    rows.add(
+        metric='retrieval',
+        role='model',
+        value=retrieval,
+        ci_low=retrieval - 0.15,
+        ci_high=retrieval + 0.15,
+        source_notebook='07a_audit-expression',
+    )
+    rows.add(
+        metric='retrieval',
+        role='null',
+        value=0.5,
+        ci_low=0.41,
+        ci_high=0.59,
+        source_notebook='07a_audit-expression',
+    )
     if auroc:
-        for role, v in (('model', auroc), ('null', .5)): rows.add(metric='auroc', role=role, label='subgroup', subset='test', extractor='radiomics', classifier='xgboost', value=v, ci_low=v - .1, ci_high=v + .1)
-    few = rows.frame().assign(estimator=lambda d: np.where((d.role == 'null') & (d.metric == 'retrieval'), '4 permutations', None))
-    assert scorecard.carried_sentence(rows.frame()).startswith(begins) and ('permuted' in scorecard.carried_sentence(few)) is False and scorecard.carried_sentence(rows.frame().query("metric == 'auroc'")) == ''
+        for role, v in (('model', auroc), ('null', 0.5)):
+            rows.add(
+                metric='auroc',
+                role=role,
+                label='subgroup',
+                subset='test',
+                extractor='radiomics',
+                classifier='xgboost',
+                value=v,
+                ci_low=v - 0.1,
+                ci_high=v + 0.1,
+            )
+    few = rows.frame().assign(
+        estimator=lambda d: np.where(
+            (d.role == 'null') & (d.metric == 'retrieval'), '4 permutations', None
+        )
+    )
+    assert (
+        scorecard.carried_sentence(rows.frame()).startswith(begins)
+        and ('permuted' in scorecard.carried_sentence(few)) is False
+        and scorecard.carried_sentence(rows.frame().query("metric == 'auroc'")) == ''
+    )
 
 
 def test_table_6_comes_in_sections():
     rows = two_sizes()
     table = tables.table_controls(rows)
-    assert table.section.ne(table.section.shift()).sum() == table.section.nunique()                                   # each section is one block
-    assert set(table.section) <= set(tables.CONTROL_SECTIONS) and set(table[table.value == '77.000'].section) | set(table[table.value.str.startswith('77')].section) == {'Audit'}
+    assert (
+        table.section.ne(table.section.shift()).sum() == table.section.nunique()
+    )  # each section is one block
+    assert set(table.section) <= set(tables.CONTROL_SECTIONS) and set(
+        table[table.value == '77.000'].section
+    ) | set(table[table.value.str.startswith('77')].section) == {'Audit'}
     by = table.groupby('section').size()
     assert (by['Audit'], by['Coverage of the intervals'], by['How many patients']) == (3, 1, 1)
-    assert table[table.section == 'How many patients'].detail.tolist() == ['radiomics, xgboost, 28 imaged patients']
-    assert set(table[table.section == 'With and without a sibling in training'].source) == {'CPDM', 'mean training image', 'nearest-condition copy'}
-    assert (rows[rows.role.isin(['control', 'reference', 'null', 'upper_bound']) & rows.image_size.ne(32)].index.size <= (table.role != 'model').sum() <= rows.role.isin(['control', 'reference', 'null', 'upper_bound']).sum())
+    assert table[table.section == 'How many patients'].detail.tolist() == [
+        'radiomics, xgboost, 28 imaged patients'
+    ]
+    assert set(table[table.section == 'With and without a sibling in training'].source) == {
+        'CPDM',
+        'mean training image',
+        'nearest-condition copy',
+    }
+    assert (
+        rows[
+            rows.role.isin(['control', 'reference', 'null', 'upper_bound']) & rows.image_size.ne(32)
+        ].index.size
+        <= (table.role != 'model').sum()
+        <= rows.role.isin(['control', 'reference', 'null', 'upper_bound']).sum()
+    )
 
 
 def test_scorecard_as_markdown(rows, tmp_path):
-    write_rows(rows, tmp_path/'results.csv')
+    write_rows(rows, tmp_path / 'results.csv')
     text = scorecard.scorecard_markdown(tmp_path)
     lines = text.split('\n')
-    assert text == scorecard.scorecard_markdown(tmp_path/'results.csv') and len(lines) == 2 + 2*len(scorecard.PUBLISHED) and len({l.count('|') for l in lines}) == 1
+    assert (
+        text == scorecard.scorecard_markdown(tmp_path / 'results.csv')
+        and len(lines) == 2 + 2 * len(scorecard.PUBLISHED)
+        and len({l.count('|') for l in lines}) == 1
+    )
     assert '| 0.82 (0.85) | – | 0.80 [0.75, 0.85] | 0.96 (omics, logistic) |' in text
 
 
 def test_models_are_those_of_the_study():
     from radgen.models import registry
+
     assert list(TRAINED_MODELS) == list(registry.MODELS)
 
 
 def test_figures_are_told_apart_by_model(tmp_path):
-    for name in ('fig2_architecture', 'fig2_architecture_cpdm_paper', 'fig3_loss_multiomic_cpdm_paper', 'fig3_loss_multiomic_cpdm_paper_paper', 'fig3_loss_expression_cvae_patient_fold0'): (tmp_path/f'{name}.svg').write_text('<svg/>')
+    for name in (
+        'fig2_architecture',
+        'fig2_architecture_cpdm_paper',
+        'fig3_loss_multiomic_cpdm_paper',
+        'fig3_loss_multiomic_cpdm_paper_paper',
+        'fig3_loss_expression_cvae_patient_fold0',
+    ):
+        (tmp_path / f'{name}.svg').write_text('<svg/>')
     figures = page.find_figures(tmp_path)
-    titles = lambda prefix: {f['title'].split('. ', 1)[1]: f['more'] for f in page._figures_for(figures, prefix, False)}
-    assert titles('fig2_') == {'Architecture of the CPDM': False, 'Architecture of the CPDM (CPDM, paper preset)': True}
-    assert titles('fig3_') == {'Training and held-out loss (multi-omic condition, paper protocol)': False, 'Training and held-out loss (CPDM, paper preset, multi-omic condition, paper protocol)': True, 'Training and held-out loss (conditional VAE, expression condition, patient protocol)': True}
-    text = page.render_report(Rows().frame(), {}, figures, dict(cohort='published', profile='smoke'), tmp_path/'r.html').read_text()
-    assert text.count('the other models (1)') == 1 and text.count('the other models (2)') == 1 and text.count('<img') == 5
+    titles = lambda prefix: {
+        f['title'].split('. ', 1)[1]: f['more'] for f in page._figures_for(figures, prefix, False)
+    }
+    assert titles('fig2_') == {
+        'Architecture of the CPDM': False,
+        'Architecture of the CPDM (CPDM, paper preset)': True,
+    }
+    assert titles('fig3_') == {
+        'Training and held-out loss (multi-omic condition, paper protocol)': False,
+        'Training and held-out loss (CPDM, paper preset, multi-omic condition, paper protocol)': True,
+        'Training and held-out loss (conditional VAE, expression condition, patient protocol)': True,
+    }
+    text = page.render_report(
+        Rows().frame(), {}, figures, dict(cohort='published', profile='smoke'), tmp_path / 'r.html'
+    ).read_text()
+    assert (
+        text.count('the other models (1)') == 1
+        and text.count('the other models (2)') == 1
+        and text.count('<img') == 5
+    )
 
 
 # checklists ----------------------------------------------------------------------------------------------------------------------
 
+
 def test_checklist_answers_come_from_facts(rows):
     table = checklist(rows, dict(code='abc', packages=dict(numpy='1')))
-    assert table.groupby('instrument', sort=False).size().to_dict() == {'REFORMS': 32, 'CLAIM 2024': 44, 'METRICS': 30}
-    item = lambda instrument, number: table[(table.instrument == instrument) & (table.item == number)].iloc[0]
-    assert item('REFORMS', '8a').answer == item('CLAIM 2024', '33').answer == 'none: every row is of cohort published'
-    assert item('CLAIM 2024', '44').answer == UNANSWERED and item('REFORMS', '2b').answer == 'version abc'
+    assert table.groupby('instrument', sort=False).size().to_dict() == {
+        'REFORMS': 32,
+        'CLAIM 2024': 44,
+        'METRICS': 30,
+    }
+    item = lambda instrument, number: table[
+        (table.instrument == instrument) & (table.item == number)
+    ].iloc[0]
+    assert (
+        item('REFORMS', '8a').answer
+        == item('CLAIM 2024', '33').answer
+        == 'none: every row is of cohort published'
+    )
+    assert (
+        item('CLAIM 2024', '44').answer == UNANSWERED
+        and item('REFORMS', '2b').answer == 'version abc'
+    )
     assert (table.answer.eq(UNANSWERED) == table.source.eq('')).all()
-    fewer = checklist(rows[rows.metric != 'auroc'], dict(code='abc')).set_index(['instrument', 'item']).answer
-    assert fewer['CLAIM 2024', '38'] == UNANSWERED != item('CLAIM 2024', '38').answer                                 # an analysis left out leaves its item unanswered
+    fewer = (
+        checklist(rows[rows.metric != 'auroc'], dict(code='abc'))
+        .set_index(['instrument', 'item'])
+        .answer
+    )
+    assert (
+        fewer['CLAIM 2024', '38'] == UNANSWERED != item('CLAIM 2024', '38').answer
+    )  # an analysis left out leaves its item unanswered
     assert fewer['CLAIM 2024', '23'] == UNANSWERED
 
 
@@ -311,36 +781,95 @@ def test_no_checklist_answer_is_typed():
     facts = RunFacts(Rows().frame())
     named = {fact for items in INSTRUMENTS.values() for _, _, fact in items} - {None, 'answered'}
     assert all(getattr(facts, fact)() is None for fact in named)
-    ledger = pd.DataFrame(dict(source='a', item=['1', '2'], decision=['dropped', 'changed'], reason=['twice', 'cut']))
-    full = RunFacts(two_sizes(), dict(code='x', packages=dict(pyradiomics='3'), data={'a': '0'}, cores=2, latest_run=dict(notebooks=['a'], wall_s=60.)), ledger)
-    assert {f for f in named if getattr(full, f)() is None} <= {'confounding', 'robustness', 'folds', 'disjoint', 'inside_folds', 'internal', 'classical', 'dimensions', 'outcomes', 'missing', 'characteristics', 'tests', 'outside'}
+    ledger = pd.DataFrame(
+        dict(source='a', item=['1', '2'], decision=['dropped', 'changed'], reason=['twice', 'cut'])
+    )
+    full = RunFacts(
+        two_sizes(),
+        dict(
+            code='x',
+            packages=dict(pyradiomics='3'),
+            data={'a': '0'},
+            cores=2,
+            latest_run=dict(notebooks=['a'], wall_s=60.0),
+        ),
+        ledger,
+    )
+    assert {f for f in named if getattr(full, f)() is None} <= {
+        'confounding',
+        'robustness',
+        'folds',
+        'disjoint',
+        'inside_folds',
+        'internal',
+        'classical',
+        'dimensions',
+        'outcomes',
+        'missing',
+        'characteristics',
+        'tests',
+        'outside',
+    }
 
 
 # the page ------------------------------------------------------------------------------------------------------------------------
 
+
 class Checker(HTMLParser):
     """Collects unbalanced tags, ids, links, images and table headers."""
-    def __init__(self): super().__init__(); self.open, self.wrong, self.ids, self.links, self.images, self.loads, self.lang = [], [], [], [], [], [], None
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.wrong, self.ids, self.links, self.images, self.loads, self.lang = (
+            [],
+            [],
+            [],
+            [],
+            [],
+            [],
+            None,
+        )
+
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
-        if tag == 'html': self.lang = attrs.get('lang')
-        if tag not in VOID: self.open.append(tag)
-        if 'id' in attrs: self.ids.append(attrs['id'])
-        if tag == 'a': self.links.append(attrs['href'])
-        if tag == 'img': self.images.append(attrs)
-        if tag in ('script', 'link', 'iframe', 'object', 'embed'): self.loads.append(tag)
-        self.loads += [v for k, v in attrs.items() if k in ('src', 'srcset', 'data', 'poster') and not v.startswith('data:')]
-        if tag == 'th' and attrs.get('scope') not in ('col', 'row'): self.wrong.append('th without scope')
+        if tag == 'html':
+            self.lang = attrs.get('lang')
+        if tag not in VOID:
+            self.open.append(tag)
+        if 'id' in attrs:
+            self.ids.append(attrs['id'])
+        if tag == 'a':
+            self.links.append(attrs['href'])
+        if tag == 'img':
+            self.images.append(attrs)
+        if tag in ('script', 'link', 'iframe', 'object', 'embed'):
+            self.loads.append(tag)
+        self.loads += [
+            v
+            for k, v in attrs.items()
+            if k in ('src', 'srcset', 'data', 'poster') and not v.startswith('data:')
+        ]
+        if tag == 'th' and attrs.get('scope') not in ('col', 'row'):
+            self.wrong.append('th without scope')
+
     def handle_endtag(self, tag):
-        if not self.open or self.open.pop() != tag: self.wrong.append(tag)
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
 
 
 def test_page_is_well_formed_and_self_contained(page):
     text = page.read_text()
-    check = Checker(); check.feed(text); check.close()
+    check = Checker()
+    check.feed(text)
+    check.close()
     assert not check.wrong and not check.open and check.lang == 'en'
     assert len(check.ids) == len(set(check.ids)) and {l[1:] for l in check.links} <= set(check.ids)
-    assert not check.loads and '@import' not in text and 'url(' not in text and not re.search(r'href="(?!#)', text)
+    assert (
+        not check.loads
+        and '@import' not in text
+        and 'url(' not in text
+        and not re.search(r'href="(?!#)', text)
+    )
     assert check.images and all(i.get('alt') for i in check.images)
     assert {*page.TABLES, *page.SECTIONS} <= set(check.ids)
 
@@ -354,49 +883,101 @@ def test_page_says_simulated_everywhere(page):
 
 def test_page_shows_what_is_missing(page):
     text = page.read_text()
-    for words in ('unavailable: not yet built', 'not estimable: 0 events, 10 needed', 'Figure 4. Held-out patients: real beside generated: not made in this run.'): assert words in text
+    for words in (
+        'unavailable: not yet built',
+        'not estimable: 0 events, 10 needed',
+        'Figure 4. Held-out patients: real beside generated: not made in this run.',
+    ):
+        assert words in text
 
 
 def test_everything_is_escaped(tmp_path):
     evil = '<img src=x onerror=alert(1)>'
     rows = make_rows(extractor=evil)
-    facts = dict(cohort=evil, profile='"><script>', simulated=False, command='</pre><script>', provenance={'a<b': 1, 'nested': {'<i>': '<u>'}})
-    text = page.render_report(rows, page.tables(rows) | {'<b>': pd.DataFrame({'<h1>': ['<h2>']})}, {}, facts, tmp_path/'r.html').read_text()
+    facts = dict(
+        cohort=evil,
+        profile='"><script>',
+        simulated=False,
+        command='</pre><script>',
+        provenance={'a<b': 1, 'nested': {'<i>': '<u>'}},
+    )
+    text = page.render_report(
+        rows,
+        page.tables(rows) | {'<b>': pd.DataFrame({'<h1>': ['<h2>']})},
+        {},
+        facts,
+        tmp_path / 'r.html',
+    ).read_text()
     assert evil not in text and '<script' not in text and html.escape(evil) in text
-    for tag in ('<i>', '<u>', '<h2>&', '<b>\'', 'a<b'): assert tag not in text
-    with pytest.raises(RadgenError, match="facts lack 'profile'"): page.render_report(rows, {}, {}, dict(cohort='published'), tmp_path)
+    for tag in ('<i>', '<u>', '<h2>&', "<b>'", 'a<b'):
+        assert tag not in text
+    with pytest.raises(RadgenError, match="facts lack 'profile'"):
+        page.render_report(rows, {}, {}, dict(cohort='published'), tmp_path)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason='no Chromium or Chrome on this machine')
 @pytest.mark.parametrize('width', [390, 1280])
 def test_page_does_not_scroll_sideways(page, tmp_path, width):
     """The page in a frame of this width, measured by the frame's parent (the page itself admits no script)."""
-    measure = '''const f = document.querySelector('iframe'); f.onload = () => { const d = f.contentDocument.documentElement;
+    measure = """const f = document.querySelector('iframe'); f.onload = () => { const d = f.contentDocument.documentElement;
       const boxes = [...d.querySelectorAll('.scroll')];
       document.title = JSON.stringify({width: f.clientWidth, page: d.scrollWidth, seen: d.clientWidth, boxes: boxes.length, inner: boxes.filter(b => b.scrollWidth > b.clientWidth).length,
-        images: [...d.querySelectorAll('img')].every(i => i.complete && i.naturalWidth > 0)}) }'''
-    outer = tmp_path/'outer.html'
-    outer.write_text(f'<!DOCTYPE html><title>waiting</title><body style="margin:0"><script>addEventListener("DOMContentLoaded", () => {{ {measure}; f.srcdoc = document.querySelector("template").innerHTML }})</script>'
-                     f'<iframe style="border:0;width:{width}px;height:844px"></iframe><template></template>')
-    outer.write_text(outer.read_text().replace('f.srcdoc = document.querySelector("template").innerHTML', 'f.srcdoc = ' + json.dumps(page.read_text()).replace('</', '<\\/')).replace('<template></template>', ''))
-    args = [CHROMIUM, '--headless', '--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync',
-            f'--user-data-dir={tmp_path/"profile"}', '--window-size=1400,900', '--virtual-time-budget=10000', '--dump-dom', outer.as_uri()]
+        images: [...d.querySelectorAll('img')].every(i => i.complete && i.naturalWidth > 0)}) }"""
+    outer = tmp_path / 'outer.html'
+    outer.write_text(
+        f'<!DOCTYPE html><title>waiting</title><body style="margin:0"><script>addEventListener("DOMContentLoaded", () => {{ {measure}; f.srcdoc = document.querySelector("template").innerHTML }})</script>'
+        f'<iframe style="border:0;width:{width}px;height:844px"></iframe><template></template>'
+    )
+    outer.write_text(
+        outer.read_text()
+        .replace(
+            'f.srcdoc = document.querySelector("template").innerHTML',
+            'f.srcdoc = ' + json.dumps(page.read_text()).replace('</', '<\\/'),
+        )
+        .replace('<template></template>', '')
+    )
+    args = [
+        CHROMIUM,
+        '--headless',
+        '--no-sandbox',
+        '--disable-gpu',
+        '--no-first-run',
+        '--disable-background-networking',
+        '--disable-component-update',
+        '--disable-sync',
+        f'--user-data-dir={tmp_path / "profile"}',
+        '--window-size=1400,900',
+        '--virtual-time-budget=10000',
+        '--dump-dom',
+        outer.as_uri(),
+    ]
     done = subprocess.run(args, capture_output=True, text=True, timeout=120)
     found = json.loads(html.unescape(re.search(r'<title>(.*?)</title>', done.stdout)[1]))
     assert found['width'] == width and found['page'] <= found['seen'], found
     assert found['images'] and found['boxes'] >= len(page.TABLES)
-    if width == 390: assert found['inner'] > 0                 # wide tables scroll within their own box
+    if width == 390:
+        assert found['inner'] > 0  # wide tables scroll within their own box
 
 
 def test_page_tells_what_was_found(tmp_path, monkeypatch):
     """Sentences, audit, headings of the sections of Table 6, and the checklists."""
-    monkeypatch.setattr(page, 'audit_sentences', lambda rows: ['Retrieval: <b>nothing</b> shows it.'])
+    monkeypatch.setattr(
+        page, 'audit_sentences', lambda rows: ['Retrieval: <b>nothing</b> shows it.']
+    )
     rows = two_sizes()
     made = page.tables(rows, provenance=dict(code='abc'))
-    text = page.render_report(rows, made, {}, dict(cohort='published', profile='smoke'), tmp_path).read_text()
-    assert html.escape(scorecard.sibling_sentence(rows)) in text.replace('&#39;', '&#x27;') and html.escape(scorecard.carried_sentence(rows)) in text.replace('&#39;', '&#x27;')
+    text = page.render_report(
+        rows, made, {}, dict(cohort='published', profile='smoke'), tmp_path
+    ).read_text()
+    assert html.escape(scorecard.sibling_sentence(rows)) in text.replace(
+        '&#39;', '&#x27;'
+    ) and html.escape(scorecard.carried_sentence(rows)) in text.replace('&#39;', '&#x27;')
     assert '<li>Retrieval: &lt;b&gt;nothing&lt;/b&gt; shows it.</li>' in text
-    for name in made['table6_controls'].section.unique(): assert f'<span>{html.escape(name)}</span>' in text
-    for name in INSTRUMENTS: assert f'<span>{name}</span>' in text
-    check = Checker(); check.feed(text); check.close()
+    for name in made['table6_controls'].section.unique():
+        assert f'<span>{html.escape(name)}</span>' in text
+    for name in INSTRUMENTS:
+        assert f'<span>{name}</span>' in text
+    check = Checker()
+    check.feed(text)
+    check.close()
     assert not check.wrong and not check.open and len(check.ids) == len(set(check.ids))

@@ -1,30 +1,53 @@
 "Training: killed and continued to the same bits, mismatches refused by name, finished runs left alone."
-import os, signal, subprocess, sys, time
-import numpy as np, pandas as pd, pytest, torch
-from radgen.models.cpdm import CPDM, CPDMConfig
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
 from radgen.core.paths import RadgenError
 from radgen.core.seeds import batch_at, fork_rng
-from radgen.models.trainer import fit, wsd_rate
 from radgen.models.checkpoint import load_facts, load_model
+from radgen.models.cpdm import CPDM, CPDMConfig
 from radgen.models.device import resolve_precision
+from radgen.models.trainer import fit, wsd_rate
 
 torch.set_num_threads(1)
 CONFIG = CPDMConfig.radgen(2, 8, dim=8, dim_mults=(1, 2), attention='none', kinds=('a', 'b'))
 SETTINGS = dict(steps=12, batch_size=4, checkpoint_every=3, progress=False, precision='fp32')
 
+
 def data(n=10, size=8, seed=0):
     rng = np.random.default_rng(seed)
-    patients = [f'TCGA-XX-{i//2:04d}' for i in range(n)]                  # two series a patient
-    table = pd.DataFrame(rng.normal(size=(n//2, 2)), columns=['f1', 'f2'], index=sorted(set(patients)))
-    return rng.random((n, size, size), dtype=np.float32), table.loc[patients], ['a', 'b']*(n//2)
+    patients = [f'TCGA-XX-{i // 2:04d}' for i in range(n)]  # two series a patient
+    table = pd.DataFrame(
+        rng.normal(size=(n // 2, 2)), columns=['f1', 'f2'], index=sorted(set(patients))
+    )
+    return rng.random((n, size, size), dtype=np.float32), table.loc[patients], ['a', 'b'] * (n // 2)
 
-def weights(model): return [t.clone() for t in model.state_dict().values()]
-def same(a, b): return all(torch.equal(x, y) for x, y in zip(weights(a), weights(b)))
+
+def weights(model):
+    return [t.clone() for t in model.state_dict().values()]
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(weights(a), weights(b)))
+
+
 def train(out, config=CONFIG, images=None, **changes):
     x, c, k = data()
-    return fit(CPDM(config), x if images is None else images, c, out, kinds=k, **{**SETTINGS, **changes})
+    return fit(
+        CPDM(config), x if images is None else images, c, out, kinds=k, **{**SETTINGS, **changes}
+    )
 
-CHILD = '''
+
+CHILD = """
 import sys, time, numpy as np, torch
 sys.path.insert(0, {tests!r})
 import test_training as t
@@ -35,169 +58,293 @@ def slow(self, *args):
 t.CPDM.loss = slow
 t.train({out!r}, precision={precision!r}, steps=30)
 print('finished')
-'''
+"""
+
 
 def killed_after(out, number, checkpoint_steps, precision='fp32'):
     "Train in a process of its own and send it a signal once a checkpoint has reached a step."
     source = CHILD.format(tests=os.path.dirname(__file__), out=str(out), precision=precision)
-    child = subprocess.Popen([sys.executable, '-c', source], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | dict(OMP_NUM_THREADS='1'))
-    until, path = time.monotonic() + 90, out/'checkpoint.safetensors'
+    child = subprocess.Popen(
+        [sys.executable, '-c', source],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | dict(OMP_NUM_THREADS='1'),
+    )
+    until, path = time.monotonic() + 90, out / 'checkpoint.safetensors'
     while time.monotonic() < until and child.poll() is None:
-        if path.exists() and load_facts(path)['step'] >= checkpoint_steps: break
-        time.sleep(.02)
+        if path.exists() and load_facts(path)['step'] >= checkpoint_steps:
+            break
+        time.sleep(0.02)
     child.send_signal(number)
     return child, *child.communicate(timeout=60)
 
+
 @pytest.mark.parametrize('precision', ['fp32', 'bf16'])
 def test_kill_9_and_continue_gives_the_same_bits(tmp_path, precision):
-    child, said, _ = killed_after(tmp_path/'killed', signal.SIGKILL, 6, precision)
+    child, said, _ = killed_after(tmp_path / 'killed', signal.SIGKILL, 6, precision)
     assert child.returncode == -signal.SIGKILL and 'finished' not in said
-    assert not (tmp_path/'killed/model.safetensors').exists()
-    continued, whole = (train(tmp_path/name, precision=precision, steps=30) for name in ('killed', 'whole'))
+    assert not (tmp_path / 'killed/model.safetensors').exists()
+    continued, whole = (
+        train(tmp_path / name, precision=precision, steps=30) for name in ('killed', 'whole')
+    )
     assert same(continued, whole)
-    assert (tmp_path/'killed/loss.csv').read_text() == (tmp_path/'whole/loss.csv').read_text()
-    assert len(pd.read_csv(tmp_path/'whole/loss.csv')) == 30
+    assert (tmp_path / 'killed/loss.csv').read_text() == (tmp_path / 'whole/loss.csv').read_text()
+    assert len(pd.read_csv(tmp_path / 'whole/loss.csv')) == 30
+
 
 def test_ctrl_c_leaves_a_checkpoint_of_the_last_step(tmp_path):
-    child, _, error = killed_after(tmp_path/'stopped', signal.SIGINT, 3)
+    child, _, error = killed_after(tmp_path / 'stopped', signal.SIGINT, 3)
     assert child.returncode != 0 and 'run it again to continue' in error
-    assert 3 <= load_facts(tmp_path/'stopped/checkpoint.safetensors')['step'] < 30
-    assert same(train(tmp_path/'stopped', steps=30), train(tmp_path/'whole', steps=30))
+    assert 3 <= load_facts(tmp_path / 'stopped/checkpoint.safetensors')['step'] < 30
+    assert same(train(tmp_path / 'stopped', steps=30), train(tmp_path / 'whole', steps=30))
+
 
 def test_finished_training_is_not_touched(tmp_path):
     first = train(tmp_path)
-    stamp = (tmp_path/'model.safetensors').stat().st_mtime_ns
+    stamp = (tmp_path / 'model.safetensors').stat().st_mtime_ns
     assert same(first, train(tmp_path)) and same(first, load_model(tmp_path))
-    assert (tmp_path/'model.safetensors').stat().st_mtime_ns == stamp
-    assert not (tmp_path/'checkpoint.safetensors').exists()
+    assert (tmp_path / 'model.safetensors').stat().st_mtime_ns == stamp
+    assert not (tmp_path / 'checkpoint.safetensors').exists()
 
-@pytest.mark.parametrize('change, named', [
-    (dict(steps=13), 'steps: 12 there, 13 here'), (dict(lr=1e-3), 'lr'), (dict(seed=1), 'seed'), (dict(images=data(seed=1)[0]), 'images'),
-    (dict(config=CPDMConfig.radgen(2, 8, dim=16, dim_mults=(1, 2), attention='none', kinds=('a', 'b'))), 'dim: 8 there, 16 here')])
+
+@pytest.mark.parametrize(
+    'change, named',
+    [
+        (dict(steps=13), 'steps: 12 there, 13 here'),
+        (dict(lr=1e-3), 'lr'),
+        (dict(seed=1), 'seed'),
+        (dict(images=data(seed=1)[0]), 'images'),
+        (
+            dict(
+                config=CPDMConfig.radgen(
+                    2, 8, dim=16, dim_mults=(1, 2), attention='none', kinds=('a', 'b')
+                )
+            ),
+            'dim: 8 there, 16 here',
+        ),
+    ],
+)
 def test_another_training_is_refused_by_name(tmp_path, change, named):
     train(tmp_path)
-    with pytest.raises(RadgenError, match=named) as error: train(tmp_path, **change)
+    with pytest.raises(RadgenError, match=named) as error:
+        train(tmp_path, **change)
     assert '\n' not in str(error.value)
+
 
 def test_restart_keeps_the_old_training(tmp_path):
     old = train(tmp_path)
     new = train(tmp_path, lr=1e-3, on_mismatch='restart')
-    assert not same(old, new) and same(old, load_model(tmp_path/'replaced-1')) and same(new, load_model(tmp_path))
+    assert (
+        not same(old, new)
+        and same(old, load_model(tmp_path / 'replaced-1'))
+        and same(new, load_model(tmp_path))
+    )
     train(tmp_path, lr=2e-3, on_mismatch='restart')
-    assert (tmp_path/'replaced-2/model.safetensors').exists()
+    assert (tmp_path / 'replaced-2/model.safetensors').exists()
+
 
 def test_checkpoint_of_another_training_is_refused(tmp_path, monkeypatch):
     usual, calls = CPDM.loss, []
+
     def failing(self, *args):
         calls.append(1)
-        if len(calls) == 8: raise MemoryError
+        if len(calls) == 8:
+            raise MemoryError
         return usual(self, *args)
+
     monkeypatch.setattr(CPDM, 'loss', failing)
-    with pytest.raises(MemoryError): train(tmp_path)
+    with pytest.raises(MemoryError):
+        train(tmp_path)
     monkeypatch.undo()
-    with pytest.raises(RadgenError, match='checkpoint.safetensors: holds another training .lr'): train(tmp_path, lr=1e-3)
-    assert same(train(tmp_path, lr=1e-3, on_mismatch='restart'), train(tmp_path/'whole', lr=1e-3))
-    assert load_facts(tmp_path/'replaced-1/checkpoint.safetensors')['step'] == 6
+    with pytest.raises(RadgenError, match='checkpoint.safetensors: holds another training .lr'):
+        train(tmp_path, lr=1e-3)
+    assert same(train(tmp_path, lr=1e-3, on_mismatch='restart'), train(tmp_path / 'whole', lr=1e-3))
+    assert load_facts(tmp_path / 'replaced-1/checkpoint.safetensors')['step'] == 6
+
 
 def test_damaged_and_missing_models_are_named(tmp_path):
-    with pytest.raises(RadgenError, match='no such file'): load_model(tmp_path)
+    with pytest.raises(RadgenError, match='no such file'):
+        load_model(tmp_path)
     train(tmp_path)
-    path = tmp_path/'model.safetensors'
+    path = tmp_path / 'model.safetensors'
     path.write_bytes(path.read_bytes()[:-100])
     for damaged in (lambda: load_model(tmp_path), lambda: train(tmp_path)):
-        with pytest.raises(RadgenError, match='model.safetensors: truncated'): damaged()
+        with pytest.raises(RadgenError, match='model.safetensors: truncated'):
+            damaged()
     train(tmp_path, on_mismatch='restart')
 
+
 def test_unwritable_folder_is_one_line(tmp_path):
-    (tmp_path/'file').write_text('')
-    with pytest.raises(RadgenError) as error: train(tmp_path/'file/model')
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(RadgenError) as error:
+        train(tmp_path / 'file/model')
     assert '\n' not in str(error.value)
 
+
 def test_full_disk_is_one_line_and_keeps_the_last_checkpoint(tmp_path, monkeypatch):
-    import errno, pathlib
+    import errno
+    import pathlib
+
     usual, written = pathlib.Path.write_bytes, []
+
     def write(self, content):
         written.append(self)
-        if len(written) == 3: raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if len(written) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return usual(self, content)
+
     monkeypatch.setattr(pathlib.Path, 'write_bytes', write)
-    with pytest.raises(RadgenError, match='No space left') as error: train(tmp_path)
-    assert '\n' not in str(error.value) and load_facts(tmp_path/'checkpoint.safetensors')['step'] == 6
+    with pytest.raises(RadgenError, match='No space left') as error:
+        train(tmp_path)
+    assert (
+        '\n' not in str(error.value)
+        and load_facts(tmp_path / 'checkpoint.safetensors')['step'] == 6
+    )
     assert not list(tmp_path.glob('*.part*')) and not list(tmp_path.glob('.*.part*'))
     monkeypatch.undo()
-    assert same(train(tmp_path), train(tmp_path/'whole'))
+    assert same(train(tmp_path), train(tmp_path / 'whole'))
+
 
 def test_encoder_is_fitted_once_a_patient(tmp_path):
     x, c, k = data()
-    c = pd.concat([c, c.iloc[[0]]*1]); x, k = np.concatenate([x, x[:1]]), k + ['a']      # a third series of one patient changes no scale
-    model, once = fit(CPDM(CONFIG), x, c, tmp_path, kinds=k, **SETTINGS | dict(steps=1)), c[~c.index.duplicated()]
-    assert np.allclose(model.encoder.transform(once).mean(0), 0, atol=1e-5) and model.facts['n_patients'] == len(once) == 5
+    c = pd.concat([c, c.iloc[[0]] * 1])
+    x, k = np.concatenate([x, x[:1]]), k + ['a']  # a third series of one patient changes no scale
+    model, once = (
+        fit(CPDM(CONFIG), x, c, tmp_path, kinds=k, **SETTINGS | dict(steps=1)),
+        c[~c.index.duplicated()],
+    )
+    assert (
+        np.allclose(model.encoder.transform(once).mean(0), 0, atol=1e-5)
+        and model.facts['n_patients'] == len(once) == 5
+    )
     assert model.facts['patients'] == list(once.index)
 
+
 def test_random_state_of_the_caller_is_untouched(tmp_path):
-    torch.manual_seed(3); np.random.seed(3)
+    torch.manual_seed(3)
+    np.random.seed(3)
     before, before_numpy = torch.get_rng_state(), np.random.get_state()[1].copy()
     x, c, k = data()
     fit(CPDM(CONFIG), x, c, tmp_path, kinds=k, held_out=(x[:2], c[:2], k[:2]), **SETTINGS)
-    assert torch.equal(before, torch.get_rng_state()) and (before_numpy == np.random.get_state()[1]).all()
+    assert (
+        torch.equal(before, torch.get_rng_state())
+        and (before_numpy == np.random.get_state()[1]).all()
+    )
+
 
 def test_held_out_images_do_not_train(tmp_path):
     x, c, k = data()
     more = data(seed=5)
-    followed = fit(CPDM(CONFIG), x, c, tmp_path/'a', kinds=k, held_out=(more[0][:4], more[1][:4], more[2][:4]), **SETTINGS)
-    assert same(followed, fit(CPDM(CONFIG), x, c, tmp_path/'b', kinds=k, **SETTINGS))
-    assert pd.read_csv(tmp_path/'a/loss.csv').held_out_loss.notna().sum() == 12
+    followed = fit(
+        CPDM(CONFIG),
+        x,
+        c,
+        tmp_path / 'a',
+        kinds=k,
+        held_out=(more[0][:4], more[1][:4], more[2][:4]),
+        **SETTINGS,
+    )
+    assert same(followed, fit(CPDM(CONFIG), x, c, tmp_path / 'b', kinds=k, **SETTINGS))
+    assert pd.read_csv(tmp_path / 'a/loss.csv').held_out_loss.notna().sum() == 12
+
 
 def test_encoded_values_are_used_as_they_are(tmp_path):
     x, c, _ = data()
-    model = fit(CPDM(CONFIG), torch.tensor(x), torch.tensor(c.to_numpy(dtype=np.float32)), tmp_path, **SETTINGS | dict(steps=1))
+    model = fit(
+        CPDM(CONFIG),
+        torch.tensor(x),
+        torch.tensor(c.to_numpy(dtype=np.float32)),
+        tmp_path,
+        **SETTINGS | dict(steps=1),
+    )
     assert model.encoder is None and load_model(tmp_path).encoder is None
 
-@pytest.mark.parametrize('images, conditions, why', [
-    (np.zeros((4, 9, 9)), np.zeros((4, 2)), 'resize'), (np.full((4, 8, 8), 255.), np.zeros((4, 2)), r'\[0, 1\]'), (np.full((4, 8, 8), np.nan), np.zeros((4, 2)), 'finite'),
-    (np.zeros((4, 8, 8)), np.zeros((3, 2)), '3 condition rows for 4 images'), (np.zeros((4, 8, 8)), np.zeros((4, 3)), '3 features'), (np.zeros((0, 8, 8)), np.zeros((0, 2)), 'no image')])
+
+@pytest.mark.parametrize(
+    'images, conditions, why',
+    [
+        (np.zeros((4, 9, 9)), np.zeros((4, 2)), 'resize'),
+        (np.full((4, 8, 8), 255.0), np.zeros((4, 2)), r'\[0, 1\]'),
+        (np.full((4, 8, 8), np.nan), np.zeros((4, 2)), 'finite'),
+        (np.zeros((4, 8, 8)), np.zeros((3, 2)), '3 condition rows for 4 images'),
+        (np.zeros((4, 8, 8)), np.zeros((4, 3)), '3 features'),
+        (np.zeros((0, 8, 8)), np.zeros((0, 2)), 'no image'),
+    ],
+)
 def test_bad_data_is_refused(tmp_path, images, conditions, why):
-    with pytest.raises(RadgenError, match=why): fit(CPDM(CONFIG), images, conditions, tmp_path, **SETTINGS)
+    with pytest.raises(RadgenError, match=why):
+        fit(CPDM(CONFIG), images, conditions, tmp_path, **SETTINGS)
+
 
 def test_every_epoch_holds_every_image():
     rows = np.concatenate([batch_at(s, 7, 3, seed=1) for s in range(7)])
     assert (np.bincount(rows) == 3).all() and (np.sort(rows[:7]) == np.arange(7)).all()
-    assert (batch_at(5, 7, 3, seed=1) == batch_at(5, 7, 3, seed=1)).all() and (batch_at(0, 7, 7, seed=1) != batch_at(0, 7, 7, seed=2)).any()
+    assert (batch_at(5, 7, 3, seed=1) == batch_at(5, 7, 3, seed=1)).all() and (
+        batch_at(0, 7, 7, seed=1) != batch_at(0, 7, 7, seed=2)
+    ).any()
+
 
 def test_rates_and_precision():
     assert all(0 < wsd_rate(s, n) <= 1 for n in (1, 2, 5, 100) for s in range(n))
     assert resolve_precision('auto') in ('fp32', 'bf16')
-    with fork_rng(1): a = torch.rand(1)
-    with fork_rng(1): assert torch.equal(a, torch.rand(1))
+    with fork_rng(1):
+        a = torch.rand(1)
+    with fork_rng(1):
+        assert torch.equal(a, torch.rand(1))
+
 
 def chosen_on(n=4, **changes):
     x, c, k = data(n=10, seed=3)
-    return dict(validation=(x[:n], c[:n], k[:n]), patience=3, measure_every=1/24, steps=48, lr=3e-2) | changes
+    return (
+        dict(validation=(x[:n], c[:n], k[:n]), patience=3, measure_every=1 / 24, steps=48, lr=3e-2)
+        | changes
+    )
+
 
 def test_the_length_is_chosen_on_patients_set_aside(tmp_path):
     "The kept weights are those of the lowest validation loss, and training ends when patience does."
     model = train(tmp_path, **chosen_on())
-    curve = pd.read_csv(tmp_path/'loss.csv').dropna(subset='validation_loss')
+    curve = pd.read_csv(tmp_path / 'loss.csv').dropna(subset='validation_loss')
     best = int(curve.step[curve.validation_loss.idxmin()])
-    assert model.facts['steps_kept'] == best < model.facts['steps_trained'] == int(curve.step.max()) < 48
-    assert (curve.validation_loss[curve.step > best] > curve.validation_loss.min()).all() and (curve.step > best).sum() == 3
+    assert (
+        model.facts['steps_kept']
+        == best
+        < model.facts['steps_trained']
+        == int(curve.step.max())
+        < 48
+    )
+    assert (curve.validation_loss[curve.step > best] > curve.validation_loss.min()).all() and (
+        curve.step > best
+    ).sum() == 3
+
 
 def test_a_chosen_length_survives_an_interruption(tmp_path):
-    whole = train(tmp_path/'whole', **chosen_on())
+    whole = train(tmp_path / 'whole', **chosen_on())
+
     class Dies(CPDM):
         lives = 8
+
         def loss(self, *args):
-            if self.training: Dies.lives -= 1
-            if Dies.lives == 0: raise MemoryError('killed')
+            if self.training:
+                Dies.lives -= 1
+            if Dies.lives == 0:
+                raise MemoryError('killed')
             return super().loss(*args)
+
     x, c, k = data()
     settings = SETTINGS | chosen_on()
-    with pytest.raises(MemoryError): fit(Dies(CONFIG), x, c, tmp_path/'parts', kinds=k, **settings)
-    assert load_facts(tmp_path/'parts'/'checkpoint.safetensors')['step'] == 6
+    with pytest.raises(MemoryError):
+        fit(Dies(CONFIG), x, c, tmp_path / 'parts', kinds=k, **settings)
+    assert load_facts(tmp_path / 'parts' / 'checkpoint.safetensors')['step'] == 6
     Dies.lives = 1000
-    assert same(whole, fit(Dies(CONFIG), x, c, tmp_path/'parts', kinds=k, **settings))
-    assert pd.read_csv(tmp_path/'whole'/'loss.csv').equals(pd.read_csv(tmp_path/'parts'/'loss.csv'))
+    assert same(whole, fit(Dies(CONFIG), x, c, tmp_path / 'parts', kinds=k, **settings))
+    assert pd.read_csv(tmp_path / 'whole' / 'loss.csv').equals(
+        pd.read_csv(tmp_path / 'parts' / 'loss.csv')
+    )
+
 
 def test_validation_is_part_of_the_identity(tmp_path):
     train(tmp_path, **chosen_on())
-    with pytest.raises(RadgenError, match='validation'): train(tmp_path, **chosen_on(n=6))
+    with pytest.raises(RadgenError, match='validation'):
+        train(tmp_path, **chosen_on(n=6))

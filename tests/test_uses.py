@@ -1,69 +1,145 @@
 """What people do with a finished study: a notebook by hand, other parameters, new patients, what is only asked for, patients of one's own."""
-import json, subprocess, sys
+
+import json
+import subprocess
+import sys
 from pathlib import Path
 
-import numpy as np, pandas as pd, pytest, yaml
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
 
 from radgen.run import cli
 
 
 def test_papermill_by_hand(project, tmp_path):
-    written = project.run/'rows'/'05_outcomes-expression.csv'
+    written = project.run / 'rows' / '05_outcomes-expression.csv'
     before = written.read_bytes()
-    (tmp_path/'params.yaml').write_text(yaml.safe_dump(dict(condition='expression', labels=['er'], extractors=['radiomics'], seed=1)))
-    done = subprocess.run([Path(sys.executable).parent/'papermill', 'nbs/paper/05_outcomes.ipynb', str(tmp_path/'out.ipynb'), '-f', str(tmp_path/'params.yaml')],
-                          cwd=project.root, env=project.env, capture_output=True, text=True)
+    (tmp_path / 'params.yaml').write_text(
+        yaml.safe_dump(
+            dict(condition='expression', labels=['er'], extractors=['radiomics'], seed=1)
+        )
+    )
+    done = subprocess.run(
+        [
+            Path(sys.executable).parent / 'papermill',
+            'nbs/paper/05_outcomes.ipynb',
+            str(tmp_path / 'out.ipynb'),
+            '-f',
+            str(tmp_path / 'params.yaml'),
+        ],
+        cwd=project.root,
+        env=project.env,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     rows = pd.read_csv(written)
-    written.write_bytes(before) # for the tests that come
+    written.write_bytes(before)  # for the tests that come
     assert set(rows[rows.role == 'model'].label.dropna()) == {'er'}
 
 
 @pytest.mark.parametrize('stem', ['01_cohort', '01a_series', '08_scorecard'])
 def test_notebooks_run_as_they_stand(project, stem):
-    done = subprocess.run([Path(sys.executable).parent/'nbdev_test', '--n_workers', '0', '--path', f'nbs/paper/{stem}.ipynb'],
-                          cwd=project.root, env=project.env, capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            Path(sys.executable).parent / 'nbdev_test',
+            '--n_workers',
+            '0',
+            '--path',
+            f'nbs/paper/{stem}.ipynb',
+        ],
+        cwd=project.root,
+        env=project.env,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_generate_for_new_patients(project, tmp_path, capsys):
     from radgen.models.checkpoint import load_model
-    folder = project.run/'expression'/'cpdm'/'patient'/'final'
+
+    folder = project.run / 'expression' / 'cpdm' / 'patient' / 'final'
     features = load_model(folder).encoder.features
-    table = pd.DataFrame(1., index=pd.Index(['007', 'new-1', 'new-2'], name='patient'), columns=features)
-    table.iloc[1] = 50.
+    table = pd.DataFrame(
+        1.0, index=pd.Index(['007', 'new-1', 'new-2'], name='patient'), columns=features
+    )
+    table.iloc[1] = 50.0
+
     def generate(name, frame, *more):
-        frame.to_csv(tmp_path/'mine.csv')
+        frame.to_csv(tmp_path / 'mine.csv')
         capsys.readouterr()
-        status = cli.main(['generate', '--checkpoint', str(folder), '--conditions', str(tmp_path/'mine.csv'), '--out', str(tmp_path/name), '--steps', '3', '--samples', '2', *more])
+        status = cli.main(
+            [
+                'generate',
+                '--checkpoint',
+                str(folder),
+                '--conditions',
+                str(tmp_path / 'mine.csv'),
+                '--out',
+                str(tmp_path / name),
+                '--steps',
+                '3',
+                '--samples',
+                '2',
+                *more,
+            ]
+        )
         return status, *capsys.readouterr()
+
     status, out, err = generate('all', table, '--png')
     assert status == 0, err
     assert '3 patients, 2 pictures each' in out
-    assert sorted(p.name for p in (tmp_path/'all'/'png').iterdir()) == [f'{p}_{k}.png' for p in table.index for k in (0, 1)]
+    assert sorted(p.name for p in (tmp_path / 'all' / 'png').iterdir()) == [
+        f'{p}_{k}.png' for p in table.index for k in (0, 1)
+    ]
     from radgen.models.store import ImageStore
+
     assert generate('one', table.iloc[[2]])[0] == 0
-    np.testing.assert_allclose(ImageStore(tmp_path/'one').read(), ImageStore(tmp_path/'all').read(['new-2']), atol=1e-4)
+    np.testing.assert_allclose(
+        ImageStore(tmp_path / 'one').read(), ImageStore(tmp_path / 'all').read(['new-2']), atol=1e-4
+    )
     wrong = table.astype(object)
     wrong.iloc[1, 3] = 'high'
-    for frame, complaint in [(wrong, f"column {features[3]!r}, patient new-1: 'high' is no finite number"), (table.iloc[:, 1:], f'1 missing feature ({features[0]})'),
-                             (table[features[::-1]], 'put the columns in the order of training'), (table.assign(X=1.), 'unknown feature (X)'), (pd.concat([table, table[:1]]), 'patient 007 is given twice')]:
+    for frame, complaint in [
+        (wrong, f"column {features[3]!r}, patient new-1: 'high' is no finite number"),
+        (table.iloc[:, 1:], f'1 missing feature ({features[0]})'),
+        (table[features[::-1]], 'put the columns in the order of training'),
+        (table.assign(X=1.0), 'unknown feature (X)'),
+        (pd.concat([table, table[:1]]), 'patient 007 is given twice'),
+    ]:
         status, _, err = generate('bad', frame)
         assert status == 2 and complaint in err and 'mine.csv' in err and err.count('\n') == 1
-    assert not (tmp_path/'bad').exists()
+    assert not (tmp_path / 'bad').exists()
 
 
 def test_what_is_only_asked_for(project):
     "Coverage, learning curve and ablations: not part of a run unless asked for, shown once they are there, and refused where no truth is known."
-    assert not {'01b_factorization', '07b_coverage', '07c_learning_curve', '07d_ablations'} & project.executed().keys()
+    assert (
+        not {'01b_factorization', '07b_coverage', '07c_learning_curve', '07d_ablations'}
+        & project.executed().keys()
+    )
     project.paper('--upto', '07d_ablations')
     project.paper('--audit')
-    rows = pd.read_csv(project.home/'figures'/'phantom'/'smoke'/'results.csv')
-    for stem, metric in {'01b_factorization': 'program_recovery', '07b_coverage': 'coverage', '07c_learning_curve': 'retrieval', '07d_ablations': 'ablation_mse'}.items():
+    rows = pd.read_csv(project.home / 'figures' / 'phantom' / 'smoke' / 'results.csv')
+    for stem, metric in {
+        '01b_factorization': 'program_recovery',
+        '07b_coverage': 'coverage',
+        '07c_learning_curve': 'retrieval',
+        '07d_ablations': 'ablation_mse',
+    }.items():
         assert ((rows.source_notebook == stem) & (rows.metric == metric)).any(), stem
     assert project.would_run() == []
     for stem in ('07b_coverage', '07c_learning_curve'):
-        status, _, err = project.radgen('notebook', f'nbs/paper/{stem}.ipynb', project.home/'refused.ipynb', '--parameters', '{"cohort": "published"}')
+        status, _, err = project.radgen(
+            'notebook',
+            f'nbs/paper/{stem}.ipynb',
+            project.home / 'refused.ipynb',
+            '--parameters',
+            '{"cohort": "published"}',
+        )
         assert status == 2 and 'published' in err and err.count('\n') == 1, err
 
 
@@ -71,20 +147,42 @@ def test_patients_of_ones_own(project, tmp_path):
     "A manifest makes a study: it depends on its files, keeps its folder, and says in one line what is wrong."
     from radgen.data.files import write_files
     from radgen.phantom.cohort import make_phantom
-    manifest = write_files(make_phantom(n_patients=200, n_imaged=16, n_genes=60, image_size=16), tmp_path/'mine')
-    study = lambda m, *more: project.radgen('paper', '--cohort', 'files', '--manifest', m, '--profile', 'smoke', '--upto', '01_cohort', *more)
+
+    manifest = write_files(
+        make_phantom(n_patients=200, n_imaged=16, n_genes=60, image_size=16), tmp_path / 'mine'
+    )
+    study = lambda m, *more: project.radgen(
+        'paper',
+        '--cohort',
+        'files',
+        '--manifest',
+        m,
+        '--profile',
+        'smoke',
+        '--upto',
+        '01_cohort',
+        *more,
+    )
     status, out, err = study(manifest)
     assert status == 0, err
-    rows = pd.read_csv(project.home/'runs'/'files'/'smoke'/'rows'/'01_cohort.csv')
-    assert set(rows.query("metric == 'count' and label == 'patients' and subset == 'imaged'").value) == {16} and set(rows.cohort) == {'files'}
-    assert str(tmp_path) not in (project.home/'figures'/'files'/'smoke'/'provenance.json').read_text(), 'results to be shared name a folder of this machine'
+    rows = pd.read_csv(project.home / 'runs' / 'files' / 'smoke' / 'rows' / '01_cohort.csv')
+    assert set(
+        rows.query("metric == 'count' and label == 'patients' and subset == 'imaged'").value
+    ) == {16} and set(rows.cohort) == {'files'}
+    assert (
+        str(tmp_path)
+        not in (project.home / 'figures' / 'files' / 'smoke' / 'provenance.json').read_text()
+    ), 'results to be shared name a folder of this machine'
     assert 'nothing to do' in study(manifest)[1]
-    labels = tmp_path/'mine'/'labels.csv'
+    labels = tmp_path / 'mine' / 'labels.csv'
     labels.write_text(labels.read_text() + '\n')
     assert 'would run 01_cohort' in study(manifest, '--dry-run')[1]
     other = manifest.with_name('other.yaml')
     other.write_text(manifest.read_text().replace('name: phantom', 'name: theirs'))
-    for m, complaint in (other, "holds the study 'phantom'"), (tmp_path/'none.yaml', 'no such manifest'):
+    for m, complaint in (
+        (other, "holds the study 'phantom'"),
+        (tmp_path / 'none.yaml', 'no such manifest'),
+    ):
         status, _, err = study(m)
         assert status == 2 and complaint in err and err.count('\n') == 1, err
     status, _, err = project.radgen('paper', '--cohort', 'files', '--profile', 'smoke')
@@ -93,6 +191,14 @@ def test_patients_of_ones_own(project, tmp_path):
 
 def test_a_model_of_another_deal_is_refused(project):
     "Pictures are drawn only for what the model's own fold held out; a run that deals the folds otherwise is refused by name."
-    out = project.home/'refused.ipynb'
-    status, _, err = project.radgen('notebook', 'nbs/paper/03_generate.ipynb', out, '--parameters', json.dumps(dict(condition='expression', models=['cpdm'], seed=5)))
-    assert status == 2 and 'were trained on' in err and 'n_folds and seed' in err and not out.exists()
+    out = project.home / 'refused.ipynb'
+    status, _, err = project.radgen(
+        'notebook',
+        'nbs/paper/03_generate.ipynb',
+        out,
+        '--parameters',
+        json.dumps(dict(condition='expression', models=['cpdm'], seed=5)),
+    )
+    assert (
+        status == 2 and 'were trained on' in err and 'n_folds and seed' in err and not out.exists()
+    )

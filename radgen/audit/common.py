@@ -8,13 +8,14 @@ __all__ = ['one_a_row']
 # %% ../../nbs/08_audit/01_common.ipynb #774fdc08
 import numpy as np
 import pandas as pd
+
 from ..evaluate.paired import stack_samples
 
 # %% ../../nbs/08_audit/01_common.ipynb #41edcb44
 def one_a_row(
     samples,  # [n, k, H, W]: rows of one patient are equal
-    patients, # [n]
-) -> np.ndarray: # [n, H, W]
+    patients,  # [n]
+) -> np.ndarray:  # [n, H, W]
     "As many samples of a patient as it has real images: each row gets the next sample."
     samples = stack_samples(samples)
     turn = pd.Series(np.asarray(patients)).groupby(np.asarray(patients)).cumcount().to_numpy()

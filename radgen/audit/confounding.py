@@ -7,22 +7,32 @@ __all__ = ['usable_classes', 'Confounding', 'balanced_accuracy', 'confounding', 
            'extrapolation', 'extrapolation_rows']
 
 # %% ../../nbs/08_audit/06_confounding.ipynb #885d3f30
-from dataclasses import dataclass
 import math
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
-from ..core.results import MIN_AUDITED, Null, Rows, add_interval_row, check_sample_size, null_rows, patient_bootstrap
-from ..data.splits import table_folds
+
 from ..conditions.encoder import ConditionEncoder
+from radgen.core.results import (
+    MIN_AUDITED,
+    Null,
+    Rows,
+    add_interval_row,
+    check_sample_size,
+    null_rows,
+    patient_bootstrap,
+)
+from ..data.splits import table_folds
 from ..evaluate.features import fold_pca
 from ..evaluate.outcomes import DEFAULTS, feature_steps, make_classifier, prepare_folds
 
 # %% ../../nbs/08_audit/06_confounding.ipynb #2d3d3287
 def usable_classes(
     classes,  # [n] class of each row
-    patients, # [n]
-    needed:int=MIN_AUDITED, # patients of a class
-) -> tuple[np.ndarray, str]: # class of each row, None where left out; what was done, in words
+    patients,  # [n]
+    needed: int = MIN_AUDITED,  # patients of a class
+) -> tuple[np.ndarray, str]:  # class of each row, None where left out; what was done, in words
     "Merge classes with too few patients, and leave out what is still too small."
     classes, patients = np.asarray(classes, dtype=object), np.asarray(patients)
     count = lambda c: len(np.unique(patients[c]))
@@ -32,7 +42,8 @@ def usable_classes(
     if small:
         kept = count(merged == 'other') >= needed and len(small) > 1
         said = [('merged: ' if kept else 'left out: ') + ', '.join(sorted(map(str, small)))]
-        if not kept: merged[np.isin(classes, small)] = None
+        if not kept:
+            merged[np.isin(classes, small)] = None
     names = sorted(str(c) for c in pd.unique(merged) if c is not None)
     return merged, '; '.join([f'{len(names)} classes: {", ".join(names)}', *said])
 
@@ -40,119 +51,245 @@ def usable_classes(
 @dataclass(frozen=True)
 class Confounding:
     "How well a class of a series or patient is predicted."
+
     label: str
-    frame: pd.DataFrame # a row a series (or a patient): patient, truth, predicted
-    classes: str        # in words
-    null: Null          # of the balanced accuracy
+    frame: pd.DataFrame  # a row a series (or a patient): patient, truth, predicted
+    classes: str  # in words
+    null: Null  # of the balanced accuracy
     n_folds: int
     verdict: str = 'ok'
+
 
 def balanced_accuracy(truth, predicted) -> float:
     "Mean over classes of the share recognized."
     truth, hit = np.asarray(truth), np.asarray(truth) == np.asarray(predicted)
-    return float(np.mean([hit[truth == c].mean() for c in np.unique(truth)])) if len(truth) else math.nan
+    return (
+        float(np.mean([hit[truth == c].mean() for c in np.unique(truth)]))
+        if len(truth)
+        else math.nan
+    )
 
-def _exchanged(codes, who, rng): # each patient gets the classes of another, repeated or cut to its number of series
+
+def _exchanged(
+    codes, who, rng
+):  # each patient gets the classes of another, repeated or cut to its number of series
     order, out = rng.permutation(who.max() + 1), np.empty_like(codes)
-    for p, q in enumerate(order): out[who == p] = np.resize(codes[who == q], (who == p).sum())
+    for p, q in enumerate(order):
+        out[who == p] = np.resize(codes[who == q], (who == p).sum())
     return out
 
+
 def confounding(
-    features, # [n, d] of each series
+    features,  # [n, d] of each series
     classes,  # [n] site or kind
-    patients, # [n]
-    *, label:str='site',
-    by_patient:bool=False, # the class belongs to the patient: mean probability over its series, one prediction
-    reduce:bool=True,      # principal components of the features (pixels)
-    n_folds:int=5, n_permutations:int=19, seed:int=0,
+    patients,  # [n]
+    *,
+    label: str = 'site',
+    by_patient: bool = False,  # the class belongs to the patient: mean probability over its series, one prediction
+    reduce: bool = True,  # principal components of the features (pixels)
+    n_folds: int = 5,
+    n_permutations: int = 19,
+    seed: int = 0,
 ) -> Confounding:
     "Predict the class from features, folds over patients; the null exchanges classes between patients."
     merged, said = usable_classes(classes, patients)
     keep = np.array([c is not None for c in merged])
-    x, (who, names) = pd.DataFrame(np.asarray(features)[keep]), pd.factorize(np.asarray(patients)[keep], sort=True)
-    codes, known = pd.factorize(merged[keep].astype(str), sort=True) if keep.any() else (np.zeros(0, int), [])
-    empty = lambda why: Confounding(label, pd.DataFrame(columns=['patient', 'truth', 'predicted']), said, Null(math.nan, np.zeros(0)), n_folds, f'not estimable: {why}')
-    if len(known) < 2: return empty(f'{len(known)} classes with {MIN_AUDITED} patients or more, 2 needed')
+    x, (who, names) = (
+        pd.DataFrame(np.asarray(features)[keep]),
+        pd.factorize(np.asarray(patients)[keep], sort=True),
+    )
+    codes, known = (
+        pd.factorize(merged[keep].astype(str), sort=True) if keep.any() else (np.zeros(0, int), [])
+    )
+    empty = lambda why: Confounding(
+        label,
+        pd.DataFrame(columns=['patient', 'truth', 'predicted']),
+        said,
+        Null(math.nan, np.zeros(0)),
+        n_folds,
+        f'not estimable: {why}',
+    )
+    if len(known) < 2:
+        return empty(f'{len(known)} classes with {MIN_AUDITED} patients or more, 2 needed')
     n_folds = min(n_folds, int(pd.Series(who).groupby(codes).nunique().min()))
-    folds = prepare_folds(table_folds(who, codes, n_folds, seed), x, feature_steps(None) if not reduce else fold_pca())
+    folds = prepare_folds(
+        table_folds(who, codes, n_folds, seed), x, feature_steps(None) if not reduce else fold_pca()
+    )
+
     def predict(codes):
         p = np.zeros((len(codes), len(known)))
         for f in folds:
             present = np.unique(codes[f.train])
-            if len(present) < 2: p[np.ix_(f.test, present)] = 1; continue
-            weight = 1/pd.Series(who[f.train]).map(pd.Series(who[f.train]).value_counts()).to_numpy() if by_patient else np.ones(len(f.train))
-            model = make_classifier('logistic', DEFAULTS['logistic'] | dict(class_weight='balanced')).fit(f.z_train, codes[f.train], sample_weight=weight)
+            if len(present) < 2:
+                p[np.ix_(f.test, present)] = 1
+                continue
+            weight = (
+                1 / pd.Series(who[f.train]).map(pd.Series(who[f.train]).value_counts()).to_numpy()
+                if by_patient
+                else np.ones(len(f.train))
+            )
+            model = make_classifier(
+                'logistic', DEFAULTS['logistic'] | dict(class_weight='balanced')
+            ).fit(f.z_train, codes[f.train], sample_weight=weight)
             p[np.ix_(f.test, model.classes_)] = model.predict_proba(f.z_test)
-        if not by_patient: return codes, p.argmax(1)
-        return pd.Series(codes).groupby(who).first().to_numpy(), pd.DataFrame(p).groupby(who).mean().to_numpy().argmax(1)
+        if not by_patient:
+            return codes, p.argmax(1)
+        return pd.Series(codes).groupby(who).first().to_numpy(), pd.DataFrame(p).groupby(
+            who
+        ).mean().to_numpy().argmax(1)
+
     truth, found = predict(codes)
     rng = np.random.default_rng(seed)
-    null = np.array([balanced_accuracy(*predict(_exchanged(codes, who, rng))) for _ in range(n_permutations)])
-    frame = pd.DataFrame(dict(patient=np.asarray(names) if by_patient else np.asarray(names)[who], truth=np.asarray(known)[truth], predicted=np.asarray(known)[found]))
+    null = np.array(
+        [balanced_accuracy(*predict(_exchanged(codes, who, rng))) for _ in range(n_permutations)]
+    )
+    frame = pd.DataFrame(
+        dict(
+            patient=np.asarray(names) if by_patient else np.asarray(names)[who],
+            truth=np.asarray(known)[truth],
+            predicted=np.asarray(known)[found],
+        )
+    )
     return Confounding(label, frame, said, Null(balanced_accuracy(truth, found), null), n_folds)
 
+
 def confounding_rows(
-    rows:Rows, found:Confounding,
-    *, n_boot:int=1000, seed:int=0, **fields, # model, role, extractor, ...
+    rows: Rows,
+    found: Confounding,
+    *,
+    n_boot: int = 1000,
+    seed: int = 0,
+    **fields,  # model, role, extractor, ...
 ):
     "`confounding` with its null; `estimator` names the classes."
     t = found.frame
-    row = {'subset': 'test', 'classifier': 'logistic'} | fields | dict(label=found.label, n=len(t), n_imaged=t.patient.nunique(), n_folds=found.n_folds)
-    if found.verdict != 'ok': return rows.add(metric='confounding', verdict=found.verdict, estimator=found.classes, **row)
-    add_interval_row(rows, patient_bootstrap(balanced_accuracy, t.patient, t.truth.to_numpy(), t.predicted.to_numpy(), n_boot=n_boot, seed=seed), metric='confounding', estimator=found.classes, **row)
+    row = (
+        {'subset': 'test', 'classifier': 'logistic'}
+        | fields
+        | dict(label=found.label, n=len(t), n_imaged=t.patient.nunique(), n_folds=found.n_folds)
+    )
+    if found.verdict != 'ok':
+        return rows.add(metric='confounding', verdict=found.verdict, estimator=found.classes, **row)
+    add_interval_row(
+        rows,
+        patient_bootstrap(
+            balanced_accuracy,
+            t.patient,
+            t.truth.to_numpy(),
+            t.predicted.to_numpy(),
+            n_boot=n_boot,
+            seed=seed,
+        ),
+        metric='confounding',
+        estimator=found.classes,
+        **row,
+    )
     null_rows(rows, found.null, 'confounding', **row)
 
 # %% ../../nbs/08_audit/06_confounding.ipynb #b8753265
 @dataclass(frozen=True)
 class Extrapolation:
     "Distances from the imaged patients' conditions."
-    imaged: pd.DataFrame   # [imaged patients; distance, outside]: each left out
-    unpaired: pd.DataFrame # [unpaired patients; distance, outside, beyond]: means over the same references; whether beyond the 95th percentile
+
+    imaged: pd.DataFrame  # [imaged patients; distance, outside]: each left out
+    unpaired: pd.DataFrame  # [unpaired patients; distance, outside, beyond]: means over the same references; whether beyond the 95th percentile
 
     @property
     def rank(self) -> int:
         "In how many of the n comparisons a patient must lie further out to be beyond."
-        return min(len(self.imaged), math.ceil(.95*(len(self.imaged) + 1)))
+        return min(len(self.imaged), math.ceil(0.95 * (len(self.imaged) + 1)))
+
     @property
     def expected(self) -> float:
         "Share of new patients of the same law that lie beyond."
-        return 1 - self.rank/(len(self.imaged) + 1)
+        return 1 - self.rank / (len(self.imaged) + 1)
+
     def null(self):
         "The law of the number of unpaired patients beyond, if they are like the imaged ones."
         from scipy.stats import betabinom
+
         return betabinom(len(self.unpaired), len(self.imaged) + 1 - self.rank, self.rank)
 
+
 def extrapolation(
-    given:pd.DataFrame, # conditions as given, index patient
-    imaged, unpaired,   # patients of it
-    condition:str='multiomic', n_components:int=17,
+    given: pd.DataFrame,  # conditions as given, index patient
+    imaged,
+    unpaired,  # patients of it
+    condition: str = 'multiomic',
+    n_components: int = 17,
 ) -> Extrapolation:
     "Mahalanobis distances and shares of features outside the training range."
     from sklearn.covariance import LedoitWolf
+
     def judge(train, test):
         encoder = ConditionEncoder(condition, n_components).fit(train)
         law = LedoitWolf().fit(encoder.transform(train).astype(np.float64))
-        return pd.DataFrame(dict(distance=np.sqrt(law.mahalanobis(encoder.transform(test).astype(np.float64))), outside=encoder.outside(test)), test.index)
+        return pd.DataFrame(
+            dict(
+                distance=np.sqrt(law.mahalanobis(encoder.transform(test).astype(np.float64))),
+                outside=encoder.outside(test),
+            ),
+            test.index,
+        )
+
     train, new = given.loc[pd.Index(imaged).unique()], given.loc[pd.Index(unpaired)]
-    if len(train) < MIN_AUDITED: return Extrapolation(*(pd.DataFrame(dict(distance=np.nan, outside=np.nan, beyond=False), g.index) for g in (train, new)))
+    if len(train) < MIN_AUDITED:
+        return Extrapolation(
+            *(
+                pd.DataFrame(dict(distance=np.nan, outside=np.nan, beyond=False), g.index)
+                for g in (train, new)
+            )
+        )
     judged = [judge(train.drop(p), pd.concat([train.loc[[p]], new])) for p in train.index]
-    found = Extrapolation(pd.concat([j.iloc[:1] for j in judged]), sum(j.iloc[1:] for j in judged)/len(judged))
-    found.unpaired['beyond'] = sum(j.distance.iloc[1:] > j.distance.iloc[0] for j in judged) >= found.rank
+    found = Extrapolation(
+        pd.concat([j.iloc[:1] for j in judged]), sum(j.iloc[1:] for j in judged) / len(judged)
+    )
+    found.unpaired['beyond'] = (
+        sum(j.distance.iloc[1:] > j.distance.iloc[0] for j in judged) >= found.rank
+    )
     return found
 
+
 def extrapolation_rows(
-    rows:Rows, found:Extrapolation,
-    *, n_boot:int=1000, seed:int=0, **fields,
+    rows: Rows,
+    found: Extrapolation,
+    *,
+    n_boot: int = 1000,
+    seed: int = 0,
+    **fields,
 ):
     "`extrapolation` with its null, and the shares of features `outside` for both groups."
     a, b = found.imaged, found.unpaired
     row = {'subset': 'all', 'extractor': 'condition'} | fields | dict(n=len(b), n_imaged=len(a))
     why = check_sample_size(len(a), what='imaged patients') if len(b) else 'no unpaired patient'
-    if why != 'ok': return rows.not_estimable(why, metric='extrapolation', **row)
+    if why != 'ok':
+        return rows.not_estimable(why, metric='extrapolation', **row)
     beyond, law = b.beyond.to_numpy(dtype=float), found.null()
-    add_interval_row(rows, patient_bootstrap(np.mean, b.index, beyond, n_boot=n_boot, seed=seed), metric='extrapolation', estimator='beyond the 95th percentile', **row)
+    add_interval_row(
+        rows,
+        patient_bootstrap(np.mean, b.index, beyond, n_boot=n_boot, seed=seed),
+        metric='extrapolation',
+        estimator='beyond the 95th percentile',
+        **row,
+    )
     null = row | dict(role='null', estimator='beta-binomial')
-    rows.add(metric='extrapolation', value=found.expected, ci_low=law.ppf(.025)/len(b), ci_high=law.ppf(.975)/len(b), **null)
+    rows.add(
+        metric='extrapolation',
+        value=found.expected,
+        ci_low=law.ppf(0.025) / len(b),
+        ci_high=law.ppf(0.975) / len(b),
+        **null,
+    )
     rows.add(metric='extrapolation_p', value=float(law.sf(round(beyond.sum()) - 1)), **null)
-    add_interval_row(rows, patient_bootstrap(np.mean, b.index, b.outside.to_numpy(), n_boot=n_boot, seed=seed), metric='fraction_out_of_range', **row)
-    add_interval_row(rows, patient_bootstrap(np.mean, a.index, a.outside.to_numpy(), n_boot=n_boot, seed=seed), metric='fraction_out_of_range', **row | dict(model='real', role='reference', n=len(a)))
+    add_interval_row(
+        rows,
+        patient_bootstrap(np.mean, b.index, b.outside.to_numpy(), n_boot=n_boot, seed=seed),
+        metric='fraction_out_of_range',
+        **row,
+    )
+    add_interval_row(
+        rows,
+        patient_bootstrap(np.mean, a.index, a.outside.to_numpy(), n_boot=n_boot, seed=seed),
+        metric='fraction_out_of_range',
+        **row | dict(model='real', role='reference', n=len(a)),
+    )

@@ -6,129 +6,206 @@
 __all__ = ['pixel_distances', 'nearest_training', 'CopyAudit', 'copies', 'copy_test', 'closest_pairs', 'copy_rows']
 
 # %% ../../nbs/08_audit/02_copying.ipynb #6be00840
-from dataclasses import dataclass
 import math
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
+
 from ..core.paths import RadgenError
-from ..core.results import Interval, Null, Rows, add_interval_row, check_sample_size, patient_bootstrap
+from radgen.core.results import (
+    Interval,
+    Null,
+    Rows,
+    add_interval_row,
+    check_sample_size,
+    patient_bootstrap,
+)
 from ..evaluate.features import pixel_features
 from ..evaluate.paired import check_aligned
 
 # %% ../../nbs/08_audit/02_copying.ipynb #14ced0c9
 def pixel_distances(
-    a, # [n, H, W]
-    b, # [m, H, W]
-) -> np.ndarray: # [n, m]
+    a,  # [n, H, W]
+    b,  # [m, H, W]
+) -> np.ndarray:  # [n, m]
     "Root mean squared pixel difference of every pair."
     from scipy.spatial.distance import cdist
+
     a, b = pixel_features(a).astype(np.float64), pixel_features(b).astype(np.float64)
-    return cdist(a, b)/math.sqrt(a.shape[1])
+    return cdist(a, b) / math.sqrt(a.shape[1])
 
 # %% ../../nbs/08_audit/02_copying.ipynb #fe33c462
 def nearest_training(
-    images,   # [n, H, W], each judged against the training images of its fold
-    folds,    # [n] the fold that holds each out
-    real,     # [m, H, W] all real images
-    patients, # [m]
-    real_folds, # [m]
-) -> pd.DataFrame: # a row an image: nearest (row of `real`), distance, gap
+    images,  # [n, H, W], each judged against the training images of its fold
+    folds,  # [n] the fold that holds each out
+    real,  # [m, H, W] all real images
+    patients,  # [m]
+    real_folds,  # [m]
+) -> pd.DataFrame:  # a row an image: nearest (row of `real`), distance, gap
     "The nearest training image of each image, and how far it stands out from those of other patients."
-    images, folds, real, who, real_folds = np.asarray(images), np.asarray(folds), np.asarray(real), np.asarray(patients), np.asarray(real_folds)
+    images, folds, real, who, real_folds = (
+        np.asarray(images),
+        np.asarray(folds),
+        np.asarray(real),
+        np.asarray(patients),
+        np.asarray(real_folds),
+    )
     out = pd.DataFrame(dict(nearest=np.zeros(len(images), int), distance=np.nan, gap=np.nan))
     for f in np.unique(folds):
         rows, train = np.flatnonzero(folds == f), np.flatnonzero(real_folds != f)
-        if not len(train): raise RadgenError(f'fold {f} holds every image out; nothing is left to be copied')
+        if not len(train):
+            raise RadgenError(f'fold {f} holds every image out; nothing is left to be copied')
         d = pixel_distances(images[rows], real[train])
         first = d.argmin(1)
         other = np.where(who[train][None] != who[train][first][:, None], d, np.inf).min(1)
         distance = d[np.arange(len(rows)), first]
         out.loc[rows, 'nearest'], out.loc[rows, 'distance'] = train[first], distance
-        out.loc[rows, 'gap'] = np.where(np.isfinite(other), np.divide(distance, other, out=np.ones_like(distance), where=other > 0), np.nan)
+        out.loc[rows, 'gap'] = np.where(
+            np.isfinite(other),
+            np.divide(distance, other, out=np.ones_like(distance), where=other > 0),
+            np.nan,
+        )
     return out
 
 # %% ../../nbs/08_audit/02_copying.ipynb #82f9aba7
 @dataclass(frozen=True)
 class CopyAudit:
     "Nearest training images of samples and of held-out real images."
-    frame: pd.DataFrame # source ('real' or 'sample'), row, sample, patient, nearest, distance, gap
 
-    def by_patient(self,
-        column:str='distance', # or 'gap'
-        matched:bool=False,    # as many images as samples of each patient, the first ones
-    ) -> pd.DataFrame: # [patients; real, sample]: means
+    frame: pd.DataFrame  # source ('real' or 'sample'), row, sample, patient, nearest, distance, gap
+
+    def by_patient(
+        self,
+        column: str = 'distance',  # or 'gap'
+        matched: bool = False,  # as many images as samples of each patient, the first ones
+    ) -> pd.DataFrame:  # [patients; real, sample]: means
         "One pair of numbers a patient."
         f = self.frame
         if matched:
             number = f.groupby(['source', 'patient']).cumcount()
-            f = f[number < f.patient.map(f.groupby(['patient', 'source']).size().groupby(level=0).min())]
+            f = f[
+                number
+                < f.patient.map(f.groupby(['patient', 'source']).size().groupby(level=0).min())
+            ]
         return f.pivot_table(index='patient', columns='source', values=column)[['real', 'sample']]
 
+
 def copies(
-    real,     # [n, H, W]
+    real,  # [n, H, W]
     samples,  # [n, k, H, W], or [n, H, W] for a control
-    patients, # [n]
-    folds,    # [n]
+    patients,  # [n]
+    folds,  # [n]
 ) -> CopyAudit:
     "Distances to training of held-out real images and of the samples made in their place."
     real, samples, patients, folds = check_aligned(real, samples, patients, folds)
     (n, k), rows = samples.shape[:2], np.arange(len(real))
-    parts = [nearest_training(real, folds, real, patients, folds).assign(source='real', row=rows, sample=0),
-             nearest_training(samples.reshape(n*k, *real.shape[1:]), folds.repeat(k), real, patients, folds).assign(source='sample', row=rows.repeat(k), sample=np.tile(np.arange(k), n))]
+    parts = [
+        nearest_training(real, folds, real, patients, folds).assign(
+            source='real', row=rows, sample=0
+        ),
+        nearest_training(
+            samples.reshape(n * k, *real.shape[1:]), folds.repeat(k), real, patients, folds
+        ).assign(source='sample', row=rows.repeat(k), sample=np.tile(np.arange(k), n)),
+    ]
     frame = pd.concat(parts, ignore_index=True)
     frame['patient'] = patients[frame.row]
-    twice = (frame.source == 'sample') & frame.duplicated(['source', 'patient', 'nearest', 'distance', 'sample'])  # the same samples stand in every row of a patient
-    return CopyAudit(frame[~twice][['source', 'row', 'sample', 'patient', 'nearest', 'distance', 'gap']].reset_index(drop=True))
+    twice = (frame.source == 'sample') & frame.duplicated(
+        ['source', 'patient', 'nearest', 'distance', 'sample']
+    )  # the same samples stand in every row of a patient
+    return CopyAudit(
+        frame[~twice][
+            ['source', 'row', 'sample', 'patient', 'nearest', 'distance', 'gap']
+        ].reset_index(drop=True)
+    )
 
 # %% ../../nbs/08_audit/02_copying.ipynb #73369d58
 def copy_test(
-    audit:CopyAudit,
-    n_permutations:int=999, # exchanges of real and sample within patients
-    seed:int=0,
-) -> Null: # of -z, so that its p is that of copying
+    audit: CopyAudit,
+    n_permutations: int = 999,  # exchanges of real and sample within patients
+    seed: int = 0,
+) -> Null:  # of -z, so that its p is that of copying
     "Data-copying test (Meehan, Chaudhuri & Dasgupta 2020) with a permutation null over patients."
     from scipy.stats import rankdata
+
     d = audit.by_patient(matched=True).dropna().to_numpy()
     n = len(d)
-    if not n: return Null(math.nan, np.zeros(0))
-    ranks = rankdata(d.T.ravel()).reshape(2, n)              # the pooled ranks stay when two are exchanged
-    z = lambda total: (total - n*(n + 1)/2 - n*n/2)/math.sqrt(n*n*(2*n + 1)/12)
-    swap = np.random.default_rng(seed).random((n_permutations, n)) < .5
+    if not n:
+        return Null(math.nan, np.zeros(0))
+    ranks = rankdata(d.T.ravel()).reshape(2, n)  # the pooled ranks stay when two are exchanged
+    z = lambda total: (total - n * (n + 1) / 2 - n * n / 2) / math.sqrt(n * n * (2 * n + 1) / 12)
+    swap = np.random.default_rng(seed).random((n_permutations, n)) < 0.5
     return Null(-z(ranks[1].sum()), -z(np.where(swap, ranks[0], ranks[1]).sum(1)))
 
 # %% ../../nbs/08_audit/02_copying.ipynb #54359eda
 def closest_pairs(
-    audit:CopyAudit,
-    series,     # [n] names of the real images
-    top:int=6,
-) -> pd.DataFrame: # sample_patient, sample, series, distance, ratio, gap
+    audit: CopyAudit,
+    series,  # [n] names of the real images
+    top: int = 6,
+) -> pd.DataFrame:  # sample_patient, sample, series, distance, ratio, gap
     "Samples nearest to a training image; `ratio`: the distance over the median distance of held-out real images."
     f, names = audit.frame, np.asarray(series)
     usual = f[f.source == 'real'].distance.median()
     near = f[f.source == 'sample'].nsmallest(top, 'distance', keep='first')
-    return pd.DataFrame(dict(sample_patient=near.patient.to_numpy(), sample=near['sample'].to_numpy(), row=near.row.to_numpy(), nearest=near.nearest.to_numpy(), series=names[near.nearest],
-                             distance=near.distance.to_numpy(), ratio=near.distance.to_numpy()/usual if usual > 0 else math.nan, gap=near.gap.to_numpy()))
+    return pd.DataFrame(
+        dict(
+            sample_patient=near.patient.to_numpy(),
+            sample=near['sample'].to_numpy(),
+            row=near.row.to_numpy(),
+            nearest=near.nearest.to_numpy(),
+            series=names[near.nearest],
+            distance=near.distance.to_numpy(),
+            ratio=near.distance.to_numpy() / usual if usual > 0 else math.nan,
+            gap=near.gap.to_numpy(),
+        )
+    )
+
 
 def copy_rows(
-    rows:Rows, audit:CopyAudit,
-    *, n_permutations:int=999, n_boot:int=1000, seed:int=0,
-    reference:bool=True, # also the rows of the real images
-    **fields,        # of every row: model, role, ...
+    rows: Rows,
+    audit: CopyAudit,
+    *,
+    n_permutations: int = 999,
+    n_boot: int = 1000,
+    seed: int = 0,
+    reference: bool = True,  # also the rows of the real images
+    **fields,  # of every row: model, role, ...
 ):
     "`copy_ratio`, `nndr`, `copy_z`, `copy_p` and the distances they come from."
     d, g = audit.by_patient(), audit.by_patient('gap')
     size = dict(n=int((audit.frame.source == 'sample').sum()), n_imaged=len(d))
     row, why = {'estimator': 'single', 'subset': 'all'} | fields | size, check_sample_size(len(d))
     if why != 'ok':
-        for metric in ('copy_ratio', 'nndr', 'copy_z'): rows.not_estimable(why, metric=metric, **row)
+        for metric in ('copy_ratio', 'nndr', 'copy_z'):
+            rows.not_estimable(why, metric=metric, **row)
         return
     boot = dict(n_boot=n_boot, seed=seed)
-    ratio = lambda r, s: s.mean()/r.mean() if r.mean() > 0 else math.nan
-    add_interval_row(rows, patient_bootstrap(ratio, d.index, d.real, d['sample'], **boot), metric='copy_ratio', **row)
-    add_interval_row(rows, patient_bootstrap(np.nanmean, g.index, g['sample'], **boot), metric='nndr', **row)
-    add_interval_row(rows, patient_bootstrap(np.mean, d.index, d['sample'], **boot), metric='copy_distance', **row)
+    ratio = lambda r, s: s.mean() / r.mean() if r.mean() > 0 else math.nan
+    add_interval_row(
+        rows,
+        patient_bootstrap(ratio, d.index, d.real, d['sample'], **boot),
+        metric='copy_ratio',
+        **row,
+    )
+    add_interval_row(
+        rows, patient_bootstrap(np.nanmean, g.index, g['sample'], **boot), metric='nndr', **row
+    )
+    add_interval_row(
+        rows,
+        patient_bootstrap(np.mean, d.index, d['sample'], **boot),
+        metric='copy_distance',
+        **row,
+    )
     null = copy_test(audit, n_permutations, seed)
     add_interval_row(rows, Interval(-null.observed, math.nan, math.nan), metric='copy_z', **row)
-    add_interval_row(rows, Interval(null.p, math.nan, math.nan), metric='copy_p', **row | dict(estimator=f'{n_permutations} permutations'))
+    add_interval_row(
+        rows,
+        Interval(null.p, math.nan, math.nan),
+        metric='copy_p',
+        **row | dict(estimator=f'{n_permutations} permutations'),
+    )
     real = row | dict(model='real', role='reference', n=int((audit.frame.source == 'real').sum()))
-    for metric, x in (('copy_distance', d.real), ('nndr', g.real)) if reference else (): add_interval_row(rows, patient_bootstrap(np.nanmean, x.index, x, **boot), metric=metric, **real)
+    for metric, x in (('copy_distance', d.real), ('nndr', g.real)) if reference else ():
+        add_interval_row(
+            rows, patient_bootstrap(np.nanmean, x.index, x, **boot), metric=metric, **real
+        )

@@ -8,116 +8,283 @@ __all__ = ['fig_copies', 'fig_condition_carried', 'fig_tstr', 'fig_confounding']
 # %% ../../nbs/08_audit/07_plots.ipynb #28793e95
 import numpy as np
 import pandas as pd
+
 from ..core.names import label_text
 from ..core.rows import ok_rows
-from ..core.style import GREY, PALETTE, _why, draw_estimates, new_figure, role_legend, say, source_text
+from radgen.core.style import (
+    GREY,
+    PALETTE,
+    _why,
+    draw_estimates,
+    new_figure,
+    role_legend,
+    say,
+    source_text,
+)
 
 # %% ../../nbs/08_audit/07_plots.ipynb #ee1ae9d2
 def fig_copies(
-    audits:dict,      # protocol -> CopyAudit of the model
-    rows:pd.DataFrame, # rows of `copy_rows`
-    pictures=None,    # [(sample [H, W], training image [H, W], caption)]: closest pairs, of simulated patients only
-    model:str='cpdm',
+    audits: dict,  # protocol -> CopyAudit of the model
+    rows: pd.DataFrame,  # rows of `copy_rows`
+    pictures=None,  # [(sample [H, W], training image [H, W], caption)]: closest pairs, of simulated patients only
+    model: str = 'cpdm',
 ):
     "Distances to training images, their ratio, the gap, and the closest pairs."
-    names, shown = {'paper': 'folds over images', 'patient': 'folds over patients'}, list(pictures or [])[:7]
-    fig, axes = new_figure(4.6 + 2.3*bool(shown))
+    names, shown = (
+        {'paper': 'folds over images', 'patient': 'folds over patients'},
+        list(pictures or [])[:7],
+    )
+    fig, axes = new_figure(4.6 + 2.3 * bool(shown))
     axes[0, 0].remove()
-    grid = fig.add_gridspec(2 + bool(shown), 1, height_ratios=[1.9, 1.7] + [2]*bool(shown))
-    above, middle, below = grid[0].subgridspec(1, max(len(audits), 1)), grid[1].subgridspec(1, 2), grid[2].subgridspec(2, 7) if shown else None
+    grid = fig.add_gridspec(2 + bool(shown), 1, height_ratios=[1.9, 1.7] + [2] * bool(shown))
+    above, middle, below = (
+        grid[0].subgridspec(1, max(len(audits), 1)),
+        grid[1].subgridspec(1, 2),
+        grid[2].subgridspec(2, 7) if shown else None,
+    )
     for i, (protocol, audit) in enumerate(audits.items()):
         ax, d = fig.add_subplot(above[0, i]), audit.by_patient()
-        for column, colour, text in ('real', PALETTE['reference'], 'held-out real images'), ('sample', PALETTE['model'], f'samples of {source_text(model)}'):
+        for column, colour, text in (
+            ('real', PALETTE['reference'], 'held-out real images'),
+            ('sample', PALETTE['model'], f'samples of {source_text(model)}'),
+        ):
             x = np.sort(d[column])
-            ax.step(np.r_[x[:1], x], np.arange(len(x) + 1)/max(len(x), 1), where='post', color=colour, label=text, ls='-' if column == 'sample' else '--')
-        ax.set(title=names.get(protocol, protocol), xlabel='distance to the nearest training image (RMS)', ylim=(0, 1.02)), ax.set_xlim(left=0)
-        if not i: ax.set_ylabel('share of patients'), ax.legend(loc='best')
-    if not audits: say(fig.add_subplot(above[0, 0]), 'no sample was judged')
-    for i, (metric, title) in enumerate((('copy_ratio', 'Distance of samples / of real images'), ('nndr', 'Nearest / next patient (gap)'))):
+            ax.step(
+                np.r_[x[:1], x],
+                np.arange(len(x) + 1) / max(len(x), 1),
+                where='post',
+                color=colour,
+                label=text,
+                ls='-' if column == 'sample' else '--',
+            )
+        (
+            ax.set(
+                title=names.get(protocol, protocol),
+                xlabel='distance to the nearest training image (RMS)',
+                ylim=(0, 1.02),
+            ),
+            ax.set_xlim(left=0),
+        )
+        if not i:
+            ax.set_ylabel('share of patients'), ax.legend(loc='best')
+    if not audits:
+        say(fig.add_subplot(above[0, 0]), 'no sample was judged')
+    for i, (metric, title) in enumerate(
+        (
+            ('copy_ratio', 'Distance of samples / of real images'),
+            ('nndr', 'Nearest / next patient (gap)'),
+        )
+    ):
         ax, good = fig.add_subplot(middle[0, i]), ok_rows(rows[rows.metric == metric])
-        lines = [(f'{source_text(r.model)}, {names.get(r.protocol, str(r.protocol)).removeprefix("folds ")}', r, None) for _, r in good.iterrows()]
-        if lines: draw_estimates(ax, lines, 1 if metric == 'copy_ratio' else None), ax.set_xlim(left=-.03), ax.tick_params(axis='y', labelsize=6.3)
-        else: say(ax, _why(rows[rows.metric == metric], 'not measured'))
+        lines = [
+            (
+                f'{source_text(r.model)}, {names.get(r.protocol, str(r.protocol)).removeprefix("folds ")}',
+                r,
+                None,
+            )
+            for _, r in good.iterrows()
+        ]
+        if lines:
+            (
+                draw_estimates(ax, lines, 1 if metric == 'copy_ratio' else None),
+                ax.set_xlim(left=-0.03),
+                ax.tick_params(axis='y', labelsize=6.3),
+            )
+        else:
+            say(ax, _why(rows[rows.metric == metric], 'not measured'))
         ax.set_title(title)
     for k, (sample, training, caption) in enumerate(shown):
-        for j, (image, colour, text) in enumerate(((sample, PALETTE['model'], 'sample'), (training, PALETTE['reference'], 'nearest\ntraining'))):
+        for j, (image, colour, text) in enumerate(
+            (
+                (sample, PALETTE['model'], 'sample'),
+                (training, PALETTE['reference'], 'nearest\ntraining'),
+            )
+        ):
             ax = fig.add_subplot(below[j, k])
-            ax.imshow(image, cmap='gray', vmin=0, vmax=1, interpolation='nearest'), ax.set(xticks=[], yticks=[])
-            for s in ax.spines.values(): s.set(visible=True, color=colour, linewidth=1)
-            if not k: ax.set_ylabel(text, fontsize=6.2)
-            if j: ax.set_xlabel(caption, fontsize=6)
-    role_legend(fig, ok_rows(rows[rows.metric.isin(['copy_ratio', 'nndr'])]), dict(model='model', control='control', reference='real images'))
+            (
+                ax.imshow(image, cmap='gray', vmin=0, vmax=1, interpolation='nearest'),
+                ax.set(xticks=[], yticks=[]),
+            )
+            for s in ax.spines.values():
+                s.set(visible=True, color=colour, linewidth=1)
+            if not k:
+                ax.set_ylabel(text, fontsize=6.2)
+            if j:
+                ax.set_xlabel(caption, fontsize=6)
+    role_legend(
+        fig,
+        ok_rows(rows[rows.metric.isin(['copy_ratio', 'nndr'])]),
+        dict(model='model', control='control', reference='real images'),
+    )
     return fig
 
 # %% ../../nbs/08_audit/07_plots.ipynb #4083ac27
-def _pairs(good, metric, **where): # (row, its null row) for every row that is no null
+def _pairs(good, metric, **where):  # (row, its null row) for every row that is no null
     good = good[good.metric == metric]
     for _, r in good[good.role != 'null'].iterrows():
-        null = good[(good.role == 'null') & (good.model.fillna('') == (r.model or '')) & (good.extractor.fillna('') == (r.extractor if isinstance(r.extractor, str) else '')) & (good.label.fillna('') == (r.label if isinstance(r.label, str) else ''))]
+        null = good[
+            (good.role == 'null')
+            & (good.model.fillna('') == (r.model or ''))
+            & (good.extractor.fillna('') == (r.extractor if isinstance(r.extractor, str) else ''))
+            & (good.label.fillna('') == (r.label if isinstance(r.label, str) else ''))
+        ]
         yield r, (null.iloc[0] if len(null) else None)
 
+
 def fig_condition_carried(
-    rows:pd.DataFrame, # rows of `retrieval_rows`, `swap_rows`, `shuffled_rows`, `probe_rows`
+    rows: pd.DataFrame,  # rows of `retrieval_rows`, `swap_rows`, `shuffled_rows`, `probe_rows`
 ):
     "Retrieval with its null, the effect of the condition, the gain over shuffled conditions, and the probe."
     good = ok_rows(rows)
     fig, axes = new_figure(4.1, 2, 2)
     scorers = dict(image='images compared', denoising='denoising error')
-    panels = [('retrieval', 'Retrieval of the true condition', 'share of other patients ranked below', .5, lambda r: f'{source_text(r.model)}: {scorers.get(r.extractor, r.extractor)}'),
-              ('condition_sensitivity', 'Condition exchanged, noise kept', 'change, relative to a change of noise', 0, lambda r: source_text(r.model)),
-              ('permutation_importance', "With another patient's condition", 'growth of the mean squared error', 0, lambda r: source_text(r.model)),
-              (('probe_r2', 'probe_r'), 'Omics read off pictures', 'R2 (generated), mean correlation (real)', 0, lambda r: 'off generated pictures' if r.metric == 'probe_r2' else 'off real pictures')]
+    panels = [
+        (
+            'retrieval',
+            'Retrieval of the true condition',
+            'share of other patients ranked below',
+            0.5,
+            lambda r: f'{source_text(r.model)}: {scorers.get(r.extractor, r.extractor)}',
+        ),
+        (
+            'condition_sensitivity',
+            'Condition exchanged, noise kept',
+            'change, relative to a change of noise',
+            0,
+            lambda r: source_text(r.model),
+        ),
+        (
+            'permutation_importance',
+            "With another patient's condition",
+            'growth of the mean squared error',
+            0,
+            lambda r: source_text(r.model),
+        ),
+        (
+            ('probe_r2', 'probe_r'),
+            'Omics read off pictures',
+            'R2 (generated), mean correlation (real)',
+            0,
+            lambda r: 'off generated pictures' if r.metric == 'probe_r2' else 'off real pictures',
+        ),
+    ]
     for ax, (metric, title, xlabel, nothing, text) in zip(axes.flat, panels):
         metrics = (metric,) if isinstance(metric, str) else metric
         lines = [(text(r), r, null) for m in metrics for r, null in _pairs(good, m)]
-        if lines: draw_estimates(ax, lines, nothing, xlabel)
-        else: say(ax, _why(rows[rows.metric.isin(metrics)], 'not measured'))
+        if lines:
+            draw_estimates(ax, lines, nothing, xlabel)
+        else:
+            say(ax, _why(rows[rows.metric.isin(metrics)], 'not measured'))
         ax.set_title(title)
     role_legend(fig, good, dict(model='model', control='control', null='permuted, 95 %'))
     return fig
 
 # %% ../../nbs/08_audit/07_plots.ipynb #fbf6a0d8
 def fig_tstr(
-    rows:pd.DataFrame, # rows of `utility_rows`
+    rows: pd.DataFrame,  # rows of `utility_rows`
 ):
     "Train on each source, test on real images: AUROC by label."
     every = rows[rows.metric == 'tstr_auroc']
     labels = list(dict.fromkeys(every.label.dropna()))
-    if not labels: fig, axes = new_figure(1.4); say(axes[0, 0], 'no label was tried'); return fig
+    if not labels:
+        fig, axes = new_figure(1.4)
+        say(axes[0, 0], 'no label was tried')
+        return fig
     good = ok_rows(every)
     shown = good[good.role != 'null']
-    order = [key for role in ('model', 'upper_bound', 'control') for key in dict.fromkeys(zip(shown[shown.role == role].model, shown[shown.role == role].estimator))]
+    order = [
+        key
+        for role in ('model', 'upper_bound', 'control')
+        for key in dict.fromkeys(
+            zip(shown[shown.role == role].model, shown[shown.role == role].estimator)
+        )
+    ]
     judged = [l for l in labels if l in set(shown.label)]
-    fig, axes = new_figure(1.05 + .24*max(len(order), 3) + .13*(len(labels) - len(judged)), 1, max(1, len(judged)), sharey=bool(judged))
-    def text(r): return ('generated: ' if r.role == 'model' else '') + source_text(r.model) + (f', {r.estimator.rpartition(", ")[2]}' if r.role == 'model' and ', ' in r.estimator else '')
+    fig, axes = new_figure(
+        1.05 + 0.24 * max(len(order), 3) + 0.13 * (len(labels) - len(judged)),
+        1,
+        max(1, len(judged)),
+        sharey=bool(judged),
+    )
+
+    def text(r):
+        return (
+            ('generated: ' if r.role == 'model' else '')
+            + source_text(r.model)
+            + (
+                f', {r.estimator.rpartition(", ")[2]}'
+                if r.role == 'model' and ', ' in r.estimator
+                else ''
+            )
+        )
+
     texts = {(r.model, r.estimator): text(r) for r in shown.itertuples()}
     for ax, label in zip(axes[0], judged):
-        part = {(r.model, r.estimator): (r, null if r.estimator == 'synthetic on real' else None) for r, null in _pairs(good[good.label == label], 'tstr_auroc')}
+        part = {
+            (r.model, r.estimator): (r, null if r.estimator == 'synthetic on real' else None)
+            for r, null in _pairs(good[good.label == label], 'tstr_auroc')
+        }
         one = next(iter(part.values()))[0]
-        draw_estimates(ax, [(texts[key], *part.get(key, (None, None))) for key in order], .5, 'AUROC on real images')
-        ax.set_title(f'{label_text(label)}\n{int(one.n)} patients, {int(one.n_events)} cases', fontsize=7.2)
+        draw_estimates(
+            ax,
+            [(texts[key], *part.get(key, (None, None))) for key in order],
+            0.5,
+            'AUROC on real images',
+        )
+        ax.set_title(
+            f'{label_text(label)}\n{int(one.n)} patients, {int(one.n_events)} cases', fontsize=7.2
+        )
         ax.set_xlim(min(0.2, ax.get_xlim()[0]), 1.02)
-    if not judged: say(axes[0, 0], ';  '.join(f'{label_text(r.label)}: {r.verdict}' for r in every.drop_duplicates('label').itertuples()))
+    if not judged:
+        say(
+            axes[0, 0],
+            ';  '.join(
+                f'{label_text(r.label)}: {r.verdict}'
+                for r in every.drop_duplicates('label').itertuples()
+            ),
+        )
     elif len(judged) < len(labels):
-        words = [f'{label_text(r.label)}: {r.verdict}' for r in every[~every.label.isin(judged)].drop_duplicates('label').itertuples()]
-        fig.suptitle('\n'.join(words), fontsize=6.3, color=GREY, x=.01, ha='left', weight='normal')
-    role_legend(fig, good, dict(model='trained on generated', upper_bound='real images, or the omics', control='control', null='patients exchanged, 95 %'))
+        words = [
+            f'{label_text(r.label)}: {r.verdict}'
+            for r in every[~every.label.isin(judged)].drop_duplicates('label').itertuples()
+        ]
+        fig.suptitle('\n'.join(words), fontsize=6.3, color=GREY, x=0.01, ha='left', weight='normal')
+    role_legend(
+        fig,
+        good,
+        dict(
+            model='trained on generated',
+            upper_bound='real images, or the omics',
+            control='control',
+            null='patients exchanged, 95 %',
+        ),
+    )
     return fig
 
 # %% ../../nbs/08_audit/07_plots.ipynb #5f70530a
 def fig_confounding(
-    rows:pd.DataFrame, # rows of `confounding_rows`
+    rows: pd.DataFrame,  # rows of `confounding_rows`
 ):
     "How well site and kind of series are told from real images, generated images and conditions."
     every = rows[rows.metric == 'confounding']
     good = ok_rows(every)
     fig, axes = new_figure(1.95, 1, 2)
-    words = dict(image='real images', **{'generated image': 'generated images', 'condition': 'condition'})
+    words = dict(
+        image='real images', **{'generated image': 'generated images', 'condition': 'condition'}
+    )
     for ax, label, title in zip(axes[0], ('site', 'kind'), ('Hospital (site)', 'Kind of series')):
-        lines = [(words.get(r.extractor, r.extractor), r, null) for r, null in _pairs(good[good.label == label], 'confounding')]
-        if lines: draw_estimates(ax, lines, None, 'balanced accuracy'), ax.set_xlim(0, 1.03)
-        else: say(ax, _why(every[every.label == label], 'not measured'))
+        lines = [
+            (words.get(r.extractor, r.extractor), r, null)
+            for r, null in _pairs(good[good.label == label], 'confounding')
+        ]
+        if lines:
+            draw_estimates(ax, lines, None, 'balanced accuracy'), ax.set_xlim(0, 1.03)
+        else:
+            say(ax, _why(every[every.label == label], 'not measured'))
         ax.set_title(title)
-        for n in [float(str(r.estimator).split()[0]) for _, r, _ in lines[:1]]: ax.axvline(1/n, color=PALETTE['null'], lw=1, ls='--', zorder=0)
-    role_legend(fig, good, dict(model='generated', reference='real', control='omics', null='permuted, 95 %'))
+        for n in [float(str(r.estimator).split()[0]) for _, r, _ in lines[:1]]:
+            ax.axvline(1 / n, color=PALETTE['null'], lw=1, ls='--', zorder=0)
+    role_legend(
+        fig, good, dict(model='generated', reference='real', control='omics', null='permuted, 95 %')
+    )
     return fig

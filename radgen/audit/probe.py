@@ -6,12 +6,21 @@
 __all__ = ['MIN_PROBE', 'MAX_UNPAIRED', 'make_probe', 'mean_r', 'Probe', 'probe', 'probe_rows']
 
 # %% ../../nbs/08_audit/04_probe.ipynb #789bca72
-from dataclasses import dataclass
 import math
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
+
 from ..core.paths import RadgenError
-from ..core.results import Null, Rows, add_interval_row, check_sample_size, null_rows, patient_bootstrap
+from radgen.core.results import (
+    Null,
+    Rows,
+    add_interval_row,
+    check_sample_size,
+    null_rows,
+    patient_bootstrap,
+)
 from ..data.splits import permute_within
 from ..evaluate.features import fold_pca, pixel_features
 
@@ -20,73 +29,151 @@ def make_probe():
     "Standardization and PCA of pixels, then a ridge whose penalty is chosen by leave-one-out."
     from sklearn.linear_model import RidgeCV
     from sklearn.pipeline import make_pipeline
+
     return make_pipeline(fold_pca(), RidgeCV(np.logspace(0, 5, 16)))
 
+
 def mean_r(
-    truth,     # [n, d]
-    predicted, # [n, d]
+    truth,  # [n, d]
+    predicted,  # [n, d]
 ) -> float:
     "Pearson correlation averaged over features; a constant prediction correlates 0."
-    a, b = (x - x.mean(0) for x in (np.asarray(truth, dtype=float), np.asarray(predicted, dtype=float)))
-    size = np.sqrt((a**2).sum(0)*(b**2).sum(0))
+    a, b = (
+        x - x.mean(0) for x in (np.asarray(truth, dtype=float), np.asarray(predicted, dtype=float))
+    )
+    size = np.sqrt((a**2).sum(0) * (b**2).sum(0))
     known = (a**2).sum(0) > 1e-12
-    r = np.divide((a*b).sum(0), size, out=np.zeros(a.shape[1]), where=size > 1e-12)
+    r = np.divide((a * b).sum(0), size, out=np.zeros(a.shape[1]), where=size > 1e-12)
     return float(r[known].mean()) if known.any() else math.nan
+
 
 @dataclass(frozen=True)
 class Probe:
     "What the probe reads off real images of held-out patients."
-    truth: pd.DataFrame     # [patients, features], standardized
-    predicted: pd.DataFrame # [patients, features], mean over a patient's images
-    consistency: pd.DataFrame # truth and prediction on generated images, columns (truth | predicted, feature)
-    null: Null              # of the mean correlation
 
-MIN_PROBE = 10       # generated images
+    truth: pd.DataFrame  # [patients, features], standardized
+    predicted: pd.DataFrame  # [patients, features], mean over a patient's images
+    consistency: (
+        pd.DataFrame
+    )  # truth and prediction on generated images, columns (truth | predicted, feature)
+    null: Null  # of the mean correlation
 
-MAX_UNPAIRED = 512   # unpaired patients whom each fold's model draws, for the probe and for classifiers, where there are as many
+
+MIN_PROBE = 10  # generated images
+
+MAX_UNPAIRED = 512  # unpaired patients whom each fold's model draws, for the probe and for classifiers, where there are as many
+
 
 def probe(
-    generated:dict, # fold -> (images [m, H, W], standardized conditions [m, d]): by the fold's model, of patients it was not trained on and that are not tested
-    real,           # [n, H, W]
-    conditions,     # [n, d] standardized conditions of the real images' patients
-    patients, folds, # [n]
-    n_folds:int=5,  # of the consistency on generated images
-    n_permutations:int=199, seed:int=0,
+    generated: dict,  # fold -> (images [m, H, W], standardized conditions [m, d]): by the fold's model, of patients it was not trained on and that are not tested
+    real,  # [n, H, W]
+    conditions,  # [n, d] standardized conditions of the real images' patients
+    patients,
+    folds,  # [n]
+    n_folds: int = 5,  # of the consistency on generated images
+    n_permutations: int = 199,
+    seed: int = 0,
 ) -> Probe:
     "Learn omics from generated images, read them off real ones."
     from sklearn.model_selection import KFold
-    real, conditions, patients, folds = np.asarray(real), np.asarray(conditions, dtype=float), np.asarray(patients), np.asarray(folds)
+
+    real, conditions, patients, folds = (
+        np.asarray(real),
+        np.asarray(conditions, dtype=float),
+        np.asarray(patients),
+        np.asarray(folds),
+    )
     predicted, parts = np.full(conditions.shape, np.nan), []
     for f in np.unique(folds):
-        if f not in generated: raise RadgenError(f'no generated images for fold {f}; its real images need a probe taught by its model')
+        if f not in generated:
+            raise RadgenError(
+                f'no generated images for fold {f}; its real images need a probe taught by its model'
+            )
         x, c = pixel_features(generated[f][0]), np.asarray(generated[f][1], dtype=float)
-        if len(x) < MIN_PROBE: continue
+        if len(x) < MIN_PROBE:
+            continue
         predicted[folds == f] = make_probe().fit(x, c).predict(pixel_features(real[folds == f]))
         own = np.full(c.shape, np.nan)
-        for train, test in KFold(min(n_folds, len(x)), shuffle=True, random_state=seed).split(x): own[test] = make_probe().fit(x[train], c[train]).predict(x[test])
+        for train, test in KFold(min(n_folds, len(x)), shuffle=True, random_state=seed).split(x):
+            own[test] = make_probe().fit(x[train], c[train]).predict(x[test])
         parts.append(pd.concat({'truth': pd.DataFrame(c), 'predicted': pd.DataFrame(own)}, axis=1))
     mean = lambda x: pd.DataFrame(x).groupby(patients).mean()
-    truth, read, fold = mean(conditions), mean(predicted), pd.Series(folds).groupby(patients).first().to_numpy()
+    truth, read, fold = (
+        mean(conditions),
+        mean(predicted),
+        pd.Series(folds).groupby(patients).first().to_numpy(),
+    )
     keep = read.notna().all(axis=1).to_numpy()
     truth, read, fold, rng = truth[keep], read[keep], fold[keep], np.random.default_rng(seed)
     shuffled = [permute_within(fold, rng) for _ in range(n_permutations)] if len(read) else []
-    null = Null(mean_r(truth, read) if len(read) else math.nan, np.array([mean_r(truth.to_numpy()[p], read) for p in shuffled]))
-    return Probe(truth, read, pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(), null)
+    null = Null(
+        mean_r(truth, read) if len(read) else math.nan,
+        np.array([mean_r(truth.to_numpy()[p], read) for p in shuffled]),
+    )
+    return Probe(
+        truth, read, pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(), null
+    )
+
 
 def probe_rows(
-    rows:Rows, found:Probe,
-    *, n_boot:int=1000, seed:int=0, **fields,
+    rows: Rows,
+    found: Probe,
+    *,
+    n_boot: int = 1000,
+    seed: int = 0,
+    **fields,
 ):
     "`probe_r2` on generated images (subset `train`), `probe_r` on real ones (subset `test`), with its null."
     d, m = found.truth.shape[1], len(found.consistency)
     row = fields | dict(extractor='pixels', classifier='ridge')
-    if not m: rows.not_estimable(f'too few generated images for a probe, {MIN_PROBE} needed', metric='probe_r2', subset='train', n=m, **row)
+    if not m:
+        rows.not_estimable(
+            f'too few generated images for a probe, {MIN_PROBE} needed',
+            metric='probe_r2',
+            subset='train',
+            n=m,
+            **row,
+        )
     else:
-        r2 = lambda y, p: float(np.mean(1 - ((y - p)**2).sum(0)/np.maximum(((y - y.mean(0))**2).sum(0), 1e-12)))
-        add_interval_row(rows, patient_bootstrap(r2, np.arange(m), found.consistency['truth'].to_numpy(), found.consistency['predicted'].to_numpy(), n_boot=min(n_boot, 200), seed=seed), metric='probe_r2', subset='train', n=m, **row)
-    row |= dict(metric='probe_r', subset='test', n=len(found.truth), n_imaged=len(found.truth), estimator=f'mean of {d} features')
+        r2 = lambda y, p: float(
+            np.mean(1 - ((y - p) ** 2).sum(0) / np.maximum(((y - y.mean(0)) ** 2).sum(0), 1e-12))
+        )
+        add_interval_row(
+            rows,
+            patient_bootstrap(
+                r2,
+                np.arange(m),
+                found.consistency['truth'].to_numpy(),
+                found.consistency['predicted'].to_numpy(),
+                n_boot=min(n_boot, 200),
+                seed=seed,
+            ),
+            metric='probe_r2',
+            subset='train',
+            n=m,
+            **row,
+        )
+    row |= dict(
+        metric='probe_r',
+        subset='test',
+        n=len(found.truth),
+        n_imaged=len(found.truth),
+        estimator=f'mean of {d} features',
+    )
     why = check_sample_size(len(found.truth))
-    if why != 'ok': return rows.not_estimable(why, **row)
-    add_interval_row(rows, patient_bootstrap(mean_r, found.truth.index, found.truth.to_numpy(), found.predicted.to_numpy(), n_boot=n_boot, seed=seed), **row)
+    if why != 'ok':
+        return rows.not_estimable(why, **row)
+    add_interval_row(
+        rows,
+        patient_bootstrap(
+            mean_r,
+            found.truth.index,
+            found.truth.to_numpy(),
+            found.predicted.to_numpy(),
+            n_boot=n_boot,
+            seed=seed,
+        ),
+        **row,
+    )
     row.pop('metric')
     null_rows(rows, found.null, 'probe_r', **row)

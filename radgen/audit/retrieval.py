@@ -9,12 +9,22 @@ __all__ = ['CandidatePool', 'candidate_pool', 'retrieval', 'top1_accuracy', 'ima
            'error_difference_rows']
 
 # %% ../../nbs/08_audit/03_retrieval.ipynb #000b257b
-from dataclasses import dataclass
 import math
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
+
 from ..core.paths import RadgenError
-from ..core.results import Interval, Null, Rows, add_interval_row, check_sample_size, null_rows, patient_bootstrap
+from radgen.core.results import (
+    Interval,
+    Null,
+    Rows,
+    add_interval_row,
+    check_sample_size,
+    null_rows,
+    patient_bootstrap,
+)
 from ..data.splits import permute_within
 from ..evaluate.paired import check_aligned, stack_samples
 
@@ -22,56 +32,77 @@ from ..evaluate.paired import check_aligned, stack_samples
 @dataclass(frozen=True)
 class CandidatePool:
     "Conditions that compete: each patient once in each fold that holds an image of it out."
-    patients: np.ndarray  # [c]
-    folds: np.ndarray     # [c]
-    true: np.ndarray      # int [n]: the candidate that is the image's own patient
-    row_folds: np.ndarray # [n]
 
-    def blank(self) -> np.ndarray: # [n, c]
+    patients: np.ndarray  # [c]
+    folds: np.ndarray  # [c]
+    true: np.ndarray  # int [n]: the candidate that is the image's own patient
+    row_folds: np.ndarray  # [n]
+
+    def blank(self) -> np.ndarray:  # [n, c]
         "Scores not yet given: nan, and so left out."
         return np.full((len(self.true), len(self.patients)), np.nan)
-    def of_fold(self, fold) -> tuple[np.ndarray, np.ndarray]: # rows, columns
+
+    def of_fold(self, fold) -> tuple[np.ndarray, np.ndarray]:  # rows, columns
         "The images and the candidates of one fold."
         return np.flatnonzero(self.row_folds == fold), np.flatnonzero(self.folds == fold)
 
+
 def candidate_pool(
-    patients, # [n]
-    folds,    # [n]
+    patients,  # [n]
+    folds,  # [n]
 ) -> CandidatePool:
     "All held-out patients of each fold."
     keys = pd.MultiIndex.from_arrays([np.asarray(folds), np.asarray(patients)])
     true, every = pd.factorize(keys)
-    return CandidatePool(np.asarray(every.get_level_values(1)), np.asarray(every.get_level_values(0)), true, np.asarray(folds))
+    return CandidatePool(
+        np.asarray(every.get_level_values(1)),
+        np.asarray(every.get_level_values(0)),
+        true,
+        np.asarray(folds),
+    )
 
 # %% ../../nbs/08_audit/03_retrieval.ipynb #9b9c1159
 def retrieval(
-    scores,   # [n_images, n_candidates], higher = more likely; nan: not a candidate of this image
-    true,     # int [n_images]
-    patients=None, # [n_images]: checked to have one candidate each in each row, where given
-) -> np.ndarray: # [n_images]: share of the other candidates below the true one, ties a half; nan without others
+    scores,  # [n_images, n_candidates], higher = more likely; nan: not a candidate of this image
+    true,  # int [n_images]
+    patients=None,  # [n_images]: checked to have one candidate each in each row, where given
+) -> (
+    np.ndarray
+):  # [n_images]: share of the other candidates below the true one, ties a half; nan without others
     "Rank of the true condition, as an AUROC of one image: 0.5 is chance, 1 is always first."
     scores, true = np.asarray(scores, dtype=float), np.asarray(true)
-    if scores.shape[0] != len(true): raise RadgenError(f'{scores.shape[0]} rows of scores for {len(true)} images')
-    if patients is not None and len(patients) != len(true): raise RadgenError(f'{len(patients)} patients for {len(true)} images')
+    if scores.shape[0] != len(true):
+        raise RadgenError(f'{scores.shape[0]} rows of scores for {len(true)} images')
+    if patients is not None and len(patients) != len(true):
+        raise RadgenError(f'{len(patients)} patients for {len(true)} images')
     own, others = scores[np.arange(len(true)), true][:, None], scores.copy()
-    if not np.isfinite(own).all(): raise RadgenError(f'image {int(np.argmin(np.isfinite(own[:, 0])))} has no score for its own condition')
+    if not np.isfinite(own).all():
+        raise RadgenError(
+            f'image {int(np.argmin(np.isfinite(own[:, 0])))} has no score for its own condition'
+        )
     others[np.arange(len(true)), true] = np.nan
-    tie, m = np.abs(others - own) <= 1e-9*np.abs(own), np.isfinite(others).sum(1)
-    won = ((others < own) & ~tie).sum(1) + .5*tie.sum(1)
+    tie, m = np.abs(others - own) <= 1e-9 * np.abs(own), np.isfinite(others).sum(1)
+    won = ((others < own) & ~tie).sum(1) + 0.5 * tie.sum(1)
     return np.divide(won, m, out=np.full(len(true), np.nan), where=m > 0)
 
-def top1_accuracy(scores, true) -> np.ndarray: # [n_images]: 1 where the true condition is first, a share where several are
+
+def top1_accuracy(
+    scores, true
+) -> np.ndarray:  # [n_images]: 1 where the true condition is first, a share where several are
     "Whether the true condition comes first."
     scores, true = np.asarray(scores, dtype=float), np.asarray(true)
     own = scores[np.arange(len(true)), true][:, None]
-    tie = np.abs(scores - own) <= 1e-9*np.abs(own)
+    tie = np.abs(scores - own) <= 1e-9 * np.abs(own)
     alone = np.isfinite(scores).sum(1) < 2
-    return np.where(alone, np.nan, ~((scores > own) & ~tie).any(1)/np.maximum(tie.sum(1), 1))
+    return np.where(alone, np.nan, ~((scores > own) & ~tie).any(1) / np.maximum(tie.sum(1), 1))
 
 # %% ../../nbs/08_audit/03_retrieval.ipynb #17ea1f24
 def image_scores(
-    real, samples, patients, folds, # as everywhere
-) -> tuple[np.ndarray, CandidatePool]: # scores [n, c]; the candidates
+    real,
+    samples,
+    patients,
+    folds,  # as everywhere
+) -> tuple[np.ndarray, CandidatePool]:  # scores [n, c]; the candidates
     "Score candidates by the distance of the real image to the mean of their samples."
     real, samples, patients, folds = check_aligned(real, samples, patients, folds)
     rivals = candidate_pool(patients, folds)
@@ -80,29 +111,38 @@ def image_scores(
     scores, flat = rivals.blank(), real.reshape(len(real), -1).astype(np.float64)
     for f in np.unique(folds):
         rows, columns = rivals.of_fold(f)
-        scores[np.ix_(rows, columns)] = -np.stack([((flat[rows] - m)**2).mean(1) for m in mean[columns]], axis=1)
+        scores[np.ix_(rows, columns)] = -np.stack(
+            [((flat[rows] - m) ** 2).mean(1) for m in mean[columns]], axis=1
+        )
     return scores, rivals
 
 # %% ../../nbs/08_audit/03_retrieval.ipynb #92fdd463
 def denoising_scores(
-    model,      # a diffusion model (radgen.cpdm.CPDM)
-    images,     # [n, H, W] real images, held out from this model
-    conditions, # [m, d] encoded conditions of the candidates
-    draws:int=8, # times, spread evenly; a noise of its own for each
-    seed:int=0,
-    batch_size:int=64,
-    precision:str='fp32', # 'fp32', 'bf16' or 'auto'
-) -> np.ndarray: # [n, m]: minus the mean loss
+    model,  # a diffusion model (radgen.cpdm.CPDM)
+    images,  # [n, H, W] real images, held out from this model
+    conditions,  # [m, d] encoded conditions of the candidates
+    draws: int = 8,  # times, spread evenly; a noise of its own for each
+    seed: int = 0,
+    batch_size: int = 64,
+    precision: str = 'fp32',  # 'fp32', 'bf16' or 'auto'
+) -> np.ndarray:  # [n, m]: minus the mean loss
     "Score candidates by the denoising error of the real image (Li et al. 2023)."
     import torch
+
     from radgen.core.seeds import derive_seed
     from radgen.models.device import resolve_precision
-    if not hasattr(model, 'alphas_cumprod'): raise RadgenError(f'{type(model).__name__} is no diffusion model: score its images instead (image_scores)')
+
+    if not hasattr(model, 'alphas_cumprod'):
+        raise RadgenError(
+            f'{type(model).__name__} is no diffusion model: score its images instead (image_scores)'
+        )
     device, T = next(model.parameters()).device, len(model.alphas_cumprod)
     c = torch.as_tensor(np.asarray(conditions), dtype=torch.float32, device=device)
-    t = torch.as_tensor(((np.arange(draws) + .5)*T/draws).astype(int), device=device)
+    t = torch.as_tensor(((np.arange(draws) + 0.5) * T / draws).astype(int), device=device)
     kept = model.alphas_cumprod[t].float()[:, None, None, None]
-    weight = getattr(getattr(model, 'diffusion', None), 'loss_weight', torch.ones(T, device=device))[t].float()
+    weight = getattr(
+        getattr(model, 'diffusion', None), 'loss_weight', torch.ones(T, device=device)
+    )[t].float()
     α, σ, was, m = kept.sqrt(), (1 - kept).sqrt(), model.training, len(c)
     scores = np.empty((len(images), m))
     model.eval().to(memory_format=torch.channels_last)
@@ -111,136 +151,263 @@ def denoising_scores(
         with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
             for i, image in enumerate(np.asarray(images, dtype=np.float32)):
                 x0 = model.to_network(torch.from_numpy(image)[None, None].to(device))
-                ε = torch.randn(draws, *x0.shape[1:], generator=torch.Generator().manual_seed(derive_seed(seed, 'denoising', i))).to(device)
-                x, target = α*x0 + σ*ε, dict(pred_v=lambda: α*ε - σ*x0, pred_noise=lambda: ε, pred_x0=lambda: x0.expand_as(ε))[model.config.objective]()
+                ε = torch.randn(
+                    draws,
+                    *x0.shape[1:],
+                    generator=torch.Generator().manual_seed(derive_seed(seed, 'denoising', i)),
+                ).to(device)
+                x, target = (
+                    α * x0 + σ * ε,
+                    dict(
+                        pred_v=lambda: α * ε - σ * x0,
+                        pred_noise=lambda: ε,
+                        pred_x0=lambda: x0.expand_as(ε),
+                    )[model.config.objective](),
+                )
                 draw = torch.arange(draws, device=device).repeat(m)
                 candidate = torch.arange(m, device=device).repeat_interleave(draws)
-                loss = torch.cat([weight[d]*(model.denoise(x[d], t[d], c[k], guidance=1.) - target[d]).square().mean((1, 2, 3)) for d, k in zip(draw.split(batch_size), candidate.split(batch_size))])
+                loss = torch.cat(
+                    [
+                        weight[d]
+                        * (model.denoise(x[d], t[d], c[k], guidance=1.0) - target[d])
+                        .square()
+                        .mean((1, 2, 3))
+                        for d, k in zip(draw.split(batch_size), candidate.split(batch_size))
+                    ]
+                )
                 scores[i] = -loss.view(m, draws).double().mean(1).cpu().numpy()
-    finally: model.train(was)
+    finally:
+        model.train(was)
     return scores
 
 # %% ../../nbs/08_audit/03_retrieval.ipynb #a666f594
 @dataclass(frozen=True)
 class Retrieval:
     "Retrieval of every image, with its null."
-    patients: np.ndarray # [n]
-    share: np.ndarray    # [n] of the other candidates below the true one
-    top1: np.ndarray     # [n]
-    others: np.ndarray   # [n] candidates beside the true one
-    null: Null           # of the mean share
+
+    patients: np.ndarray  # [n]
+    share: np.ndarray  # [n] of the other candidates below the true one
+    top1: np.ndarray  # [n]
+    others: np.ndarray  # [n] candidates beside the true one
+    null: Null  # of the mean share
     null_top1: Null
     scorer: str
 
-    def by_patient(self, column:str='share') -> pd.Series:
+    def by_patient(self, column: str = 'share') -> pd.Series:
         "Mean over a patient's images."
         return pd.Series(getattr(self, column)).groupby(self.patients).mean().dropna()
 
+
 def audit_retrieval(
-    scores,            # [n, c]
-    rivals:CandidatePool,
-    patients,          # [n]
-    scorer:str='image', # 'image' or 'denoising'
-    n_permutations:int=199, seed:int=0,
+    scores,  # [n, c]
+    rivals: CandidatePool,
+    patients,  # [n]
+    scorer: str = 'image',  # 'image' or 'denoising'
+    n_permutations: int = 199,
+    seed: int = 0,
 ) -> Retrieval:
     "Share of candidates below the true one, and the same under permuted candidates."
     patients, rng = np.asarray(patients), np.random.default_rng(seed)
     mean = lambda x: pd.Series(x).groupby(patients).mean().mean()
     found, first = retrieval(scores, rivals.true, patients), top1_accuracy(scores, rivals.true)
     draws = [permute_within(rivals.folds, rng)[rivals.true] for _ in range(n_permutations)]
-    null, null1 = (np.array([mean(f(scores, true)) for true in draws]) for f in (retrieval, top1_accuracy))
-    return Retrieval(patients, found, first, np.isfinite(scores).sum(1) - 1, Null(mean(found), null), Null(mean(first), null1), scorer)
+    null, null1 = (
+        np.array([mean(f(scores, true)) for true in draws]) for f in (retrieval, top1_accuracy)
+    )
+    return Retrieval(
+        patients,
+        found,
+        first,
+        np.isfinite(scores).sum(1) - 1,
+        Null(mean(found), null),
+        Null(mean(first), null1),
+        scorer,
+    )
 
 # %% ../../nbs/08_audit/03_retrieval.ipynb #11076664
 def retrieval_difference(
-    a:Retrieval, b:Retrieval, # of the same images
-    n_boot:int=1000, seed:int=0,
-) -> Interval: # of mean share a - mean share b
+    a: Retrieval,
+    b: Retrieval,  # of the same images
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> Interval:  # of mean share a - mean share b
     "Paired difference of two generators, patients resampled."
     x, y = a.by_patient(), b.by_patient()
-    if not x.index.equals(y.index): raise RadgenError('the two retrievals are of different patients')
+    if not x.index.equals(y.index):
+        raise RadgenError('the two retrievals are of different patients')
     return patient_bootstrap(np.mean, x.index, (x - y).to_numpy(), n_boot=n_boot, seed=seed)
 
+
 def retrieval_rows(
-    rows:Rows, found:Retrieval,
-    *, against:dict|None=None, # {name of a control: its Retrieval}: adds `retrieval_difference`
-    n_boot:int=1000, seed:int=0,
-    **fields,                  # of every row: model, role, ...
+    rows: Rows,
+    found: Retrieval,
+    *,
+    against: dict | None = None,  # {name of a control: its Retrieval}: adds `retrieval_difference`
+    n_boot: int = 1000,
+    seed: int = 0,
+    **fields,  # of every row: model, role, ...
 ):
     "`retrieval`, `retrieval_top1`, their nulls, the number of candidates, and differences from controls."
     x = found.by_patient()
-    row = {'subset': 'all'} | fields | dict(extractor=found.scorer, n=int(np.isfinite(found.share).sum()), n_imaged=len(x))
+    row = (
+        {'subset': 'all'}
+        | fields
+        | dict(extractor=found.scorer, n=int(np.isfinite(found.share).sum()), n_imaged=len(x))
+    )
     why = check_sample_size(len(x)) if len(x) else 'no fold holds two patients out'
     if why != 'ok':
-        for metric in ('retrieval', 'retrieval_top1'): rows.not_estimable(why, metric=metric, **row)
+        for metric in ('retrieval', 'retrieval_top1'):
+            rows.not_estimable(why, metric=metric, **row)
         return
-    for metric, column, null in (('retrieval', 'share', found.null), ('retrieval_top1', 'top1', found.null_top1)):
+    for metric, column, null in (
+        ('retrieval', 'share', found.null),
+        ('retrieval_top1', 'top1', found.null_top1),
+    ):
         v = found.by_patient(column)
-        add_interval_row(rows, patient_bootstrap(np.mean, v.index, v.to_numpy(), n_boot=n_boot, seed=seed), metric=metric, **row)
+        add_interval_row(
+            rows,
+            patient_bootstrap(np.mean, v.index, v.to_numpy(), n_boot=n_boot, seed=seed),
+            metric=metric,
+            **row,
+        )
         null_rows(rows, null, metric, **row)
-    rows.add(metric='retrieval_candidates', value=float(found.others[np.isfinite(found.share)].mean()), **row)
-    for name, other in (against or {}).items(): add_interval_row(rows, retrieval_difference(found, other, n_boot, seed), metric='retrieval_difference', **row | dict(label=f'minus {name}'))
+    rows.add(
+        metric='retrieval_candidates',
+        value=float(found.others[np.isfinite(found.share)].mean()),
+        **row,
+    )
+    for name, other in (against or {}).items():
+        add_interval_row(
+            rows,
+            retrieval_difference(found, other, n_boot, seed),
+            metric='retrieval_difference',
+            **row | dict(label=f'minus {name}'),
+        )
 
 # %% ../../nbs/08_audit/03_retrieval.ipynb #92b9bb51
 def condition_sensitivity(
     samples,  # [n, k, H, W]
-    shuffled, # [n, k, H, W]: the same noise, the condition of another patient
-    patients, # [n]
-) -> pd.DataFrame: # [patients; condition, noise]: mean root mean squared changes
+    shuffled,  # [n, k, H, W]: the same noise, the condition of another patient
+    patients,  # [n]
+) -> pd.DataFrame:  # [patients; condition, noise]: mean root mean squared changes
     "How much a picture changes with its condition, and with its noise."
     a, b = stack_samples(samples).astype(np.float64), stack_samples(shuffled).astype(np.float64)
-    if a.shape != b.shape: raise RadgenError(f'samples of shape {a.shape}, shuffled ones of {b.shape}: the same number and size are needed')
-    rms = lambda x, y: np.sqrt(((x - y)**2).mean((-2, -1)))
+    if a.shape != b.shape:
+        raise RadgenError(
+            f'samples of shape {a.shape}, shuffled ones of {b.shape}: the same number and size are needed'
+        )
+    rms = lambda x, y: np.sqrt(((x - y) ** 2).mean((-2, -1)))
     k = a.shape[1]
-    noise = np.mean([rms(a[:, i], a[:, j]) for i in range(k) for j in range(i)], axis=0) if k > 1 else np.full(len(a), np.nan)
-    return pd.DataFrame(dict(condition=rms(a, b).mean(1), noise=noise)).groupby(np.asarray(patients)).mean()
+    noise = (
+        np.mean([rms(a[:, i], a[:, j]) for i in range(k) for j in range(i)], axis=0)
+        if k > 1
+        else np.full(len(a), np.nan)
+    )
+    return (
+        pd.DataFrame(dict(condition=rms(a, b).mean(1), noise=noise))
+        .groupby(np.asarray(patients))
+        .mean()
+    )
+
 
 def condition_sensitivity_rows(
-    rows:Rows, effects:pd.DataFrame, # from `condition_sensitivity`
-    *, n_boot:int=1000, seed:int=0, **fields,
+    rows: Rows,
+    effects: pd.DataFrame,  # from `condition_sensitivity`
+    *,
+    n_boot: int = 1000,
+    seed: int = 0,
+    **fields,
 ):
     "`condition_sensitivity`: change by the condition over change by the noise."
-    row = {'estimator': 'single', 'subset': 'all'} | fields | dict(metric='condition_sensitivity', n=len(effects), n_imaged=len(effects))
+    row = (
+        {'estimator': 'single', 'subset': 'all'}
+        | fields
+        | dict(metric='condition_sensitivity', n=len(effects), n_imaged=len(effects))
+    )
     why = check_sample_size(len(effects))
-    if effects.noise.isna().any(): why = 'one sample a patient, 2 needed'
-    if why != 'ok': return rows.not_estimable(why, **row)
-    ratio = lambda c, n: c.mean()/n.mean() if n.mean() > 1e-9 else math.nan
-    add_interval_row(rows, patient_bootstrap(ratio, effects.index, effects.condition, effects.noise, n_boot=n_boot, seed=seed), **row)
+    if effects.noise.isna().any():
+        why = 'one sample a patient, 2 needed'
+    if why != 'ok':
+        return rows.not_estimable(why, **row)
+    ratio = lambda c, n: c.mean() / n.mean() if n.mean() > 1e-9 else math.nan
+    add_interval_row(
+        rows,
+        patient_bootstrap(
+            ratio, effects.index, effects.condition, effects.noise, n_boot=n_boot, seed=seed
+        ),
+        **row,
+    )
 
 # %% ../../nbs/08_audit/03_retrieval.ipynb #0521bb23
 def permutation_importance(
-    real, samples, shuffled, patients,
-) -> pd.DataFrame: # [patients; true, shuffled]: mean squared errors of the mean of all samples
+    real,
+    samples,
+    shuffled,
+    patients,
+) -> pd.DataFrame:  # [patients; true, shuffled]: mean squared errors of the mean of all samples
     "Errors with the patient's own condition and with another's."
     real = np.asarray(real, dtype=np.float64)
-    error = lambda s: ((real - stack_samples(s).mean(1, dtype=np.float64))**2).mean((1, 2))
-    return pd.DataFrame(dict(true=error(samples), shuffled=error(shuffled))).groupby(np.asarray(patients)).mean()
+    error = lambda s: ((real - stack_samples(s).mean(1, dtype=np.float64)) ** 2).mean((1, 2))
+    return (
+        pd.DataFrame(dict(true=error(samples), shuffled=error(shuffled)))
+        .groupby(np.asarray(patients))
+        .mean()
+    )
+
 
 def permutation_importance_rows(
-    rows:Rows, errors:pd.DataFrame, # from `permutation_importance`
-    *, n_boot:int=1000, seed:int=0, **fields,
+    rows: Rows,
+    errors: pd.DataFrame,  # from `permutation_importance`
+    *,
+    n_boot: int = 1000,
+    seed: int = 0,
+    **fields,
 ):
     "`permutation_importance` and the two errors it is the difference of; paired, patients resampled."
-    row = {'estimator': 'mean', 'subset': 'all'} | fields | dict(n=len(errors), n_imaged=len(errors))
+    row = (
+        {'estimator': 'mean', 'subset': 'all'} | fields | dict(n=len(errors), n_imaged=len(errors))
+    )
     why = check_sample_size(len(errors))
-    if why != 'ok': return rows.not_estimable(why, metric='permutation_importance', **row)
-    boot = lambda x: patient_bootstrap(np.mean, errors.index, x.to_numpy(), n_boot=n_boot, seed=seed)
-    add_interval_row(rows, boot(errors.shuffled - errors.true), metric='permutation_importance', **row)
+    if why != 'ok':
+        return rows.not_estimable(why, metric='permutation_importance', **row)
+    boot = lambda x: patient_bootstrap(
+        np.mean, errors.index, x.to_numpy(), n_boot=n_boot, seed=seed
+    )
+    add_interval_row(
+        rows, boot(errors.shuffled - errors.true), metric='permutation_importance', **row
+    )
     add_interval_row(rows, boot(errors.shuffled), metric='permuted_mse', **row)
 
 # %% ../../nbs/08_audit/03_retrieval.ipynb #1d035ee3
 def error_difference_rows(
-    rows:Rows, real, samples, patients, # [n, H, W], [n, k, H, W], [n]
-    controls:dict,                      # name -> [n, H, W]
-    *, n_boot:int=1000, seed:int=0, **fields,
+    rows: Rows,
+    real,
+    samples,
+    patients,  # [n, H, W], [n, k, H, W], [n]
+    controls: dict,  # name -> [n, H, W]
+    *,
+    n_boot: int = 1000,
+    seed: int = 0,
+    **fields,
 ):
     "`mse_difference`: squared error of the mean of all samples, minus that of each control; paired, patients resampled."
     real = np.asarray(real, dtype=np.float64)
-    error = lambda x: pd.Series(((real - x)**2).mean((1, 2))).groupby(np.asarray(patients)).mean()
+    error = lambda x: pd.Series(((real - x) ** 2).mean((1, 2))).groupby(np.asarray(patients)).mean()
     own = error(stack_samples(samples).mean(1, dtype=np.float64))
-    row = {'estimator': 'mean', 'subset': 'all'} | fields | dict(metric='mse_difference', n=len(own), n_imaged=len(own))
+    row = (
+        {'estimator': 'mean', 'subset': 'all'}
+        | fields
+        | dict(metric='mse_difference', n=len(own), n_imaged=len(own))
+    )
     for name, pictures in controls.items():
         why = check_sample_size(len(own))
-        if why != 'ok': rows.not_estimable(why, **row, label=f'minus {name}'); continue
+        if why != 'ok':
+            rows.not_estimable(why, **row, label=f'minus {name}')
+            continue
         apart = own - error(np.asarray(pictures, dtype=np.float64))
-        add_interval_row(rows, patient_bootstrap(np.mean, apart.index, apart.to_numpy(), n_boot=n_boot, seed=seed), **row, label=f'minus {name}')
+        add_interval_row(
+            rows,
+            patient_bootstrap(np.mean, apart.index, apart.to_numpy(), n_boot=n_boot, seed=seed),
+            **row,
+            label=f'minus {name}',
+        )

@@ -7,154 +7,301 @@ __all__ = ['MIN_TRAINED', 'TSTR_ROLES', 'TSTR_NAMES', 'fit_classifier', 'auroc_w
            'tstr_rows']
 
 # %% ../../nbs/08_audit/05_tstr.ipynb #be17d190
-from dataclasses import dataclass
 import math
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
-from ..core.paths import RadgenError
-from ..core.results import Null, Rows, add_interval_row, class_verdict, null_rows, patient_bootstrap
+
 from ..conditions.encoder import ConditionEncoder
-from ..models.baselines import mean_image, nearest_copy
+from ..core.paths import RadgenError
+from radgen.core.results import (
+    Null,
+    Rows,
+    add_interval_row,
+    class_verdict,
+    null_rows,
+    patient_bootstrap,
+)
 from ..evaluate.features import fold_pca, pixel_features
-from ..evaluate.scores import auroc
 from ..evaluate.outcomes import DEFAULTS, OmicsStep, make_classifier
+from ..evaluate.scores import auroc
+from ..models.baselines import mean_image, nearest_copy
 
 # %% ../../nbs/08_audit/05_tstr.ipynb #6c8305d0
 def fit_classifier(
-    x, y, patients, # training images' features [m, d], labels [m], patients [m]
-    parameters=None, # of the logistic regression
-    steps=None,      # a transformer; None: `fold_pca`
-): # a function from features to class probabilities, and the classes
+    x,
+    y,
+    patients,  # training images' features [m, d], labels [m], patients [m]
+    parameters=None,  # of the logistic regression
+    steps=None,  # a transformer; None: `fold_pca`
+):  # a function from features to class probabilities, and the classes
     "Logistic regression on principal components, each patient weighing the same; without any variation it knows only the prevalence."
     from sklearn.base import clone
-    weight = 1/pd.Series(patients).map(pd.Series(patients).value_counts()).to_numpy()
+
+    weight = 1 / pd.Series(patients).map(pd.Series(patients).value_counts()).to_numpy()
     steps = clone(steps if steps is not None else fold_pca())
     if np.ptp(x, axis=0).max() < 1e-6 or len(np.unique(y)) < 2:
-        classes, share = np.unique(y), np.array([weight[np.asarray(y) == c].sum() for c in np.unique(y)])
-        return (lambda new: np.tile(share/share.sum(), (len(new), 1))), classes
-    model = make_classifier('logistic', DEFAULTS['logistic'] | (parameters or {})).fit(steps.fit_transform(x), y, sample_weight=weight*len(weight)/weight.sum())
+        classes, share = (
+            np.unique(y),
+            np.array([weight[np.asarray(y) == c].sum() for c in np.unique(y)]),
+        )
+        return (lambda new: np.tile(share / share.sum(), (len(new), 1))), classes
+    model = make_classifier('logistic', DEFAULTS['logistic'] | (parameters or {})).fit(
+        steps.fit_transform(x), y, sample_weight=weight * len(weight) / weight.sum()
+    )
     return (lambda new: model.predict_proba(steps.transform(new))), model.classes_
 
 # %% ../../nbs/08_audit/05_tstr.ipynb #37321866
 def auroc_within(
-    y,     # [n] in {0, 1}
-    score, # [n] higher = more likely 1
+    y,  # [n] in {0, 1}
+    score,  # [n] higher = more likely 1
     fold,  # [n] fold whose model gave the score
-) -> float: # nan where no fold holds both classes
+) -> float:  # nan where no fold holds both classes
     "Share of positive-negative pairs *of one fold* in order: scores of different models are on no common scale."
     y, score, fold = np.asarray(y), np.asarray(score), np.asarray(fold)
-    both = [(auroc(y[m], score[m]), int((y[m] == 1).sum()*(y[m] != 1).sum())) for m in (fold == k for k in np.unique(fold))]
+    both = [
+        (auroc(y[m], score[m]), int((y[m] == 1).sum() * (y[m] != 1).sum()))
+        for m in (fold == k for k in np.unique(fold))
+    ]
     pairs = sum(n for _, n in both)
-    return float(sum(a*n for a, n in both if n)/pairs) if pairs else math.nan
+    return float(sum(a * n for a, n in both if n) / pairs) if pairs else math.nan
 
 # %% ../../nbs/08_audit/05_tstr.ipynb #6507ad37
-MIN_TRAINED = 5 # patients of the smaller class, below which nothing is taught
+MIN_TRAINED = 5  # patients of the smaller class, below which nothing is taught
+
 
 @dataclass(frozen=True)
 class TSTR:
     "Scores of the real images of held-out patients, by classifiers that different sources have taught."
+
     label: str
-    scores: pd.DataFrame # index patient; label, fold, one column a source
-    taught: pd.DataFrame # source, fold, patients, cases
-    verdicts: dict       # source -> 'ok', or why it has no scores
-    nulls: dict          # source -> Null of its AUROC, where one was asked for
+    scores: pd.DataFrame  # index patient; label, fold, one column a source
+    taught: pd.DataFrame  # source, fold, patients, cases
+    verdicts: dict  # source -> 'ok', or why it has no scores
+    nulls: dict  # source -> Null of its AUROC, where one was asked for
+
 
 def tstr(
-    taught:dict,      # fold -> {source: (images [m, H, W], their patients [m])}: what is learned from where the fold is held out
-    real,             # [n, H, W]
-    labels:pd.Series, # index patient, of all of them: 0, 1, nan where unknown
-    patients, folds,  # [n] of the real images
-    *, label:str='',
-    omics:pd.DataFrame|None=None, # conditions as given, index patient: adds the source 'omics_direct', taught the patients of the first source
-    condition:str='multiomic', n_components:int=17,
-    null:tuple=(), n_permutations:int=199, # sources whose labels are exchanged among the patients taught
-    seed:int=0,
+    taught: dict,  # fold -> {source: (images [m, H, W], their patients [m])}: what is learned from where the fold is held out
+    real,  # [n, H, W]
+    labels: pd.Series,  # index patient, of all of them: 0, 1, nan where unknown
+    patients,
+    folds,  # [n] of the real images
+    *,
+    label: str = '',
+    omics: pd.DataFrame
+    | None = None,  # conditions as given, index patient: adds the source 'omics_direct', taught the patients of the first source
+    condition: str = 'multiomic',
+    n_components: int = 17,
+    null: tuple = (),
+    n_permutations: int = 199,  # sources whose labels are exchanged among the patients taught
+    seed: int = 0,
 ) -> TSTR:
     "Teach a classifier by each source, test it on real images of the patients its fold holds out."
     from sklearn.preprocessing import FunctionTransformer, StandardScaler
+
     real, patients, folds = np.asarray(real), np.asarray(patients), np.asarray(folds)
-    if not len(real) == len(patients) == len(folds): raise RadgenError(f'{len(real)} real images, {len(patients)} patients, {len(folds)} folds: one of each a row')
+    if not len(real) == len(patients) == len(folds):
+        raise RadgenError(
+            f'{len(real)} real images, {len(patients)} patients, {len(folds)} folds: one of each a row'
+        )
     y = pd.Series(labels, dtype=float).dropna().astype(int)
     frame = pd.DataFrame(dict(fold=folds), index=patients)
     frame = frame[~frame.index.duplicated()].loc[lambda f: f.index.isin(y.index)]
     frame.insert(0, 'label', y.reindex(frame.index))
-    names = list(dict.fromkeys(s for sources in taught.values() for s in sources)) + ['omics_direct']*(omics is not None)
-    verdicts, counts, permuted = dict.fromkeys(names, class_verdict(frame.label)), [], {s: np.full((n_permutations, len(frame)), np.nan) for s in null}
+    names = list(dict.fromkeys(s for sources in taught.values() for s in sources)) + [
+        'omics_direct'
+    ] * (omics is not None)
+    verdicts, counts, permuted = (
+        dict.fromkeys(names, class_verdict(frame.label)),
+        [],
+        {s: np.full((n_permutations, len(frame)), np.nan) for s in null},
+    )
     for k in np.unique(frame.fold):
-        if k not in taught: raise RadgenError(f'nothing is taught for fold {k}; its real images need a classifier of its own')
+        if k not in taught:
+            raise RadgenError(
+                f'nothing is taught for fold {k}; its real images need a classifier of its own'
+            )
         at, tested = np.flatnonzero(folds == k), frame.index[frame.fold == k]
-        def mean(score, who): return pd.Series(np.asarray(score, dtype=float), who).groupby(level=0).mean().round(9).reindex(tested).to_numpy()  # equal scores stay equal
+
+        def mean(score, who):
+            return (
+                pd.Series(np.asarray(score, dtype=float), who)
+                .groupby(level=0)
+                .mean()
+                .round(9)
+                .reindex(tested)
+                .to_numpy()
+            )  # equal scores stay equal
+
         sources = dict(taught[k])
-        if omics is not None: sources['omics_direct'] = (None, next(iter(sources.values()))[1])
+        if omics is not None:
+            sources['omics_direct'] = (None, next(iter(sources.values()))[1])
         for s, (images, who) in sources.items():
             who = np.asarray(who)
             both = set(who) & set(patients[at])
-            if both: raise RadgenError(f'{s}: patient {min(both)} is taught and tested in fold {k}')
+            if both:
+                raise RadgenError(f'{s}: patient {min(both)} is taught and tested in fold {k}')
             known = pd.Index(who).isin(y.index)
             who = who[known]
             one = y[pd.unique(who)]
             counts.append(dict(source=s, fold=k, patients=len(one), cases=int(one.sum())))
             small = int(min(one.sum(), len(one) - one.sum()))
-            if verdicts[s] == 'ok' and small < MIN_TRAINED: verdicts[s] = f'not estimable: {small} patients in the smaller class to learn from, {MIN_TRAINED} needed'
-            if verdicts[s] != 'ok': continue
+            if verdicts[s] == 'ok' and small < MIN_TRAINED:
+                verdicts[s] = (
+                    f'not estimable: {small} patients in the smaller class to learn from, {MIN_TRAINED} needed'
+                )
+            if verdicts[s] != 'ok':
+                continue
             if images is None:
                 encoder = OmicsStep(condition, n_components).fit(omics.loc[who])
-                steps, x, new, shown = StandardScaler(), encoder.transform(omics.loc[who]), encoder.transform(omics.loc[tested]), tested
-            else: steps, x, new, shown = fold_pca(), pixel_features(np.asarray(images)[known]), pixel_features(real[at]), patients[at]
+                steps, x, new, shown = (
+                    StandardScaler(),
+                    encoder.transform(omics.loc[who]),
+                    encoder.transform(omics.loc[tested]),
+                    tested,
+                )
+            else:
+                steps, x, new, shown = (
+                    fold_pca(),
+                    pixel_features(np.asarray(images)[known]),
+                    pixel_features(real[at]),
+                    patients[at],
+                )
             flat = np.ptp(x, axis=0).max() < 1e-6
-            if not flat: x, new = steps.fit_transform(x), steps.transform(new)             # once, for all permutations
+            if not flat:
+                x, new = steps.fit_transform(x), steps.transform(new)  # once, for all permutations
+
             def told(y):
-                predict, classes = fit_classifier(x, y[who].to_numpy(), who, steps=FunctionTransformer())
+                predict, classes = fit_classifier(
+                    x, y[who].to_numpy(), who, steps=FunctionTransformer()
+                )
                 return mean(predict(new)[:, list(classes).index(1)], shown)
+
             frame.loc[tested, s] = told(y)
             if s in null:
                 rng = np.random.default_rng([seed, int(k)])
-                for i in range(n_permutations): permuted[s][i, frame.fold == k] = told(pd.Series(rng.permutation(one), one.index))
+                for i in range(n_permutations):
+                    permuted[s][i, frame.fold == k] = told(
+                        pd.Series(rng.permutation(one), one.index)
+                    )
     frame = frame[['label', 'fold', *(s for s in names if verdicts[s] == 'ok')]]
     within = lambda score: auroc_within(frame.label, score, frame.fold)
-    return TSTR(label, frame, pd.DataFrame(counts, columns=['source', 'fold', 'patients', 'cases']), verdicts, {s: Null(within(frame[s]), np.array([within(p) for p in permuted[s]])) for s in null if s in frame})
+    return TSTR(
+        label,
+        frame,
+        pd.DataFrame(counts, columns=['source', 'fold', 'patients', 'cases']),
+        verdicts,
+        {
+            s: Null(within(frame[s]), np.array([within(p) for p in permuted[s]]))
+            for s in null
+            if s in frame
+        },
+    )
 
 # %% ../../nbs/08_audit/05_tstr.ipynb #b9de1d06
 def fold_training_sets(
-    drawn:dict,         # fold -> [m, H, W]: what its model draws of each patient of `lent`
-    lent:pd.DataFrame,  # conditions of m patients without an image, as given
-    real,               # [n, H, W]
-    given:pd.DataFrame, # [n, features] conditions of the real images, a row an image
-    patients, folds,    # [n]
-    condition:str, n_components:int,
-    model:str='cpdm', seed:int=0,
-) -> dict: # fold -> {source: (images, patients)}, for `tstr`
+    drawn: dict,  # fold -> [m, H, W]: what its model draws of each patient of `lent`
+    lent: pd.DataFrame,  # conditions of m patients without an image, as given
+    real,  # [n, H, W]
+    given: pd.DataFrame,  # [n, features] conditions of the real images, a row an image
+    patients,
+    folds,  # [n]
+    condition: str,
+    n_components: int,
+    model: str = 'cpdm',
+    seed: int = 0,
+) -> dict:  # fold -> {source: (images, patients)}, for `tstr`
     "Generated pictures, as many of them as there are real patients, real pictures, copies of these, and their mean, for every fold."
     real, patients, folds = np.asarray(real), np.asarray(patients), np.asarray(folds)
+
     def of(k):
         train = np.flatnonzero(folds != k)
-        near, few = ConditionEncoder(condition, n_components).fit(given.iloc[train]), len(np.unique(patients[train]))
-        copied, _ = nearest_copy(real[train], near.transform(given.iloc[train]), patients[train], near.transform(lent), seed=len(drawn)*seed + int(k))
-        return {model: (drawn[k], lent.index), f'{model}, equal n': (drawn[k][:few], lent.index[:few]), 'real': (real[train], patients[train]),
-                'nearest_copy': (copied, lent.index), 'mean_image': (np.broadcast_to(mean_image(real[train]), copied.shape), lent.index)}
+        near, few = (
+            ConditionEncoder(condition, n_components).fit(given.iloc[train]),
+            len(np.unique(patients[train])),
+        )
+        copied, _ = nearest_copy(
+            real[train],
+            near.transform(given.iloc[train]),
+            patients[train],
+            near.transform(lent),
+            seed=len(drawn) * seed + int(k),
+        )
+        return {
+            model: (drawn[k], lent.index),
+            f'{model}, equal n': (drawn[k][:few], lent.index[:few]),
+            'real': (real[train], patients[train]),
+            'nearest_copy': (copied, lent.index),
+            'mean_image': (np.broadcast_to(mean_image(real[train]), copied.shape), lent.index),
+        }
+
     return {k: of(k) for k in drawn}
 
 # %% ../../nbs/08_audit/05_tstr.ipynb #88242f68
-TSTR_ROLES = dict(real='upper_bound', omics_direct='upper_bound', mean_image='control', nearest_copy='control')
+TSTR_ROLES = dict(
+    real='upper_bound', omics_direct='upper_bound', mean_image='control', nearest_copy='control'
+)
 
 TSTR_NAMES = dict(real='real on real', omics_direct='omics, no image')
 
+
 def tstr_rows(
-    rows:Rows, found:TSTR, # sources are named after models; what follows a comma is a remark on how it was taught, e.g. 'cpdm, equal n'
-    *, n_boot:int=1000, seed:int=0, **fields,
+    rows: Rows,
+    found: TSTR,  # sources are named after models; what follows a comma is a remark on how it was taught, e.g. 'cpdm, equal n'
+    *,
+    n_boot: int = 1000,
+    seed: int = 0,
+    **fields,
 ):
     "`tstr_auroc` of every source (over pairs within folds), its null, and `tstr_gain`: the model's generated pictures minus the copies."
     t = found.scores
-    row = {'subset': 'test', 'classifier': 'logistic', 'n_folds': t.fold.nunique(), 'n_imaged': len(t)} | fields | dict(label=found.label, n=len(t), n_events=int(t.label.sum()))
-    boot = lambda f, *columns: patient_bootstrap(f, t.index, t.label.to_numpy(), *(t[c].to_numpy() for c in columns), t.fold.to_numpy(), n_boot=n_boot, seed=seed)
-    hopeless = len(set(found.verdicts.values()) - {'ok'}) == 1 and 'ok' not in found.verdicts.values()  # one reason for all: the model's row says it
+    row = (
+        {
+            'subset': 'test',
+            'classifier': 'logistic',
+            'n_folds': t.fold.nunique(),
+            'n_imaged': len(t),
+        }
+        | fields
+        | dict(label=found.label, n=len(t), n_events=int(t.label.sum()))
+    )
+    boot = lambda f, *columns: patient_bootstrap(
+        f,
+        t.index,
+        t.label.to_numpy(),
+        *(t[c].to_numpy() for c in columns),
+        t.fold.to_numpy(),
+        n_boot=n_boot,
+        seed=seed,
+    )
+    hopeless = (
+        len(set(found.verdicts.values()) - {'ok'}) == 1 and 'ok' not in found.verdicts.values()
+    )  # one reason for all: the model's row says it
     for s, verdict in found.verdicts.items():
         model, _, remark = s.partition(', ')
-        kind = dict(model=model, role=TSTR_ROLES.get(model, 'model'), estimator=TSTR_NAMES.get(model, 'synthetic on real') + f', {remark}'*bool(remark), extractor='omics' if model == 'omics_direct' else 'pixels')
+        kind = dict(
+            model=model,
+            role=TSTR_ROLES.get(model, 'model'),
+            estimator=TSTR_NAMES.get(model, 'synthetic on real') + f', {remark}' * bool(remark),
+            extractor='omics' if model == 'omics_direct' else 'pixels',
+        )
         if verdict != 'ok':
-            if not hopeless or kind['role'] == 'model' and not remark: rows.add(**row | kind | dict(metric='tstr_auroc', verdict=verdict))
+            if not hopeless or kind['role'] == 'model' and not remark:
+                rows.add(**row | kind | dict(metric='tstr_auroc', verdict=verdict))
             continue
         add_interval_row(rows, boot(auroc_within, s), metric='tstr_auroc', **row | kind)
-        if s in found.nulls: null_rows(rows, found.nulls[s], 'tstr_auroc', **row | kind)
+        if s in found.nulls:
+            null_rows(rows, found.nulls[s], 'tstr_auroc', **row | kind)
         if kind['role'] == 'model' and not remark and 'nearest_copy' in t:
-            add_interval_row(rows, boot(lambda y, a, b, fold: auroc_within(y, a, fold) - auroc_within(y, b, fold), s, 'nearest_copy'), metric='tstr_gain', **row | kind | dict(estimator='minus nearest copy'))
+            add_interval_row(
+                rows,
+                boot(
+                    lambda y, a, b, fold: auroc_within(y, a, fold) - auroc_within(y, b, fold),
+                    s,
+                    'nearest_copy',
+                ),
+                metric='tstr_gain',
+                **row | kind | dict(estimator='minus nearest copy'),
+            )

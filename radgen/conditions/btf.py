@@ -8,82 +8,124 @@ __all__ = ['OMIC_SCALES', 'USUAL', 'SCALE_LIMITS', 'LARGEST_LOG', 'PRIOR', 'SWIT
            'Posterior', 'starting_point', 'checked', 'standards', 'BayesianTensorFactorization', 'annotate']
 
 # %% ../../nbs/04_conditions/01_btf.ipynb #241f28c3
+import time
 from dataclasses import dataclass
-from sklearn.base import BaseEstimator
-from sklearn.base import TransformerMixin
+
 import numpy as np
 import pandas as pd
-import time
+from sklearn.base import BaseEstimator, TransformerMixin
+
 from ..core.paths import RadgenError
 
 # %% ../../nbs/04_conditions/01_btf.ipynb #ef36cff7
-OMIC_SCALES = {'as given': lambda x: x, 'log2': lambda x: np.log2(x + 1), 'logit': lambda x: np.log2(np.clip(x, 1e-3, 1 - 1e-3)/(1 - np.clip(x, 1e-3, 1 - 1e-3)))}
+OMIC_SCALES = {
+    'as given': lambda x: x,
+    'log2': lambda x: np.log2(x + 1),
+    'logit': lambda x: np.log2(np.clip(x, 1e-3, 1 - 1e-3) / (1 - np.clip(x, 1e-3, 1 - 1e-3))),
+}
 
-USUAL = dict(expression='log2', methylation='logit') # what a raw omic of this name is taken to need
+USUAL = dict(
+    expression='log2', methylation='logit'
+)  # what a raw omic of this name is taken to need
 
 SCALE_LIMITS = {'log2': (0, np.inf), 'logit': (0, 1)}
 
+
 def on_scale(
-    name:str,           # of the omic
-    table:pd.DataFrame, # [patients, genes]
-    scale:str, # 'as given', 'log2' or 'logit'
+    name: str,  # of the omic
+    table: pd.DataFrame,  # [patients, genes]
+    scale: str,  # 'as given', 'log2' or 'logit'
 ) -> pd.DataFrame:
     "An omic on an additive scale."
-    if scale not in OMIC_SCALES: raise RadgenError(f'omic {name!r}: unknown scale {scale!r}; known: {", ".join(OMIC_SCALES)}')
+    if scale not in OMIC_SCALES:
+        raise RadgenError(
+            f'omic {name!r}: unknown scale {scale!r}; known: {", ".join(OMIC_SCALES)}'
+        )
     low, high = SCALE_LIMITS.get(scale, (-np.inf, np.inf))
     out = np.argwhere((table.to_numpy(float) < low) | (table.to_numpy(float) > high))
-    if len(out): raise RadgenError(f'omic {name!r}: patient {table.index[out[0][0]]}, gene {table.columns[out[0][1]]} is {table.iat[out[0][0], out[0][1]]:.4g}, outside of [{low:g}, {high:g}] '
-                                   f'as the scale {scale!r} needs; give scales={{{name!r}: "as given"}} if it is on an additive scale already')
+    if len(out):
+        raise RadgenError(
+            f'omic {name!r}: patient {table.index[out[0][0]]}, gene {table.columns[out[0][1]]} is {table.iat[out[0][0], out[0][1]]:.4g}, outside of [{low:g}, {high:g}] '
+            f'as the scale {scale!r} needs; give scales={{{name!r}: "as given"}} if it is on an additive scale already'
+        )
     return OMIC_SCALES[scale](table)
 
 # %% ../../nbs/04_conditions/01_btf.ipynb #6446a6ef
-LARGEST_LOG = 50 # no logarithm of an expression value is larger
+LARGEST_LOG = 50  # no logarithm of an expression value is larger
+
 
 def scales_of(
-    omics:dict, # name -> DataFrame [training patients, genes], raw
-) -> dict: # name -> a scale
+    omics: dict,  # name -> DataFrame [training patients, genes], raw
+) -> dict:  # name -> a scale
     "How each raw omic is brought to an additive scale."
+
     def scale(name, t):
         low, high = np.nanmin(t.to_numpy(float)), np.nanmax(t.to_numpy(float))
-        fits = dict(log2=low >= 0 and high > LARGEST_LOG, logit=0 <= low and high <= 1).get(USUAL.get(name), False)
+        fits = dict(log2=low >= 0 and high > LARGEST_LOG, logit=0 <= low and high <= 1).get(
+            USUAL.get(name), False
+        )
         return USUAL[name] if fits else 'as given'
+
     return {name: scale(name, t) for name, t in omics.items()}
 
 # %% ../../nbs/04_conditions/01_btf.ipynb #6c04be90
 def tensor(
-    omics:dict,       # name -> DataFrame [patients, genes], raw
-    scales:dict|None=None, # name -> scale; those not named as in `scales_of`
-) -> tuple[np.ndarray, pd.Index, list, list]: # X float32 [patients, genes, omics], NaN = missing; patients; genes; omics
+    omics: dict,  # name -> DataFrame [patients, genes], raw
+    scales: dict | None = None,  # name -> scale; those not named as in `scales_of`
+) -> tuple[
+    np.ndarray, pd.Index, list, list
+]:  # X float32 [patients, genes, omics], NaN = missing; patients; genes; omics
     "All patients of any omic, the genes of all omics: a patient without an omic is a slab of gaps."
     names = list(omics)
-    if len(names) < 2: raise RadgenError(f'{len(names)} omic table{"s"*(len(names) != 1)} ({", ".join(names)}): a tensor needs at least 2')
+    if len(names) < 2:
+        raise RadgenError(
+            f'{len(names)} omic table{"s" * (len(names) != 1)} ({", ".join(names)}): a tensor needs at least 2'
+        )
     for o, t in omics.items():
         for what, index in ('patient', t.index), ('gene', t.columns):
-            if index.has_duplicates: raise RadgenError(f'omic {o!r}: {what} {index[index.duplicated()][0]} occurs more than once; keep one')
+            if index.has_duplicates:
+                raise RadgenError(
+                    f'omic {o!r}: {what} {index[index.duplicated()][0]} occurs more than once; keep one'
+                )
     genes = [g for g in omics[names[0]].columns if all(g in omics[o].columns for o in names[1:])]
-    if len(genes) < 2: raise RadgenError(f'{", ".join(names)} share {len(genes)} gene{"s"*(len(genes) != 1)}, 2 are needed; name the columns by gene symbol in every omic')
-    scales = {**scales_of({o: t[genes] for o, t in omics.items() if o not in (scales or {})}), **(scales or {})}
+    if len(genes) < 2:
+        raise RadgenError(
+            f'{", ".join(names)} share {len(genes)} gene{"s" * (len(genes) != 1)}, 2 are needed; name the columns by gene symbol in every omic'
+        )
+    scales = {
+        **scales_of({o: t[genes] for o, t in omics.items() if o not in (scales or {})}),
+        **(scales or {}),
+    }
     patients = omics[names[0]].index
-    for o in names[1:]: patients = patients.union(omics[o].index, sort=False)
+    for o in names[1:]:
+        patients = patients.union(omics[o].index, sort=False)
     X = np.full((len(patients), len(genes), len(names)), np.nan, np.float32)
-    for k, o in enumerate(names): X[patients.get_indexer(omics[o].index), :, k] = on_scale(o, omics[o][genes], scales[o]).to_numpy()
+    for k, o in enumerate(names):
+        X[patients.get_indexer(omics[o].index), :, k] = on_scale(
+            o, omics[o][genes], scales[o]
+        ).to_numpy()
     return X, patients, genes, names
 
 # %% ../../nbs/04_conditions/01_btf.ipynb #216b5927
 def split_flat(
-    frame:pd.DataFrame, # [patients, features], columns 'omic:GENE'
-) -> dict: # name -> DataFrame [patients, genes]
+    frame: pd.DataFrame,  # [patients, features], columns 'omic:GENE'
+) -> dict:  # name -> DataFrame [patients, genes]
     "A flat multi-omic table, taken apart; a patient without any value in an omic is left out there."
     bad = [c for c in frame.columns if str(c).count(':') != 1]
-    if bad: raise RadgenError(f"column {bad[0]!r} is not 'omic:GENE'")
+    if bad:
+        raise RadgenError(f"column {bad[0]!r} is not 'omic:GENE'")
     parts = pd.Series([str(c).split(':')[0] for c in frame.columns])
-    omics = {o: frame.loc[:, (parts == o).to_numpy()].rename(columns=lambda c: str(c).split(':')[1]) for o in parts.unique()}
+    omics = {
+        o: frame.loc[:, (parts == o).to_numpy()].rename(columns=lambda c: str(c).split(':')[1])
+        for o in parts.unique()
+    }
     return {o: t.dropna(how='all') for o, t in omics.items()}
 
+
 def from_flat(
-    frame:pd.DataFrame, # [patients, features], columns 'omic:GENE'
-    scales:dict|None=None, # as for `tensor`
-) -> tuple[np.ndarray, pd.Index, list, list]: # as `tensor`, patients in the order of the frame
+    frame: pd.DataFrame,  # [patients, features], columns 'omic:GENE'
+    scales: dict | None = None,  # as for `tensor`
+) -> tuple[np.ndarray, pd.Index, list, list]:  # as `tensor`, patients in the order of the frame
     "The tensor of a flat multi-omic table."
     X, patients, genes, names = tensor(split_flat(frame), scales)
     out = np.full((len(frame), *X.shape[1:]), np.nan, np.float32)
@@ -94,51 +136,72 @@ def from_flat(
 @dataclass
 class Block:
     "One omic's standardized measurements: of the patients (rows) and genes (columns) that have any."
-    rows: np.ndarray # patient numbers [n]
-    cols: np.ndarray # gene numbers [g]
-    x: np.ndarray    # float32 [n, g], 0 where missing
-    mask: np.ndarray|None # float32 [n, g], 1 where observed; None: nothing is missing
+
+    rows: np.ndarray  # patient numbers [n]
+    cols: np.ndarray  # gene numbers [g]
+    x: np.ndarray  # float32 [n, g], 0 where missing
+    mask: np.ndarray | None  # float32 [n, g], 1 where observed; None: nothing is missing
+
     @property
-    def n(self) -> int: return self.x.size if self.mask is None else int(self.mask.sum(dtype=float))
+    def n(self) -> int:
+        return self.x.size if self.mask is None else int(self.mask.sum(dtype=float))
+
 
 def blocks_of(
-    X,     # [patients, genes, omics], NaN = missing
+    X,  # [patients, genes, omics], NaN = missing
     mean,  # [genes, omics]
-    scale, # [genes, omics]; 0: this gene is left out in this omic
-) -> list: # of Block, one an omic
+    scale,  # [genes, omics]; 0: this gene is left out in this omic
+) -> list:  # of Block, one an omic
     "Standardize, and cut to what is there."
     out = []
     for o in range(X.shape[2]):
         cols = np.flatnonzero(scale[:, o] > 0)
-        x = (np.asarray(X[:, cols, o], np.float32) - mean[cols, o].astype(np.float32))/scale[cols, o].astype(np.float32)
+        x = (np.asarray(X[:, cols, o], np.float32) - mean[cols, o].astype(np.float32)) / scale[
+            cols, o
+        ].astype(np.float32)
         seen = ~np.isnan(x)
         rows = np.flatnonzero(seen.any(1))
-        if len(rows) < len(x): x, seen = x[rows], seen[rows]
-        out.append(Block(rows, cols, np.nan_to_num(x, copy=False), None if seen.all() else seen.astype(np.float32)))
+        if len(rows) < len(x):
+            x, seen = x[rows], seen[rows]
+        out.append(
+            Block(
+                rows,
+                cols,
+                np.nan_to_num(x, copy=False),
+                None if seen.all() else seen.astype(np.float32),
+            )
+        )
     return out
 
 # %% ../../nbs/04_conditions/01_btf.ipynb #2a97be5d
-def _corner(R): return np.tril_indices(R) # a symmetric matrix is kept as its lower triangle, R(R+1)/2 numbers
+def _corner(R):
+    return np.tril_indices(R)  # a symmetric matrix is kept as its lower triangle, R(R+1)/2 numbers
 
-def _outer(m): # [n, R] -> [n, R(R+1)/2]
+
+def _outer(m):  # [n, R] -> [n, R(R+1)/2]
     i, j = _corner(m.shape[-1])
-    return m[..., i]*m[..., j]
+    return m[..., i] * m[..., j]
 
-def _square(p, R): # [n, R(R+1)/2] -> [n, R, R]
+
+def _square(p, R):  # [n, R(R+1)/2] -> [n, R, R]
     i, j = _corner(R)
     out = np.empty((*p.shape[:-1], R, R))
     out[..., i, j] = out[..., j, i] = p
     return out
 
+
 @dataclass
 class Factor:
     "Gaussian rows: means, second moments, and the sum of the logarithms of the covariances' determinants."
-    mean: np.ndarray   # [n, R]
-    moment: np.ndarray # [n, R(R+1)/2] E[x x^T]
-    logdet: float = 0.
+
+    mean: np.ndarray  # [n, R]
+    moment: np.ndarray  # [n, R(R+1)/2] E[x x^T]
+    logdet: float = 0.0
 
     @classmethod
-    def solved(cls, precision, linear, code): # [k, R(R+1)/2], [n, R], [n] row of precision -> Factor; also the covariances [k, R(R+1)/2]
+    def solved(
+        cls, precision, linear, code
+    ):  # [k, R(R+1)/2], [n, R], [n] row of precision -> Factor; also the covariances [k, R(R+1)/2]
         "Rows from their precisions and linear terms."
         n, R = linear.shape
         mean, i, j = np.empty((n, R)), *_corner(R)
@@ -147,149 +210,276 @@ class Factor:
             part = slice(at, at + 4096)
             full = np.linalg.inv(Λ := _square(precision[part], R))
             cov[part], logdet[part] = full[:, i, j], -np.linalg.slogdet(Λ)[1]
-            if len(precision) == n: mean[part] = np.einsum('nij,nj->ni', full, linear[part])
+            if len(precision) == n:
+                mean[part] = np.einsum('nij,nj->ni', full, linear[part])
             else:
-                for k, c in enumerate(full, at): mean[code == k] = linear[code == k]@c
-        return cls(mean, _outer(mean) + (cov if len(cov) == n else cov[code]), float(logdet.sum() if len(cov) == n else logdet[code].sum())), cov
+                for k, c in enumerate(full, at):
+                    mean[code == k] = linear[code == k] @ c
+        return cls(
+            mean,
+            _outer(mean) + (cov if len(cov) == n else cov[code]),
+            float(logdet.sum() if len(cov) == n else logdet[code].sum()),
+        ), cov
 
 # %% ../../nbs/04_conditions/01_btf.ipynb #027e74a6
 def sharing(
-    blocks:list, # of Block
-    axis:int,    # 0: patients, 1: genes
-    n:int,       # patients, genes
-) -> tuple[np.ndarray, np.ndarray]: # row of the precision table for each patient (gene) [n]; which rows take which omic [k, omics]
+    blocks: list,  # of Block
+    axis: int,  # 0: patients, 1: genes
+    n: int,  # patients, genes
+) -> tuple[
+    np.ndarray, np.ndarray
+]:  # row of the precision table for each patient (gene) [n]; which rows take which omic [k, omics]
     "Who shares a precision: those who lack the same omics, if nothing else is missing."
     has = np.zeros((n, len(blocks)), bool)
-    for o, b in enumerate(blocks): has[(b.rows, b.cols)[axis], o] = True
-    if any(b.mask is not None for b in blocks): return np.arange(n), has
+    for o, b in enumerate(blocks):
+        has[(b.rows, b.cols)[axis], o] = True
+    if any(b.mask is not None for b in blocks):
+        return np.arange(n), has
     has, code = np.unique(has, axis=0, return_inverse=True)
     return code.ravel(), has
 
+
 def gathered(
-    blocks:list, axis:int,
-    other:Factor,  # genes for patients, patients for genes
-    omic:Factor,
-    noise:np.ndarray, # precision [omics]
-    prior:np.ndarray, # precision [R]
-    shared:tuple,     # of `sharing`
-) -> tuple: # precisions [k, R(R+1)/2], linear terms [n, R], statistics [(linear, quadratic)] an omic
+    blocks: list,
+    axis: int,
+    other: Factor,  # genes for patients, patients for genes
+    omic: Factor,
+    noise: np.ndarray,  # precision [omics]
+    prior: np.ndarray,  # precision [R]
+    shared: tuple,  # of `sharing`
+) -> (
+    tuple
+):  # precisions [k, R(R+1)/2], linear terms [n, R], statistics [(linear, quadratic)] an omic
     "What the data say of each patient (or gene), given the others."
     (code, has), (i, j) = shared, _corner(len(prior))
-    precision, linear, statistics = np.zeros((len(has), len(i))), np.zeros((len(code), len(prior))), []
+    precision, linear, statistics = (
+        np.zeros((len(has), len(i))),
+        np.zeros((len(code), len(prior))),
+        [],
+    )
     precision[:, i == j] = prior
     for o, b in enumerate(blocks):
-        (own, far), x, mask = ((b.rows, b.cols), b.x, b.mask) if axis == 0 else ((b.cols, b.rows), b.x.T, None if b.mask is None else b.mask.T)
-        l = (x@other.mean[far].astype(np.float32)).astype(float)
-        q = other.moment[far].sum(0)[None] if mask is None else (mask@other.moment[far].astype(np.float32)).astype(float)
-        linear[own] += noise[o]*omic.mean[o]*l
+        (own, far), x, mask = (
+            ((b.rows, b.cols), b.x, b.mask)
+            if axis == 0
+            else ((b.cols, b.rows), b.x.T, None if b.mask is None else b.mask.T)
+        )
+        l = (x @ other.mean[far].astype(np.float32)).astype(float)
+        q = (
+            other.moment[far].sum(0)[None]
+            if mask is None
+            else (mask @ other.moment[far].astype(np.float32)).astype(float)
+        )
+        linear[own] += noise[o] * omic.mean[o] * l
         where = own if len(has) == len(code) and mask is not None else has[:, o]
-        precision[where] += noise[o]*omic.moment[o]*q
+        precision[where] += noise[o] * omic.moment[o] * q
         statistics.append((l, q))
     return precision, linear, statistics
 
 # %% ../../nbs/04_conditions/01_btf.ipynb #497706c6
-def _gamma(shape, rate): # E[x], E[log x], KL from the prior, of Gamma(shape, rate) against Gamma(1e-6, 1e-6)
+def _gamma(
+    shape, rate
+):  # E[x], E[log x], KL from the prior, of Gamma(shape, rate) against Gamma(1e-6, 1e-6)
     from scipy.special import digamma, gammaln
+
     a0 = b0 = PRIOR
-    kl = (shape - a0)*digamma(shape) - gammaln(shape) + gammaln(a0) + a0*(np.log(rate) - np.log(b0)) + shape*(b0 - rate)/rate
-    return shape/rate, digamma(shape) - np.log(rate), kl
+    kl = (
+        (shape - a0) * digamma(shape)
+        - gammaln(shape)
+        + gammaln(a0)
+        + a0 * (np.log(rate) - np.log(b0))
+        + shape * (b0 - rate) / rate
+    )
+    return shape / rate, digamma(shape) - np.log(rate), kl
 
-PRIOR = 1e-6 # a0 = b0: next to nothing is said of precisions beforehand
 
-def squares(x): return sum(float(np.vdot(r, r)) for r in x) # row by row: float32 sums stay short
+PRIOR = 1e-6  # a0 = b0: next to nothing is said of precisions beforehand
+
+
+def squares(x):
+    return sum(float(np.vdot(r, r)) for r in x)  # row by row: float32 sums stay short
+
 
 class Posterior:
     "The approximate posterior of one tensor and its coordinate updates."
-    def __init__(self, blocks, u, v, w): # list of Block; starting points [patients, R], [genes, R], [omics, R]
-        self.blocks, (self.U, self.V, self.W) = blocks, (Factor(np.array(a, float), _outer(np.asarray(a, float))) for a in (u, v, w))
+
+    def __init__(
+        self, blocks, u, v, w
+    ):  # list of Block; starting points [patients, R], [genes, R], [omics, R]
+        self.blocks, (self.U, self.V, self.W) = (
+            blocks,
+            (Factor(np.array(a, float), _outer(np.asarray(a, float))) for a in (u, v, w)),
+        )
         self.shared = [sharing(blocks, 0, len(u)), sharing(blocks, 1, len(v))]
-        self.noise, self.alpha, self.n = np.ones(len(w)), np.ones(u.shape[1]), np.array([b.n for b in blocks], float)
+        self.noise, self.alpha, self.n = (
+            np.ones(len(w)),
+            np.ones(u.shape[1]),
+            np.array([b.n for b in blocks], float),
+        )
         self.square = np.array([squares(b.x) for b in blocks])
         i, j = _corner(u.shape[1])
-        self.diagonal, self.twice = i == j, np.where(i == j, 1., 2.)
+        self.diagonal, self.twice = i == j, np.where(i == j, 1.0, 2.0)
 
-    def sweep(self) -> float: # the bound, divided by the number of observed entries
+    def sweep(self) -> float:  # the bound, divided by the number of observed entries
         "Patients, omics, genes, noise, scales, relevance: each updated once."
         R, one = len(self.alpha), np.ones(len(self.alpha))
         Λ, b, stats = gathered(self.blocks, 0, self.V, self.W, self.noise, one, self.shared[0])
         self.U, _ = Factor.solved(Λ, b, self.shared[0][0])
-        quad = np.stack([(self.U.moment[k.rows]*q).sum(0) for k, (_, q) in zip(self.blocks, stats)])
-        lin = np.stack([(self.U.mean[k.rows]*l).sum(0) for k, (l, _) in zip(self.blocks, stats)])
-        self.W, _ = Factor.solved(self.noise[:, None]*quad + self.diagonal, self.noise[:, None]*lin, np.arange(len(quad)))
-        Λ, b, stats = gathered(self.blocks, 1, self.U, self.W, self.noise, self.alpha, self.shared[1])
+        quad = np.stack(
+            [(self.U.moment[k.rows] * q).sum(0) for k, (_, q) in zip(self.blocks, stats)]
+        )
+        lin = np.stack([(self.U.mean[k.rows] * l).sum(0) for k, (l, _) in zip(self.blocks, stats)])
+        self.W, _ = Factor.solved(
+            self.noise[:, None] * quad + self.diagonal,
+            self.noise[:, None] * lin,
+            np.arange(len(quad)),
+        )
+        Λ, b, stats = gathered(
+            self.blocks, 1, self.U, self.W, self.noise, self.alpha, self.shared[1]
+        )
         self.V, self.V_cov = Factor.solved(Λ, b, self.shared[1][0])
-        fit = np.stack([(self.V.mean[k.cols]*l).sum(0) for k, (l, _) in zip(self.blocks, stats)])
-        quad = np.stack([(self.V.moment[k.cols]*q).sum(0) for k, (_, q) in zip(self.blocks, stats)])
-        residual = self.square - 2*(self.W.mean*fit).sum(1) + (self.twice*self.W.moment*quad).sum(1)
-        self.noise, log_noise, kl_noise = _gamma(PRIOR + self.n/2, PRIOR + np.maximum(residual, 0)/2)
+        fit = np.stack([(self.V.mean[k.cols] * l).sum(0) for k, (l, _) in zip(self.blocks, stats)])
+        quad = np.stack(
+            [(self.V.moment[k.cols] * q).sum(0) for k, (_, q) in zip(self.blocks, stats)]
+        )
+        residual = (
+            self.square
+            - 2 * (self.W.mean * fit).sum(1)
+            + (self.twice * self.W.moment * quad).sum(1)
+        )
+        self.noise, log_noise, kl_noise = _gamma(
+            PRIOR + self.n / 2, PRIOR + np.maximum(residual, 0) / 2
+        )
         self.rescale()
-        self.alpha, log_alpha, kl_alpha = _gamma(PRIOR + len(self.V.mean)/2, PRIOR + self.V.moment[:, self.diagonal].sum(0)/2)
+        self.alpha, log_alpha, kl_alpha = _gamma(
+            PRIOR + len(self.V.mean) / 2, PRIOR + self.V.moment[:, self.diagonal].sum(0) / 2
+        )
         kl = kl_noise.sum() + kl_alpha.sum()
-        for f, precision, log_precision in (self.U, one, 0*one), (self.W, one, 0*one), (self.V, self.alpha, log_alpha):
-            kl += .5*((f.moment[:, self.diagonal]@precision).sum() - f.logdet - f.mean.size - len(f.mean)*log_precision.sum())
-        return float((.5*(self.n*(log_noise - np.log(2*np.pi)) - self.noise*residual).sum() - kl)/self.n.sum())
+        for f, precision, log_precision in (
+            (self.U, one, 0 * one),
+            (self.W, one, 0 * one),
+            (self.V, self.alpha, log_alpha),
+        ):
+            kl += 0.5 * (
+                (f.moment[:, self.diagonal] @ precision).sum()
+                - f.logdet
+                - f.mean.size
+                - len(f.mean) * log_precision.sum()
+            )
+        return float(
+            (0.5 * (self.n * (log_noise - np.log(2 * np.pi)) - self.noise * residual).sum() - kl)
+            / self.n.sum()
+        )
 
     def rescale(self):
         "Unit second moments for the scores and the omic weights; the gene loadings take the scale."
-        live = self.V.moment[:, self.diagonal].sum(0) > 1e4*PRIOR # else the prior of the precision decides, and the scale is not free
-        c, d = (np.where(live, 1/np.sqrt(f.moment[:, self.diagonal].mean(0)), 1.) for f in (self.U, self.W))
-        for f, s in (self.U, c), (self.W, d), (self.V, 1/(c*d)):
-            f.mean, f.moment, f.logdet = f.mean*s, f.moment*_outer(s), f.logdet + 2*len(f.mean)*np.log(s).sum()
-        self.V_cov = self.V_cov*_outer(1/(c*d))
+        live = (
+            self.V.moment[:, self.diagonal].sum(0) > 1e4 * PRIOR
+        )  # else the prior of the precision decides, and the scale is not free
+        c, d = (
+            np.where(live, 1 / np.sqrt(f.moment[:, self.diagonal].mean(0)), 1.0)
+            for f in (self.U, self.W)
+        )
+        for f, s in (self.U, c), (self.W, d), (self.V, 1 / (c * d)):
+            f.mean, f.moment, f.logdet = (
+                f.mean * s,
+                f.moment * _outer(s),
+                f.logdet + 2 * len(f.mean) * np.log(s).sum(),
+            )
+        self.V_cov = self.V_cov * _outer(1 / (c * d))
 
 # %% ../../nbs/04_conditions/01_btf.ipynb #be81d303
 def starting_point(
-    blocks:list, shape:tuple, # patients, genes, omics
-    R:int,        # components
-    start:int=0,  # 0: the axes of the SVD; above: a random rotation of them
-    seed:int=0,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # u [patients, R], v [genes, R], w [omics, R]
+    blocks: list,
+    shape: tuple,  # patients, genes, omics
+    R: int,  # components
+    start: int = 0,  # 0: the axes of the SVD; above: a random rotation of them
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # u [patients, R], v [genes, R], w [omics, R]
     "A starting point from the omics side by side, gaps at the mean."
     from sklearn.utils.extmath import randomized_svd
+
     N, G, O = shape
     Z = np.zeros((N, G, O), np.float32)
-    for o, b in enumerate(blocks): Z[np.ix_(b.rows, b.cols, [o])] = b.x[:, :, None]
-    rng, k = np.random.default_rng([seed, start]), min(R, N, G*O)
+    for o, b in enumerate(blocks):
+        Z[np.ix_(b.rows, b.cols, [o])] = b.x[:, :, None]
+    rng, k = np.random.default_rng([seed, start]), min(R, N, G * O)
     u, s, vt = randomized_svd(Z.reshape(N, -1), k, n_iter=4, random_state=seed)
-    if start: u, vt = u@(q := np.linalg.qr(rng.standard_normal((k, k)))[0]), q.T@(s[:, None]*vt)
-    else: vt = s[:, None]*vt
-    a, s, b = np.linalg.svd(vt.reshape(k, G, O)/np.sqrt(N), full_matrices=False)
-    point = u*np.sqrt(N), a[:, :, 0].T*s[:, 0]/np.sqrt(O), b[:, 0].T*np.sqrt(O)
-    return tuple(np.concatenate([p, .1*rng.standard_normal((len(p), R - k))], 1) for p in point)
+    if start:
+        u, vt = u @ (q := np.linalg.qr(rng.standard_normal((k, k)))[0]), q.T @ (s[:, None] * vt)
+    else:
+        vt = s[:, None] * vt
+    a, s, b = np.linalg.svd(vt.reshape(k, G, O) / np.sqrt(N), full_matrices=False)
+    point = u * np.sqrt(N), a[:, :, 0].T * s[:, 0] / np.sqrt(O), b[:, 0].T * np.sqrt(O)
+    return tuple(np.concatenate([p, 0.1 * rng.standard_normal((len(p), R - k))], 1) for p in point)
 
 # %% ../../nbs/04_conditions/01_btf.ipynb #b930fda6
-SWITCHED_OFF = 1e-5 # share of the variance below which a component counts as switched off
+SWITCHED_OFF = 1e-5  # share of the variance below which a component counts as switched off
+
 
 def checked(
-    X,               # [patients, genes, omics], NaN = missing
-    genes, omics,    # names
-    fitting:bool=True,
-) -> np.ndarray: # float [patients, genes, omics]
+    X,  # [patients, genes, omics], NaN = missing
+    genes,
+    omics,  # names
+    fitting: bool = True,
+) -> np.ndarray:  # float [patients, genes, omics]
     "The tensor, or one line on what is wrong with it."
-    try: X = np.asarray(X) if np.asarray(X).dtype in (np.float32, np.float64) else np.asarray(X, float)
-    except (TypeError, ValueError): raise RadgenError('the tensor holds something that is no number') from None
-    if X.ndim != 3: raise RadgenError(f'the tensor must be [patients, genes, omics], not of shape {X.shape}; see radgen.btf.tensor')
-    genes, omics = [[f'number {i}' for i in range(n)] if names is None else list(names) for names, n in ((genes, X.shape[1]), (omics, X.shape[2]))]
-    if X.shape[1:] != (len(genes), len(omics)): raise RadgenError(f'a tensor of {X.shape[1]} genes and {X.shape[2]} omics; {len(genes)} genes and {len(omics)} omics are expected')
+    try:
+        X = (
+            np.asarray(X)
+            if np.asarray(X).dtype in (np.float32, np.float64)
+            else np.asarray(X, float)
+        )
+    except (TypeError, ValueError):
+        raise RadgenError('the tensor holds something that is no number') from None
+    if X.ndim != 3:
+        raise RadgenError(
+            f'the tensor must be [patients, genes, omics], not of shape {X.shape}; see radgen.btf.tensor'
+        )
+    genes, omics = [
+        [f'number {i}' for i in range(n)] if names is None else list(names)
+        for names, n in ((genes, X.shape[1]), (omics, X.shape[2]))
+    ]
+    if X.shape[1:] != (len(genes), len(omics)):
+        raise RadgenError(
+            f'a tensor of {X.shape[1]} genes and {X.shape[2]} omics; {len(genes)} genes and {len(omics)} omics are expected'
+        )
     if np.isinf(X).any():
         n, g, o = np.argwhere(np.isinf(X))[0]
-        raise RadgenError(f'patient {n} (from 0), gene {genes[g]}, omic {omics[o]} is infinite; mend it or leave it empty (NaN)')
+        raise RadgenError(
+            f'patient {n} (from 0), gene {genes[g]}, omic {omics[o]} is infinite; mend it or leave it empty (NaN)'
+        )
     seen = [~np.isnan(X[:, :, o]) for o in range(X.shape[2])]
     for o, s in enumerate(seen):
-        if fitting and not s.any(): raise RadgenError(f'omic {omics[o]} has no observed entry; leave it out of the tensor')
-    for what, axis, names in ('gene', 0, genes), ('patient', 1, [f'{i} (from 0)' for i in range(len(X))]):
-        none = ~np.any([s.any(axis) for s in seen], axis=0) if what == 'patient' or fitting else np.zeros(1, bool)
-        if none.any(): raise RadgenError(f'{what} {names[int(np.argmax(none))]} has no observed entry in any omic; leave it out of the tensor')
+        if fitting and not s.any():
+            raise RadgenError(f'omic {omics[o]} has no observed entry; leave it out of the tensor')
+    for what, axis, names in (
+        ('gene', 0, genes),
+        ('patient', 1, [f'{i} (from 0)' for i in range(len(X))]),
+    ):
+        none = (
+            ~np.any([s.any(axis) for s in seen], axis=0)
+            if what == 'patient' or fitting
+            else np.zeros(1, bool)
+        )
+        if none.any():
+            raise RadgenError(
+                f'{what} {names[int(np.argmax(none))]} has no observed entry in any omic; leave it out of the tensor'
+            )
     return X
 
 # %% ../../nbs/04_conditions/01_btf.ipynb #6ca866af
 def standards(
-    X,         # [patients, genes, omics], NaN = missing
-    scale:str, # 'omic': one scale an omic; 'gene': each gene's own in each omic
-    genes, omics, # names
-) -> tuple[np.ndarray, np.ndarray, list]: # means and scales [genes, omics], scale 0 for what is left out; what was left out, in words
+    X,  # [patients, genes, omics], NaN = missing
+    scale: str,  # 'omic': one scale an omic; 'gene': each gene's own in each omic
+    genes,
+    omics,  # names
+) -> tuple[
+    np.ndarray, np.ndarray, list
+]:  # means and scales [genes, omics], scale 0 for what is left out; what was left out, in words
     "Means and scales of the training patients."
-    if scale not in ('omic', 'gene'): raise RadgenError(f"scale={scale!r}: give 'omic' or 'gene'")
+    if scale not in ('omic', 'gene'):
+        raise RadgenError(f"scale={scale!r}: give 'omic' or 'gene'")
     (G, O), found = X.shape[1:], []
     mean, sd = np.zeros((G, O)), np.zeros((G, O))
     for o, x in enumerate(np.moveaxis(X, 2, 0)):
@@ -297,123 +487,224 @@ def standards(
         mean[some, o], varies = np.nanmean(x[:, some], 0, dtype=float), some.copy()
         varies[some] = np.nanmax(x[:, some], 0) > np.nanmin(x[:, some], 0)
         sd[varies, o] = np.nanstd(x[:, varies], 0, dtype=float)
-        for words, who in ('without any difference between patients', some & ~varies), ('without any observed entry', ~some):
-            if who.any(): found.append(f'omic {omics[o]}: {who.sum()} of {G} genes {words}, left out there ({genes[int(np.argmax(who))]}{", ..."*int(who.sum() > 1)})')
-        if not varies.any(): raise RadgenError(f'omic {omics[o]}: no gene differs between patients; leave it out of the tensor')
-    return mean, sd if scale == 'gene' else np.where(sd > 0, np.sqrt((sd**2).sum(0)/(sd > 0).sum(0)), 0), found
+        for words, who in (
+            ('without any difference between patients', some & ~varies),
+            ('without any observed entry', ~some),
+        ):
+            if who.any():
+                found.append(
+                    f'omic {omics[o]}: {who.sum()} of {G} genes {words}, left out there ({genes[int(np.argmax(who))]}{", ..." * int(who.sum() > 1)})'
+                )
+        if not varies.any():
+            raise RadgenError(
+                f'omic {omics[o]}: no gene differs between patients; leave it out of the tensor'
+            )
+    return (
+        mean,
+        sd if scale == 'gene' else np.where(sd > 0, np.sqrt((sd**2).sum(0) / (sd > 0).sum(0)), 0),
+        found,
+    )
 
 # %% ../../nbs/04_conditions/01_btf.ipynb #9e8b5b45
 class BayesianTensorFactorization(TransformerMixin, BaseEstimator):
     "Variational Bayesian CP factorization with automatic relevance determination, for tensors with gaps (Khan & Kaski 2014; Zhao, Zhang & Cichocki 2015)."
-    def __init__(self,
-        n_components:int|str=17,  # kept as given; 'auto': as many as the model does not switch off
-        scale:str='omic',         # divide by one scale an 'omic', or by each 'gene''s own in each omic
-        n_starts:int=5,           # starting points; the one with the best bound after `warmup` sweeps goes on
-        max_iter:int=300,         # sweeps
-        warmup:int=30,            # sweeps of each start, where there are several
-        tol:float=1e-6,           # stop when a sweep gains less than this, per observed entry
-        max_components:int=25,    # where 'auto' begins
-        seed:int=0,
-        progress=None,            # callable that takes a line, such as print
-    ):
-        self.n_components, self.scale, self.n_starts, self.max_iter, self.tol = n_components, scale, n_starts, max_iter, tol
-        self.warmup, self.max_components, self.seed, self.progress = warmup, max_components, seed, progress
 
-    def fit(self,
-        X,          # [patients, genes, omics], NaN = missing
-        y=None,     # ignored
-        genes=None, omics=None, # names
+    def __init__(
+        self,
+        n_components: int
+        | str = 17,  # kept as given; 'auto': as many as the model does not switch off
+        scale: str = 'omic',  # divide by one scale an 'omic', or by each 'gene''s own in each omic
+        n_starts: int = 5,  # starting points; the one with the best bound after `warmup` sweeps goes on
+        max_iter: int = 300,  # sweeps
+        warmup: int = 30,  # sweeps of each start, where there are several
+        tol: float = 1e-6,  # stop when a sweep gains less than this, per observed entry
+        max_components: int = 25,  # where 'auto' begins
+        seed: int = 0,
+        progress=None,  # callable that takes a line, such as print
+    ):
+        self.n_components, self.scale, self.n_starts, self.max_iter, self.tol = (
+            n_components,
+            scale,
+            n_starts,
+            max_iter,
+            tol,
+        )
+        self.warmup, self.max_components, self.seed, self.progress = (
+            warmup,
+            max_components,
+            seed,
+            progress,
+        )
+
+    def fit(
+        self,
+        X,  # [patients, genes, omics], NaN = missing
+        y=None,  # ignored
+        genes=None,
+        omics=None,  # names
     ) -> 'BayesianTensorFactorization':
         "Learn loadings, omic weights and noise from training patients."
         X, auto = checked(X, genes, omics), self.n_components in ('auto', None)
-        if min(self.n_starts, self.max_iter, self.warmup) < 1: raise RadgenError(f'n_starts={self.n_starts}, max_iter={self.max_iter}, warmup={self.warmup}: give at least 1 of each')
-        if not auto and (not float(self.n_components).is_integer() or self.n_components < 1): raise RadgenError(f"n_components={self.n_components}: give a whole number from 1, or 'auto'")
+        if min(self.n_starts, self.max_iter, self.warmup) < 1:
+            raise RadgenError(
+                f'n_starts={self.n_starts}, max_iter={self.max_iter}, warmup={self.warmup}: give at least 1 of each'
+            )
+        if not auto and (not float(self.n_components).is_integer() or self.n_components < 1):
+            raise RadgenError(
+                f"n_components={self.n_components}: give a whole number from 1, or 'auto'"
+            )
         R = max(1, min(self.max_components, len(X) - 1)) if auto else int(self.n_components)
-        if R > len(X): raise RadgenError(f'{len(X)} patients for {R} components; give more patients or fewer components')
-        self.genes_, self.omics_ = ([str(i) for i in (range(n) if names is None else names)] for names, n in ((genes, X.shape[1]), (omics, X.shape[2])))
+        if R > len(X):
+            raise RadgenError(
+                f'{len(X)} patients for {R} components; give more patients or fewer components'
+            )
+        self.genes_, self.omics_ = (
+            [str(i) for i in (range(n) if names is None else names)]
+            for names, n in ((genes, X.shape[1]), (omics, X.shape[2]))
+        )
         self.mean_, self.scale_, self.findings_ = standards(X, self.scale, self.genes_, self.omics_)
-        blocks, self.began_, self.said_ = blocks_of(X, self.mean_, self.scale_), time.monotonic(), 0.
-        warm, best, self.bounds_ = min(self.warmup, self.max_iter) if self.n_starts > 1 else 0, None, []
+        blocks, self.began_, self.said_ = (
+            blocks_of(X, self.mean_, self.scale_),
+            time.monotonic(),
+            0.0,
+        )
+        warm, best, self.bounds_ = (
+            min(self.warmup, self.max_iter) if self.n_starts > 1 else 0,
+            None,
+            [],
+        )
         for k in range(self.n_starts):
             p, bounds = Posterior(blocks, *starting_point(blocks, X.shape, R, k, self.seed)), []
-            self._sweep(p, bounds, warm, k*warm, f'start {k + 1}/{self.n_starts}')
-            if not self.bounds_ or (bounds or [-np.inf])[-1] > max(self.bounds_): best = p, bounds
+            self._sweep(p, bounds, warm, k * warm, f'start {k + 1}/{self.n_starts}')
+            if not self.bounds_ or (bounds or [-np.inf])[-1] > max(self.bounds_):
+                best = p, bounds
             self.bounds_.append((bounds or [-np.inf])[-1])
         p, self.elbo_ = best
-        self._sweep(p, self.elbo_, self.max_iter, (self.n_starts - 1)*warm, 'best start' if warm else 'start 1/1')
-        if not warm: self.bounds_ = self.elbo_[-1:]
+        self._sweep(
+            p,
+            self.elbo_,
+            self.max_iter,
+            (self.n_starts - 1) * warm,
+            'best start' if warm else 'start 1/1',
+        )
+        if not warm:
+            self.bounds_ = self.elbo_[-1:]
         return self._keep(p, auto)
 
-    def _settled(self, bounds): return len(bounds) > 10 and bounds[-1] - bounds[-2] < self.tol
+    def _settled(self, bounds):
+        return len(bounds) > 10 and bounds[-1] - bounds[-2] < self.tol
 
     def _sweep(self, p, bounds, until, before, what):
         "Sweep on, until nothing is gained."
-        total = self.max_iter + (self.n_starts - 1)*min(self.warmup, self.max_iter)
+        total = self.max_iter + (self.n_starts - 1) * min(self.warmup, self.max_iter)
         while len(bounds) < until and not self._settled(bounds):
             bounds.append(p.sweep())
             if self.progress and (before + len(bounds) == 1 or time.monotonic() - self.said_ > 5):
                 self.said_, done = time.monotonic(), before + len(bounds)
-                left = (self.said_ - self.began_)/done*(total - done)
-                self.progress(f'tensor factorization: {what}, sweep {len(bounds)}, bound {bounds[-1]:.5f} an entry, at most {left:.0f} s left')
+                left = (self.said_ - self.began_) / done * (total - done)
+                self.progress(
+                    f'tensor factorization: {what}, sweep {len(bounds)}, bound {bounds[-1]:.5f} an entry, at most {left:.0f} s left'
+                )
 
     def _keep(self, p, auto):
         "Order, signs, names."
-        shares = sum((p.V.mean[b.cols]**2).sum(0)*p.W.mean[o]**2*(p.U.mean[b.rows]**2).sum(0)*b.n/b.x.size for o, b in enumerate(p.blocks))/p.square.sum()
+        shares = (
+            sum(
+                (p.V.mean[b.cols] ** 2).sum(0)
+                * p.W.mean[o] ** 2
+                * (p.U.mean[b.rows] ** 2).sum(0)
+                * b.n
+                / b.x.size
+                for o, b in enumerate(p.blocks)
+            )
+            / p.square.sum()
+        )
         order = np.argsort(-shares, kind='stable')
-        if auto: order = order[:max(1, (shares > SWITCHED_OFF).sum())]
+        if auto:
+            order = order[: max(1, (shares > SWITCHED_OFF).sum())]
         dead = np.flatnonzero(shares[order] <= SWITCHED_OFF)
         V, W = p.V.mean[:, order], p.W.mean[:, order]
         size = np.linalg.norm(W, axis=0)
         w_sign = np.sign(np.take_along_axis(W, np.abs(W).argmax(0)[None], 0)[0])
         v_sign = np.sign(np.take_along_axis(V, np.abs(V).argmax(0)[None], 0)[0])
-        w_sign, v_sign, size = (np.where(s == 0, 1., s) for s in (w_sign, v_sign, size))
-        v, w, names = v_sign*size, w_sign/size, [f'C{r + 1}' for r in range(len(order))]
-        moments = lambda f, s: np.ascontiguousarray(_square(f.moment, len(p.alpha))[:, order][:, :, order][(slice(None), *_corner(len(order)))]*_outer(s))
-        self.V_, self.W_ = Factor(V*v, moments(p.V, v)), Factor(W*w, moments(p.W, w))
+        w_sign, v_sign, size = (np.where(s == 0, 1.0, s) for s in (w_sign, v_sign, size))
+        v, w, names = v_sign * size, w_sign / size, [f'C{r + 1}' for r in range(len(order))]
+        moments = lambda f, s: np.ascontiguousarray(
+            _square(f.moment, len(p.alpha))[:, order][:, :, order][
+                (slice(None), *_corner(len(order)))
+            ]
+            * _outer(s)
+        )
+        self.V_, self.W_ = Factor(V * v, moments(p.V, v)), Factor(W * w, moments(p.W, w))
         self.V_.mean[:, dead] = 0
-        self.precision_, self.explained_ = p.noise, pd.Series(shares[order], names, name='share of variance')
-        self.relevance_ = pd.Series(size/np.sqrt(p.alpha[order]), names, name='prior sd of gene loadings')
+        self.precision_, self.explained_ = (
+            p.noise,
+            pd.Series(shares[order], names, name='share of variance'),
+        )
+        self.relevance_ = pd.Series(
+            size / np.sqrt(p.alpha[order]), names, name='prior sd of gene loadings'
+        )
         return self
 
     @property
-    def n_components_(self): return self.V_.mean.shape[1]
+    def n_components_(self):
+        return self.V_.mean.shape[1]
+
     @property
-    def names_(self): return [f'C{r + 1}' for r in range(self.n_components_)]
+    def names_(self):
+        return [f'C{r + 1}' for r in range(self.n_components_)]
+
     @property
-    def loadings_(self): return pd.DataFrame(self.V_.mean, pd.Index(self.genes_, name='gene'), self.names_)
+    def loadings_(self):
+        return pd.DataFrame(self.V_.mean, pd.Index(self.genes_, name='gene'), self.names_)
+
     @property
-    def components_(self): return self.V_.mean.T
+    def components_(self):
+        return self.V_.mean.T
+
     @property
-    def omic_weights_(self): return pd.DataFrame(self.W_.mean, pd.Index(self.omics_, name='omic'), self.names_)
+    def omic_weights_(self):
+        return pd.DataFrame(self.W_.mean, pd.Index(self.omics_, name='omic'), self.names_)
+
     @property
-    def noise_(self): return pd.Series(1/self.precision_, self.omics_, name='noise variance')
+    def noise_(self):
+        return pd.Series(1 / self.precision_, self.omics_, name='noise variance')
 
     def _scores(self, X):
         "Posterior of the scores: Factor, covariances, code; with what a likelihood needs."
-        if not hasattr(self, 'V_'): raise RadgenError('this factorization is not fitted yet')
+        if not hasattr(self, 'V_'):
+            raise RadgenError('this factorization is not fitted yet')
         X = checked(X, self.genes_, self.omics_, fitting=False)
         blocks = blocks_of(X, self.mean_, self.scale_)
         code, has = sharing(blocks, 0, len(X))
-        precision, linear, _ = gathered(blocks, 0, self.V_, self.W_, self.precision_, np.ones(self.n_components_), (code, has))
+        precision, linear, _ = gathered(
+            blocks, 0, self.V_, self.W_, self.precision_, np.ones(self.n_components_), (code, has)
+        )
         scores, cov = Factor.solved(precision, linear, code)
         return scores, cov, code, blocks, linear
 
-    def transform(self,
-        X,                     # [patients, genes, omics], NaN = missing; an omic may be missing altogether
-        return_std:bool=False, # also their posterior standard deviations [patients, components]
+    def transform(
+        self,
+        X,  # [patients, genes, omics], NaN = missing; an omic may be missing altogether
+        return_std: bool = False,  # also their posterior standard deviations [patients, components]
     ):
         "Patient scores [patients, components] under the learnt loadings; a patient's own gaps only widen the uncertainty."
         scores, cov, code, *_ = self._scores(X)
-        if not return_std: return scores.mean
+        if not return_std:
+            return scores.mean
         i, j = _corner(self.n_components_)
         return scores.mean, np.sqrt(cov[:, i == j])[code]
 
-    def inverse_transform(self,
-        U, # scores [patients, components]
-    ) -> np.ndarray: # float32 [patients, genes, omics], in the units of the data
+    def inverse_transform(
+        self,
+        U,  # scores [patients, components]
+    ) -> np.ndarray:  # float32 [patients, genes, omics], in the units of the data
         "What the components say every entry is."
         out = np.empty((len(U), len(self.genes_), len(self.omics_)), np.float32)
-        for o in range(len(self.omics_)): out[:, :, o] = self.mean_[:, o] + self.scale_[:, o]*((np.asarray(U)*self.W_.mean[o])@self.V_.mean.T)
+        for o in range(len(self.omics_)):
+            out[:, :, o] = self.mean_[:, o] + self.scale_[:, o] * (
+                (np.asarray(U) * self.W_.mean[o]) @ self.V_.mean.T
+            )
         return out
 
     def reconstruct(self, X) -> np.ndarray:
@@ -428,53 +719,111 @@ class BayesianTensorFactorization(TransformerMixin, BaseEstimator):
         "A lower bound of the mean log-likelihood of new patients' observed entries, in standardized units, their scores integrated out."
         scores, _, _, blocks, linear = self._scores(X)
         n, square = np.array([b.n for b in blocks]), np.array([squares(b.x) for b in blocks])
-        fit = (linear*scores.mean).sum() + scores.logdet
-        return float(.5*((n*np.log(self.precision_/(2*np.pi)) - self.precision_*square).sum() + fit)/n.sum())
+        fit = (linear * scores.mean).sum() + scores.logdet
+        return float(
+            0.5
+            * ((n * np.log(self.precision_ / (2 * np.pi)) - self.precision_ * square).sum() + fit)
+            / n.sum()
+        )
 
-    def state(self) -> tuple[dict, dict]: # arrays, plain facts
+    def state(self) -> tuple[dict, dict]:  # arrays, plain facts
         "What a checkpoint stores."
-        arrays = dict(mean=self.mean_, scale=self.scale_, loadings=self.V_.mean, loading_moments=self.V_.moment, omic_weights=self.W_.mean, omic_moments=self.W_.moment, precision=self.precision_,
-                      explained=self.explained_.to_numpy(), relevance=self.relevance_.to_numpy(), elbo=np.asarray(self.elbo_), bounds=np.asarray(self.bounds_))
+        arrays = dict(
+            mean=self.mean_,
+            scale=self.scale_,
+            loadings=self.V_.mean,
+            loading_moments=self.V_.moment,
+            omic_weights=self.W_.mean,
+            omic_moments=self.W_.moment,
+            precision=self.precision_,
+            explained=self.explained_.to_numpy(),
+            relevance=self.relevance_.to_numpy(),
+            elbo=np.asarray(self.elbo_),
+            bounds=np.asarray(self.bounds_),
+        )
         facts = {k: v for k, v in self.get_params().items() if k != 'progress'}
-        return arrays, dict(settings=facts, genes=self.genes_, omics=self.omics_, findings=self.findings_)
+        return arrays, dict(
+            settings=facts, genes=self.genes_, omics=self.omics_, findings=self.findings_
+        )
 
     @classmethod
-    def from_state(cls, arrays:dict, facts:dict) -> 'BayesianTensorFactorization':
+    def from_state(cls, arrays: dict, facts: dict) -> 'BayesianTensorFactorization':
         "The factorization a checkpoint stored."
         self, a = cls(**facts['settings']), {k: np.asarray(v, float) for k, v in arrays.items()}
-        self.genes_, self.omics_, self.findings_ = list(facts['genes']), list(facts['omics']), list(facts['findings'])
-        self.mean_, self.scale_, self.precision_, self.elbo_, self.bounds_ = a['mean'], a['scale'], a['precision'], a['elbo'].tolist(), a['bounds'].tolist()
-        self.V_, self.W_ = Factor(a['loadings'], a['loading_moments']), Factor(a['omic_weights'], a['omic_moments'])
-        self.explained_, self.relevance_ = (pd.Series(a[k], self.names_, name=name) for k, name in (('explained', 'share of variance'), ('relevance', 'prior sd of gene loadings')))
+        self.genes_, self.omics_, self.findings_ = (
+            list(facts['genes']),
+            list(facts['omics']),
+            list(facts['findings']),
+        )
+        self.mean_, self.scale_, self.precision_, self.elbo_, self.bounds_ = (
+            a['mean'],
+            a['scale'],
+            a['precision'],
+            a['elbo'].tolist(),
+            a['bounds'].tolist(),
+        )
+        self.V_, self.W_ = (
+            Factor(a['loadings'], a['loading_moments']),
+            Factor(a['omic_weights'], a['omic_moments']),
+        )
+        self.explained_, self.relevance_ = (
+            pd.Series(a[k], self.names_, name=name)
+            for k, name in (
+                ('explained', 'share of variance'),
+                ('relevance', 'prior sd of gene loadings'),
+            )
+        )
         return self
 
 # %% ../../nbs/04_conditions/01_btf.ipynb #639163dd
-GENE_SETS = {k: v.split() for k, v in {
-    'S phase':         'MCM2 MCM4 MCM5 MCM6 PCNA TYMS FEN1 RRM1 UNG GINS2',                  # Tirosh et al. 2016
-    'G2/M phase':      'HMGB2 CDK1 NUSAP1 UBE2C BIRC5 TPX2 TOP2A NDC80 CKS2 MKI67 CENPF',    # Tirosh et al. 2016
-    'luminal, ER':     'ESR1 GATA3 FOXA1 XBP1 PGR TFF1 TFF3 AGR2 CA12 MLPH BCL2 NAT1',       # Perou et al. 2000; Parker et al. 2009
-    'HER2 amplicon':   'ERBB2 GRB7 STARD3 PGAP3 MIEN1 TCAP PNMT',                            # 17q12: Kauraniemi & Kallioniemi 2006
-    'basal, keratin':  'KRT5 KRT14 KRT17 KRT6B FOXC1 SFRP1 CDH3 MIA EGFR',                   # Parker et al. 2009
-    'immune':          'PTPRC CD3D CD3E CD3G CD6 SH2D1A CD8A GZMA NKG7 PRF1 CD19 MS4A1',     # Danaher et al. 2017
-    'stroma, matrix':  'COL1A1 COL1A2 COL3A1 COL5A1 FN1 SPARC POSTN FAP THBS2 LUM DCN',      # fibroblast matrix; cf. Farmer et al. 2009
-    'adipose':         'ADIPOQ FABP4 PLIN1 PLIN4 LPL LEP CIDEC CIDEA GPD1 AQP7',             # enriched in fat: Uhlen et al. 2015
-    'hypoxia':         'VEGFA SLC2A1 PGAM1 ENO1 LDHA TPI1 P4HA1 CDKN3 ADM NDRG1 ALDOA MIF'}.items()} # Buffa et al. 2010
+GENE_SETS = {
+    k: v.split()
+    for k, v in {
+        'S phase': 'MCM2 MCM4 MCM5 MCM6 PCNA TYMS FEN1 RRM1 UNG GINS2',  # Tirosh et al. 2016
+        'G2/M phase': 'HMGB2 CDK1 NUSAP1 UBE2C BIRC5 TPX2 TOP2A NDC80 CKS2 MKI67 CENPF',  # Tirosh et al. 2016
+        'luminal, ER': 'ESR1 GATA3 FOXA1 XBP1 PGR TFF1 TFF3 AGR2 CA12 MLPH BCL2 NAT1',  # Perou et al. 2000; Parker et al. 2009
+        'HER2 amplicon': 'ERBB2 GRB7 STARD3 PGAP3 MIEN1 TCAP PNMT',  # 17q12: Kauraniemi & Kallioniemi 2006
+        'basal, keratin': 'KRT5 KRT14 KRT17 KRT6B FOXC1 SFRP1 CDH3 MIA EGFR',  # Parker et al. 2009
+        'immune': 'PTPRC CD3D CD3E CD3G CD6 SH2D1A CD8A GZMA NKG7 PRF1 CD19 MS4A1',  # Danaher et al. 2017
+        'stroma, matrix': 'COL1A1 COL1A2 COL3A1 COL5A1 FN1 SPARC POSTN FAP THBS2 LUM DCN',  # fibroblast matrix; cf. Farmer et al. 2009
+        'adipose': 'ADIPOQ FABP4 PLIN1 PLIN4 LPL LEP CIDEC CIDEA GPD1 AQP7',  # enriched in fat: Uhlen et al. 2015
+        'hypoxia': 'VEGFA SLC2A1 PGAM1 ENO1 LDHA TPI1 P4HA1 CDKN3 ADM NDRG1 ALDOA MIF',
+    }.items()
+}  # Buffa et al. 2010
+
 
 def annotate(
-    loadings:pd.DataFrame, # [genes, components]
-    gene_sets:dict=GENE_SETS, # name -> genes
-    least:int=3,           # genes of a set that must be present
-) -> pd.DataFrame: # component, set, n_genes, auc, direction, p, p_adjusted; best first within a component
+    loadings: pd.DataFrame,  # [genes, components]
+    gene_sets: dict = GENE_SETS,  # name -> genes
+    least: int = 3,  # genes of a set that must be present
+) -> (
+    pd.DataFrame
+):  # component, set, n_genes, auc, direction, p, p_adjusted; best first within a component
     "Components against gene sets."
     from scipy.stats import false_discovery_control, mannwhitneyu
+
     rows = []
     for name, genes in gene_sets.items():
         inside = loadings.index.isin(list(genes))
-        if inside.sum() < least or inside.all(): continue
+        if inside.sum() < least or inside.all():
+            continue
         for c in loadings:
             a = loadings[c].abs().to_numpy()
-            u, p = mannwhitneyu(a[inside], a[~inside], alternative='greater') if a.any() else (inside.sum()*(~inside).sum()/2, 1.)
-            rows.append(dict(component=c, set=name, n_genes=int(inside.sum()), auc=u/(inside.sum()*(~inside).sum()), direction=float(np.sign(loadings[c][inside].mean())), p=float(p)))
+            u, p = (
+                mannwhitneyu(a[inside], a[~inside], alternative='greater')
+                if a.any()
+                else (inside.sum() * (~inside).sum() / 2, 1.0)
+            )
+            rows.append(
+                dict(
+                    component=c,
+                    set=name,
+                    n_genes=int(inside.sum()),
+                    auc=u / (inside.sum() * (~inside).sum()),
+                    direction=float(np.sign(loadings[c][inside].mean())),
+                    p=float(p),
+                )
+            )
     frame = pd.DataFrame(rows, columns='component set n_genes auc direction p'.split())
     frame['p_adjusted'] = false_discovery_control(frame.p) if len(frame) else frame.p
     frame['component'] = pd.Categorical(frame.component, list(loadings.columns), ordered=True)

@@ -6,73 +6,128 @@
 __all__ = ['SCALINGS', 'check_features', 'ConditionEncoder']
 
 # %% ../../nbs/04_conditions/03_encoder.ipynb #c436b0ef
-from threadpoolctl import threadpool_limits
 import numpy as np
 import pandas as pd
-from ..core.paths import RadgenError
+from threadpoolctl import threadpool_limits
+
 from .btf import BayesianTensorFactorization, from_flat, scales_of, split_flat
+from ..core.paths import RadgenError
 
 # %% ../../nbs/04_conditions/03_encoder.ipynb #7dfe6aa5
 def check_features(
-    given,    # feature names of a table
-    expected, # feature names the encoder was fitted on
-    what:str='conditions',
+    given,  # feature names of a table
+    expected,  # feature names the encoder was fitted on
+    what: str = 'conditions',
 ):
     "Refuse a table whose features differ from the expected ones in name or order."
     given, expected = [str(f) for f in given], [str(f) for f in expected]
-    if given == expected: return
-    missing, extra = [f for f in expected if f not in given], [f for f in given if f not in expected]
+    if given == expected:
+        return
+    missing, extra = (
+        [f for f in expected if f not in given],
+        [f for f in given if f not in expected],
+    )
     if missing or extra:
-        raise RadgenError(f'{what}: ' + '; '.join(f'{len(names)} {word} feature{"s"*(len(names) > 1)} ({", ".join(names[:3])}{", ..."*(len(names) > 3)})'
-            for names, word in ((missing, 'missing'), (extra, 'unknown')) if names) + f'; expected {len(expected)}: {", ".join(expected[:5])}{", ..."*(len(expected) > 5)}')
+        raise RadgenError(
+            f'{what}: '
+            + '; '.join(
+                f'{len(names)} {word} feature{"s" * (len(names) > 1)} ({", ".join(names[:3])}{", ..." * (len(names) > 3)})'
+                for names, word in ((missing, 'missing'), (extra, 'unknown'))
+                if names
+            )
+            + f'; expected {len(expected)}: {", ".join(expected[:5])}{", ..." * (len(expected) > 5)}'
+        )
     at = next(i for i, (g, e) in enumerate(zip(given, expected)) if g != e)
-    raise RadgenError(f'{what}: feature {at+1} is {given[at]!r}, expected {expected[at]!r}; put the columns in the order of training')
+    raise RadgenError(
+        f'{what}: feature {at + 1} is {given[at]!r}, expected {expected[at]!r}; put the columns in the order of training'
+    )
 
 # %% ../../nbs/04_conditions/03_encoder.ipynb #60b07a37
 SCALINGS = 'patients', 'own_features'
 
+
 class ConditionEncoder:
     "Omics as given -> standardized condition vector, fitted on training patients."
-    def __init__(self,
-        condition:str='multiomic', # 'expression' or 'multiomic'
-        n_components:int=17,       # components of the factorization of raw omics, at most one a patient (the paper has 17)
-        scaling:str='patients',    # over training 'patients', or each patient's vector over its 'own_features' (as released)
-        also:pd.DataFrame|None=None, # [further patients, features], held out nowhere: they teach the factorization of raw omics, not the range
+
+    def __init__(
+        self,
+        condition: str = 'multiomic',  # 'expression' or 'multiomic'
+        n_components: int = 17,  # components of the factorization of raw omics, at most one a patient (the paper has 17)
+        scaling: str = 'patients',  # over training 'patients', or each patient's vector over its 'own_features' (as released)
+        also: pd.DataFrame
+        | None = None,  # [further patients, features], held out nowhere: they teach the factorization of raw omics, not the range
     ):
-        if condition not in ('expression', 'multiomic'): raise RadgenError(f'unknown condition {condition!r}; known: multiomic, expression')
-        if scaling not in SCALINGS: raise RadgenError(f'unknown scaling {scaling!r}; known: {", ".join(SCALINGS)}')
-        self.condition, self.n_components, self.scaling, self.also, self.features, self.btf = condition, n_components, scaling, also, None, None
+        if condition not in ('expression', 'multiomic'):
+            raise RadgenError(f'unknown condition {condition!r}; known: multiomic, expression')
+        if scaling not in SCALINGS:
+            raise RadgenError(f'unknown scaling {scaling!r}; known: {", ".join(SCALINGS)}')
+        self.condition, self.n_components, self.scaling, self.also, self.features, self.btf = (
+            condition,
+            n_components,
+            scaling,
+            also,
+            None,
+            None,
+        )
 
     def _scaled(self, frame):
         x = frame.to_numpy(dtype=np.float64)
-        return np.log2(x + 1) if self.condition == 'expression' and self.scaling == 'patients' else x
+        return (
+            np.log2(x + 1) if self.condition == 'expression' and self.scaling == 'patients' else x
+        )
 
     def _checked(self, frame):
-        try: values = frame.to_numpy(dtype=np.float64)
-        except (ValueError, TypeError): values = None
+        try:
+            values = frame.to_numpy(dtype=np.float64)
+        except (ValueError, TypeError):
+            values = None
         if values is None:
-            column = next(c for c in frame if pd.to_numeric(frame[c], errors='coerce').isna().ne(frame[c].isna()).any())
-            raise RadgenError(f'{self.condition} conditions: column {column!r} holds something that is no number')
-        bad = np.argwhere(np.isinf(values) | ((values < 0) if self.condition == 'expression' else False))
+            column = next(
+                c
+                for c in frame
+                if pd.to_numeric(frame[c], errors='coerce').isna().ne(frame[c].isna()).any()
+            )
+            raise RadgenError(
+                f'{self.condition} conditions: column {column!r} holds something that is no number'
+            )
+        bad = np.argwhere(
+            np.isinf(values) | ((values < 0) if self.condition == 'expression' else False)
+        )
         if len(bad):
             i, j = bad[0]
-            raise RadgenError(f'{self.condition} conditions: patient {frame.index[i]}, feature {frame.columns[j]!r} is {values[i, j]:g}; '
-                              + ('expression must be finite, linear and not negative' if self.condition == 'expression' else 'it must be finite'))
+            raise RadgenError(
+                f'{self.condition} conditions: patient {frame.index[i]}, feature {frame.columns[j]!r} is {values[i, j]:g}; '
+                + (
+                    'expression must be finite, linear and not negative'
+                    if self.condition == 'expression'
+                    else 'it must be finite'
+                )
+            )
 
-    def fit(self,
-        frame:pd.DataFrame, # [training patients, features], as given
+    def fit(
+        self,
+        frame: pd.DataFrame,  # [training patients, features], as given
     ) -> 'ConditionEncoder':
         "Learn scales (and components) from training patients."
-        if frame.index.has_duplicates: frame = frame[~frame.index.duplicated()]
-        if len(frame) < 2: raise RadgenError(f'{self.condition} conditions: {len(frame)} training patients; at least 2 are needed')
+        if frame.index.has_duplicates:
+            frame = frame[~frame.index.duplicated()]
+        if len(frame) < 2:
+            raise RadgenError(
+                f'{self.condition} conditions: {len(frame)} training patients; at least 2 are needed'
+            )
         self._checked(frame)
         self.features = [str(c) for c in frame.columns]
         x, raw = self._scaled(frame), all(':' in f for f in self.features)
         empty = np.isnan(x).all(0)
-        if empty.any() and not raw: raise RadgenError(f'{self.condition} conditions: feature {self.features[np.argmax(empty)]!r} is missing for every training patient; drop it')
-        seen = np.where(empty, 0., x) # a gene that nobody has in one omic: the factorization leaves it out there
+        if empty.any() and not raw:
+            raise RadgenError(
+                f'{self.condition} conditions: feature {self.features[np.argmax(empty)]!r} is missing for every training patient; drop it'
+            )
+        seen = np.where(
+            empty, 0.0, x
+        )  # a gene that nobody has in one omic: the factorization leaves it out there
         self.mean, scale = np.nanmean(seen, 0), np.nanstd(seen, 0)
-        self.scale = np.where(scale > 1e-12, scale, 1.)
+        self.scale = np.where(scale > 1e-12, scale, 1.0)
         self.low, self.high = np.nanmin(seen, 0), np.nanmax(seen, 0)
         self.btf = self._factorized(frame) if raw else None
         return self
@@ -83,23 +138,35 @@ class ConditionEncoder:
             frame = pd.concat([frame, self.also[~self.also.index.isin(frame.index)]])
         self.scales = scales_of(split_flat(frame))
         X, _, genes, omics = from_flat(frame, self.scales)
-        with threadpool_limits(1): # the same bits however many threads a job has: a training resumes under the conditions it began with
-            return BayesianTensorFactorization(min(self.n_components, len(frame)), n_starts=1, tol=1e-5).fit(X, genes=genes, omics=omics)
+        with threadpool_limits(
+            1
+        ):  # the same bits however many threads a job has: a training resumes under the conditions it began with
+            return BayesianTensorFactorization(
+                min(self.n_components, len(frame)), n_starts=1, tol=1e-5
+            ).fit(X, genes=genes, omics=omics)
 
     def _scores(self, frame):
-        once = frame[~frame.index.duplicated()] # a patient with several images has several rows
-        with threadpool_limits(1): return self.btf.transform(from_flat(once, self.scales)[0])[once.index.get_indexer(frame.index)]
+        once = frame[~frame.index.duplicated()]  # a patient with several images has several rows
+        with threadpool_limits(1):
+            return self.btf.transform(from_flat(once, self.scales)[0])[
+                once.index.get_indexer(frame.index)
+            ]
 
-    def transform(self,
-        frame:pd.DataFrame, # [n, features], as given; the features of `fit`, in its order
-    ) -> np.ndarray: # float32 [n, n_out]
+    def transform(
+        self,
+        frame: pd.DataFrame,  # [n, features], as given; the features of `fit`, in its order
+    ) -> np.ndarray:  # float32 [n, n_out]
         "Encode patients with what training patients taught."
-        if self.features is None: raise RadgenError('this condition encoder is not fitted yet')
+        if self.features is None:
+            raise RadgenError('this condition encoder is not fitted yet')
         check_features(frame.columns, self.features, f'{self.condition} conditions')
         self._checked(frame)
-        if self.scaling == 'own_features': z = self._over_own_features(frame)
-        elif self.btf is not None: z = self._scores(frame)
-        else: z = np.nan_to_num((self._scaled(frame) - self.mean)/self.scale)
+        if self.scaling == 'own_features':
+            z = self._over_own_features(frame)
+        elif self.btf is not None:
+            z = self._scores(frame)
+        else:
+            z = np.nan_to_num((self._scaled(frame) - self.mean) / self.scale)
         return z.astype(np.float32)
 
     def _over_own_features(self, frame):
@@ -107,37 +174,60 @@ class ConditionEncoder:
         x = self._scaled(frame)
         z = np.where(np.isnan(x), self.mean, x) if self.btf is None else self._scores(frame)
         low, high = z.min(1, keepdims=True), z.max(1, keepdims=True)
-        return (z - low)/np.where(high > low, high - low, 1.)
+        return (z - low) / np.where(high > low, high - low, 1.0)
 
     @property
     def n_out(self) -> int:
         "Length of the encoded vector."
         return len(self.features) if self.btf is None else self.btf.n_components_
 
-    def outside(self,
-        frame:pd.DataFrame, # [n, features], as given
-    ) -> np.ndarray: # float [n]: share of a patient's features outside the training range
+    def outside(
+        self,
+        frame: pd.DataFrame,  # [n, features], as given
+    ) -> np.ndarray:  # float [n]: share of a patient's features outside the training range
         "How far patients lie outside of what training saw: extrapolation is reported, not hidden."
         check_features(frame.columns, self.features, f'{self.condition} conditions')
         x = self._scaled(frame)
         return ((x < self.low) | (x > self.high)).mean(1)
 
-    def state(self) -> tuple[dict, dict]: # arrays, plain facts
+    def state(self) -> tuple[dict, dict]:  # arrays, plain facts
         "What a checkpoint stores."
-        arrays = {k: np.asarray(getattr(self, k), dtype=np.float64) for k in ('mean', 'scale', 'low', 'high')}
-        meta = dict(condition=self.condition, n_components=self.n_components, scaling=self.scaling, features=self.features)
-        if self.btf is None: return arrays, meta
+        arrays = {
+            k: np.asarray(getattr(self, k), dtype=np.float64)
+            for k in ('mean', 'scale', 'low', 'high')
+        }
+        meta = dict(
+            condition=self.condition,
+            n_components=self.n_components,
+            scaling=self.scaling,
+            features=self.features,
+        )
+        if self.btf is None:
+            return arrays, meta
         learnt, facts = self.btf.state()
-        return arrays | {f'btf_{k}': v for k, v in learnt.items()}, meta | dict(scales=self.scales, btf=facts)
+        return arrays | {f'btf_{k}': v for k, v in learnt.items()}, meta | dict(
+            scales=self.scales, btf=facts
+        )
 
     @classmethod
-    def from_state(cls, arrays:dict, meta:dict) -> 'ConditionEncoder':
+    def from_state(cls, arrays: dict, meta: dict) -> 'ConditionEncoder':
         "The encoder a checkpoint stored."
-        if 'components' in arrays: raise RadgenError('this checkpoint holds principal components, of a version before the tensor factorization; train it again')
+        if 'components' in arrays:
+            raise RadgenError(
+                'this checkpoint holds principal components, of a version before the tensor factorization; train it again'
+            )
         self = cls(meta['condition'], meta['n_components'], meta.get('scaling', 'patients'))
         self.features = list(meta['features'])
-        for k in ('mean', 'scale', 'low', 'high'): setattr(self, k, np.asarray(arrays[k]))
+        for k in ('mean', 'scale', 'low', 'high'):
+            setattr(self, k, np.asarray(arrays[k]))
         if 'btf' in meta:
             self.scales = meta['scales']
-            self.btf = BayesianTensorFactorization.from_state({k.removeprefix('btf_'): np.asarray(v) for k, v in arrays.items() if k.startswith('btf_')}, meta['btf'])
+            self.btf = BayesianTensorFactorization.from_state(
+                {
+                    k.removeprefix('btf_'): np.asarray(v)
+                    for k, v in arrays.items()
+                    if k.startswith('btf_')
+                },
+                meta['btf'],
+            )
         return self

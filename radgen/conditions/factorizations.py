@@ -9,338 +9,574 @@ __all__ = ['METHODS', 'HIDDEN', 'MAIN', 'ROLE', 'Factorization', 'PCAFactorizati
            'gene_sets_of', 'explained_rows']
 
 # %% ../../nbs/04_conditions/02_factorizations.ipynb #8fd719f5
-from sklearn.base import BaseEstimator
-from sklearn.base import TransformerMixin
 import contextlib
 import io
-import numpy as np
-import pandas as pd
 import time
 import tracemalloc
 import warnings
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator, TransformerMixin
+
+from .btf import GENE_SETS, BayesianTensorFactorization, checked, standards, tensor
 from ..core.paths import RadgenError
 from ..core.results import Interval, Rows, patient_bootstrap
 from ..data.cohort import Cohort
-from .btf import BayesianTensorFactorization, GENE_SETS, checked, standards, tensor
 
 # %% ../../nbs/04_conditions/02_factorizations.ipynb #f8c87c04
 class Factorization(TransformerMixin, BaseEstimator):
     "A linear factorization of the omics side by side: subclasses say how loadings [genes x omics, components] are found."
-    def __init__(self,
-        n_components:int=17,
-        scale:str='omic',   # divide by one scale an 'omic', or by each 'gene''s own
-        seed:int=0,
-    ): self.n_components, self.scale, self.seed = n_components, scale, seed
 
-    def fit(self,
-        X,        # [patients, genes, omics], NaN = missing
-        y=None,   # ignored
-        genes=None, omics=None, # names
+    def __init__(
+        self,
+        n_components: int = 17,
+        scale: str = 'omic',  # divide by one scale an 'omic', or by each 'gene''s own
+        seed: int = 0,
+    ):
+        self.n_components, self.scale, self.seed = n_components, scale, seed
+
+    def fit(
+        self,
+        X,  # [patients, genes, omics], NaN = missing
+        y=None,  # ignored
+        genes=None,
+        omics=None,  # names
     ):
         "Learn loadings from training patients."
         X = checked(X, genes, omics)
-        if self.n_components > len(X): raise RadgenError(f'{len(X)} patients for {self.n_components} components; give more patients or fewer components')
-        self.genes_, self.omics_ = ([str(i) for i in (range(n) if names is None else names)] for names, n in ((genes, X.shape[1]), (omics, X.shape[2])))
+        if self.n_components > len(X):
+            raise RadgenError(
+                f'{len(X)} patients for {self.n_components} components; give more patients or fewer components'
+            )
+        self.genes_, self.omics_ = (
+            [str(i) for i in (range(n) if names is None else names)]
+            for names, n in ((genes, X.shape[1]), (omics, X.shape[2]))
+        )
         self.mean_, self.scale_, self.findings_ = standards(X, self.scale, self.genes_, self.omics_)
         self.weights_ = np.zeros((self.mean_.size, self.n_components))
         self.precision_ = np.ones(self.mean_.size)
         z = self._standard(X)
         self.found(z)
-        self.explained_ = pd.Series((self.weights_**2).sum(0)/np.nansum(np.nanmean(z[:, self.scale_ > 0]**2, 0)), name='share of variance')
+        self.explained_ = pd.Series(
+            (self.weights_**2).sum(0) / np.nansum(np.nanmean(z[:, self.scale_ > 0] ** 2, 0)),
+            name='share of variance',
+        )
         return self
 
     def _loaded(self, z, scores, weights):
         "Keep loadings for scores of unit variance, and the noise they leave in each omic."
         size = np.maximum(np.sqrt((scores**2).mean(0)), 1e-12)
-        self.weights_ = weights*size
-        left = np.nanmean((z - ((scores/size)@self.weights_.T).reshape(z.shape))**2, (0, 1))
-        self.precision_ = np.broadcast_to(1/np.maximum(left, 1e-6), self.mean_.shape).ravel()
+        self.weights_ = weights * size
+        left = np.nanmean((z - ((scores / size) @ self.weights_.T).reshape(z.shape)) ** 2, (0, 1))
+        self.precision_ = np.broadcast_to(1 / np.maximum(left, 1e-6), self.mean_.shape).ravel()
 
     def _standard(self, X):
-        with np.errstate(divide='ignore', invalid='ignore'): z = (np.asarray(X, float) - self.mean_)/np.where(self.scale_ > 0, self.scale_, np.nan)
+        with np.errstate(divide='ignore', invalid='ignore'):
+            z = (np.asarray(X, float) - self.mean_) / np.where(self.scale_ > 0, self.scale_, np.nan)
         return z
 
-    def transform(self, X) -> np.ndarray: # [patients, components]
+    def transform(self, X) -> np.ndarray:  # [patients, components]
         "Scores from the entries that are there."
         z = self._standard(checked(X, self.genes_, self.omics_, fitting=False)).reshape(len(X), -1)
         seen, w, R = np.isfinite(z), self.weights_, self.weights_.shape[1]
-        Λ = (seen@(self.precision_[:, None, None]*w[:, :, None]*w[:, None]).reshape(len(w), -1)).reshape(-1, R, R)
-        return np.linalg.solve(Λ + np.eye(R), ((np.nan_to_num(z)*self.precision_)@w)[..., None])[..., 0]
+        Λ = (
+            seen @ (self.precision_[:, None, None] * w[:, :, None] * w[:, None]).reshape(len(w), -1)
+        ).reshape(-1, R, R)
+        return np.linalg.solve(
+            Λ + np.eye(R), ((np.nan_to_num(z) * self.precision_) @ w)[..., None]
+        )[..., 0]
 
-    def inverse_transform(self, U) -> np.ndarray: # float32 [patients, genes, omics]
+    def inverse_transform(self, U) -> np.ndarray:  # float32 [patients, genes, omics]
         "What the components say every entry is, in the units of the data."
-        return (self.mean_ + self.scale_*(np.asarray(U)@self.weights_.T).reshape(-1, *self.mean_.shape)).astype(np.float32)
+        return (
+            self.mean_
+            + self.scale_ * (np.asarray(U) @ self.weights_.T).reshape(-1, *self.mean_.shape)
+        ).astype(np.float32)
 
     def reconstruct(self, X) -> np.ndarray:
         "Every entry as the components have it."
         return self.inverse_transform(self.transform(X))
 
+
 class PCAFactorization(Factorization):
     "Principal components of the omics side by side, gaps at the mean (scikit-learn)."
+
     def found(self, z):
         from sklearn.decomposition import PCA
+
         flat = np.nan_to_num(z.reshape(len(z), -1))
         pca = PCA(min(self.n_components, *flat.shape), random_state=self.seed).fit(flat)
         self._loaded(z, pca.transform(flat), pca.components_.T)
 
+
 class CPFactorization(Factorization):
     "CP by alternating least squares with a mask (tensorly)."
+
     def found(self, z):
         from tensorly.decomposition import parafac
+
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            size, (a, b, c) = parafac(np.nan_to_num(z), self.n_components, n_iter_max=200, init='svd', svd='randomized_svd', tol=1e-6, mask=np.isfinite(z), random_state=self.seed, normalize_factors=True)
-        self._loaded(z, a, (size*b[:, None]*c[None]).reshape(-1, self.n_components))
+            size, (a, b, c) = parafac(
+                np.nan_to_num(z),
+                self.n_components,
+                n_iter_max=200,
+                init='svd',
+                svd='randomized_svd',
+                tol=1e-6,
+                mask=np.isfinite(z),
+                random_state=self.seed,
+                normalize_factors=True,
+            )
+        self._loaded(z, a, (size * b[:, None] * c[None]).reshape(-1, self.n_components))
 
 # %% ../../nbs/04_conditions/02_factorizations.ipynb #d53f025b
 class MOFAFactorization(Factorization):
     "Multi-omics factor analysis: one group, an omic a view (mofapy2; Argelaguet et al. 2018)."
+
     def found(self, z):
         from mofapy2.run.entry_point import entry_point
+
         kept = [np.flatnonzero(self.scale_[:, o] > 0) for o in range(z.shape[2])]
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter('ignore')
             e = entry_point()
             e.set_data_options(scale_views=False)
-            e.set_data_matrix([[z[:, k, o]] for o, k in enumerate(kept)], views_names=[str(o) for o in self.omics_], groups_names=['all'])
+            e.set_data_matrix(
+                [[z[:, k, o]] for o, k in enumerate(kept)],
+                views_names=[str(o) for o in self.omics_],
+                groups_names=['all'],
+            )
             e.set_model_options(factors=self.n_components)
             e.set_train_options(iter=300, convergence_mode='fast', seed=self.seed, quiet=True)
             e.build(), e.run()
-            weights, noise = e.model.nodes['W'].getExpectation(), e.model.nodes['Tau'].getExpectation()
+            weights, noise = (
+                e.model.nodes['W'].getExpectation(),
+                e.model.nodes['Tau'].getExpectation(),
+            )
         w, τ = np.zeros((*self.scale_.shape, weights[0].shape[1])), np.zeros(self.scale_.shape)
-        for o, k in enumerate(kept): w[k, o], τ[k, o] = weights[o], np.broadcast_to(noise[o], (len(z), len(k))).max(0)
+        for o, k in enumerate(kept):
+            w[k, o], τ[k, o] = weights[o], np.broadcast_to(noise[o], (len(z), len(k))).max(0)
         self.weights_, self.precision_ = w.reshape(-1, w.shape[2]), τ.ravel()
 
 # %% ../../nbs/04_conditions/02_factorizations.ipynb #f83cc36f
-METHODS = dict(btf=BayesianTensorFactorization, cp=CPFactorization, mofa=MOFAFactorization, pca=PCAFactorization)
+METHODS = dict(
+    btf=BayesianTensorFactorization,
+    cp=CPFactorization,
+    mofa=MOFAFactorization,
+    pca=PCAFactorization,
+)
+
 
 def make_factorization(
-    method:str,       # 'btf', 'cp', 'mofa' or 'pca'
-    n_components:int=17, scale:str='omic', seed:int=0,
-    **settings,       # of btf: n_starts, progress
+    method: str,  # 'btf', 'cp', 'mofa' or 'pca'
+    n_components: int = 17,
+    scale: str = 'omic',
+    seed: int = 0,
+    **settings,  # of btf: n_starts, progress
 ):
     "A factorization by name."
-    if method not in METHODS: raise RadgenError(f'unknown factorization {method!r}; known: {", ".join(METHODS)}')
+    if method not in METHODS:
+        raise RadgenError(f'unknown factorization {method!r}; known: {", ".join(METHODS)}')
     return METHODS[method](n_components, scale, seed=seed, **(settings if method == 'btf' else {}))
 
 # %% ../../nbs/04_conditions/02_factorizations.ipynb #738aac7c
 HIDDEN = {'entries': 'scattered entries', 'omics': 'whole omic'}
 
+
 def hide(
-    X,                # [patients, genes, omics]
-    share:float=.1,   # of the observed entries; or of the patients, for each omic
-    what:str='entries', # 'entries', or 'omics': one omic of each chosen patient, who has two or more
-    seed:int=0,
-) -> np.ndarray: # bool [patients, genes, omics]
+    X,  # [patients, genes, omics]
+    share: float = 0.1,  # of the observed entries; or of the patients, for each omic
+    what: str = 'entries',  # 'entries', or 'omics': one omic of each chosen patient, who has two or more
+    seed: int = 0,
+) -> np.ndarray:  # bool [patients, genes, omics]
     "Which observed entries to hide; no patient and no gene loses everything."
-    if not 0 < share < 1: raise RadgenError(f'hidden={share}: give a share between 0 and 1')
-    if what not in HIDDEN: raise RadgenError(f'unknown {what!r} to hide; known: {", ".join(HIDDEN)}')
+    if not 0 < share < 1:
+        raise RadgenError(f'hidden={share}: give a share between 0 and 1')
+    if what not in HIDDEN:
+        raise RadgenError(f'unknown {what!r} to hide; known: {", ".join(HIDDEN)}')
     rng, seen = np.random.default_rng([seed, 71]), ~np.isnan(X)
-    if what == 'entries': out = seen & (rng.random(X.shape) < share)
+    if what == 'entries':
+        out = seen & (rng.random(X.shape) < share)
     else:
         has, out = seen.any(1), np.zeros(X.shape, bool)
-        loses = (rng.permutation(len(X))/len(X)//min(share, 1/X.shape[2])).astype(int) # who loses which omic, if any
-        for o in range(X.shape[2]): out[(loses == o) & (has.sum(1) > 1), :, o] = True
+        loses = (rng.permutation(len(X)) / len(X) // min(share, 1 / X.shape[2])).astype(
+            int
+        )  # who loses which omic, if any
+        for o in range(X.shape[2]):
+            out[(loses == o) & (has.sum(1) > 1), :, o] = True
         out &= seen
     left = seen & ~out
     out[~left.any((1, 2))] = False
     out[:, ~left.any((0, 2))] = False
     return out
 
+
 def fitted(
-    model, X, genes=None, omics=None,
-) -> tuple: # the model, seconds, peak memory in MB
+    model,
+    X,
+    genes=None,
+    omics=None,
+) -> tuple:  # the model, seconds, peak memory in MB
     "Fit, with the time and the peak of what was allocated meanwhile (tracemalloc; the data themselves not counted)."
     tracemalloc.start()
     try:
         began = time.perf_counter()
         model.fit(X, genes=genes, omics=omics)
-        return model, time.perf_counter() - began, tracemalloc.get_traced_memory()[1]/2**20
-    finally: tracemalloc.stop()
+        return model, time.perf_counter() - began, tracemalloc.get_traced_memory()[1] / 2**20
+    finally:
+        tracemalloc.stop()
+
 
 def held_out_reconstruction(
-    model,          # not fitted yet
-    X, hidden,      # [patients, genes, omics], bool of the same shape
-    genes=None, omics=None,
-) -> tuple[pd.DataFrame, object, dict]: # a row a patient and omic: patient, omic, n, sse, sst; the fitted model; seconds, peak_memory_mb
+    model,  # not fitted yet
+    X,
+    hidden,  # [patients, genes, omics], bool of the same shape
+    genes=None,
+    omics=None,
+) -> tuple[
+    pd.DataFrame, object, dict
+]:  # a row a patient and omic: patient, omic, n, sse, sst; the fitted model; seconds, peak_memory_mb
     "Errors on hidden entries."
     shown = np.where(hidden, np.nan, X)
     model, seconds, peak = fitted(model, shown, genes, omics)
     with np.errstate(divide='ignore', invalid='ignore'):
         size = np.where(model.scale_ > 0, model.scale_, np.nan)
-        e, d = ((X - guess)/size for guess in (model.reconstruct(shown), model.mean_))
+        e, d = ((X - guess) / size for guess in (model.reconstruct(shown), model.mean_))
     hidden = hidden & np.isfinite(d)
     total = lambda a: np.where(hidden, a, 0).sum(1, dtype=float).ravel()
-    n, o = np.divmod(np.arange(len(X)*X.shape[2]), X.shape[2])
-    frame = pd.DataFrame(dict(patient=n, omic=np.array(model.omics_)[o], n=hidden.sum(1).ravel(), sse=total(e**2), sst=total(d**2)))
+    n, o = np.divmod(np.arange(len(X) * X.shape[2]), X.shape[2])
+    frame = pd.DataFrame(
+        dict(
+            patient=n,
+            omic=np.array(model.omics_)[o],
+            n=hidden.sum(1).ravel(),
+            sse=total(e**2),
+            sst=total(d**2),
+        )
+    )
     return frame[frame.n > 0], model, dict(seconds=seconds, peak_memory_mb=peak)
 
+
 def r2_of(
-    errors:pd.DataFrame, # of `held_out_reconstruction`
-    n_boot:int=1000, seed:int=0,
+    errors: pd.DataFrame,  # of `held_out_reconstruction`
+    n_boot: int = 1000,
+    seed: int = 0,
 ) -> Interval:
     "R2 on the hidden entries, with an interval over patients."
-    of = lambda sse, sst: 1 - sse.sum()/sst.sum() if sst.sum() else float('nan')
+    of = lambda sse, sst: 1 - sse.sum() / sst.sum() if sst.sum() else float('nan')
     return patient_bootstrap(of, errors.patient, errors.sse, errors.sst, n_boot=n_boot, seed=seed)
 
 # %% ../../nbs/04_conditions/02_factorizations.ipynb #5ecd71a3
-def _basis(U): # orthonormal basis of the centred columns; columns that are switched off add nothing
+def _basis(
+    U,
+):  # orthonormal basis of the centred columns; columns that are switched off add nothing
     U = np.asarray(U, float)
     u, s, _ = np.linalg.svd(U - U.mean(0), full_matrices=False)
-    return u[:, s > 1e-9*max(s.max(initial=0), 1e-300)]
+    return u[:, s > 1e-9 * max(s.max(initial=0), 1e-300)]
+
 
 def recovery(
     U_hat,  # scores [patients, components]
-    U_true, # programs [patients, k]
-) -> tuple[np.ndarray, np.ndarray]: # canonical correlations [k], multiple correlation of each program [k]
+    U_true,  # programs [patients, k]
+) -> tuple[
+    np.ndarray, np.ndarray
+]:  # canonical correlations [k], multiple correlation of each program [k]
     "How much of the truth the scores span (Bjorck & Golub 1973)."
     a, b, z = _basis(U_hat), _basis(U_true), np.asarray(U_true, float)
     z = z - z.mean(0)
     canonical = np.zeros(z.shape[1])
-    found = np.linalg.svd(a.T@b, compute_uv=False)[:len(canonical)]
-    canonical[:len(found)] = np.clip(found, 0, 1)
-    return canonical, np.sqrt(((a.T@z)**2).sum(0)/(z**2).sum(0))
+    found = np.linalg.svd(a.T @ b, compute_uv=False)[: len(canonical)]
+    canonical[: len(found)] = np.clip(found, 0, 1)
+    return canonical, np.sqrt(((a.T @ z) ** 2).sum(0) / (z**2).sum(0))
+
 
 def matched(
     U_hat,  # scores [patients, components]
-    U_true, # programs [patients, k]
-) -> np.ndarray: # [k] absolute correlation of each program with the one component that is closest
+    U_true,  # programs [patients, k]
+) -> np.ndarray:  # [k] absolute correlation of each program with the one component that is closest
     "Is a program one component? The span is not enough to give a component a name."
     a, b = (np.asarray(U, float) for U in (U_hat, U_true))
     a = a[:, a.std(0) > 1e-9]
-    return np.abs(np.corrcoef(a.T, b.T)[:a.shape[1], a.shape[1]:]).max(0) if a.shape[1] else np.zeros(b.shape[1])
+    return (
+        np.abs(np.corrcoef(a.T, b.T)[: a.shape[1], a.shape[1] :]).max(0)
+        if a.shape[1]
+        else np.zeros(b.shape[1])
+    )
+
 
 def stability(
-    runs:list, # of scores [patients, components], from different seeds
-) -> float: # in [0, 1]; nan for fewer than two runs
+    runs: list,  # of scores [patients, components], from different seeds
+) -> float:  # in [0, 1]; nan for fewer than two runs
     "Mean absolute correlation of best-matched components, over pairs of runs; components switched off do not take part."
     from scipy.optimize import linear_sum_assignment
+
     live, found = [np.asarray(U)[:, np.std(U, 0) > 1e-9] for U in runs], []
     for i, a in enumerate(live):
         for b in live[:i]:
-            if not a.shape[1]*b.shape[1]: continue
-            r = np.abs(np.corrcoef(a.T, b.T)[:a.shape[1], a.shape[1]:])
+            if not a.shape[1] * b.shape[1]:
+                continue
+            r = np.abs(np.corrcoef(a.T, b.T)[: a.shape[1], a.shape[1] :])
             found.append(r[linear_sum_assignment(-r)].mean())
     return float(np.mean(found)) if found else float('nan')
 
 # %% ../../nbs/04_conditions/02_factorizations.ipynb #f671a94a
-MAIN = .01 # share of the variance above which a component is a main one
+MAIN = 0.01  # share of the variance above which a component is a main one
 
 ROLE = lambda method: 'model' if method == 'btf' else 'control'
 
+
 def comparison_rows(
-    rows:Rows,
-    X, genes, omics,
-    methods,             # of METHODS
-    n_components:int=17,
-    hidden:float=.1,     # share hidden
-    truth=None,          # DataFrame [patients, programs], in the order of X
-    n_starts:int=5, n_seeds:int=2, # starts of btf; runs that stability compares
-    n_boot:int=1000, n_permutations:int=50,
-    scale:str='omic', seed:int=0,
-    progress=None,       # callable that takes a line
-) -> dict: # method -> fitted on all entries
+    rows: Rows,
+    X,
+    genes,
+    omics,
+    methods,  # of METHODS
+    n_components: int = 17,
+    hidden: float = 0.1,  # share hidden
+    truth=None,  # DataFrame [patients, programs], in the order of X
+    n_starts: int = 5,
+    n_seeds: int = 2,  # starts of btf; runs that stability compares
+    n_boot: int = 1000,
+    n_permutations: int = 50,
+    scale: str = 'omic',
+    seed: int = 0,
+    progress=None,  # callable that takes a line
+) -> dict:  # method -> fitted on all entries
     "Every method: hidden entries of both kinds, recovery, stability, cost. Returns the fits to all entries."
     models = {}
     for method in methods:
-        make = lambda s: make_factorization(method, n_components, scale, s, n_starts=n_starts, progress=progress)
+        make = lambda s: make_factorization(
+            method, n_components, scale, s, n_starts=n_starts, progress=progress
+        )
         shared = dict(model=method, role=ROLE(method), n=len(X))
         for what, words in HIDDEN.items():
-            if progress: progress(f'factorization {method}: hiding {words}')
+            if progress:
+                progress(f'factorization {method}: hiding {words}')
             gone = hide(X, hidden, what, seed)
-            errors, *_ = held_out_reconstruction(make(seed), X, gone, genes, omics) if gone.any() else (pd.DataFrame(columns=['omic', 'patient']),)
+            errors, *_ = (
+                held_out_reconstruction(make(seed), X, gone, genes, omics)
+                if gone.any()
+                else (pd.DataFrame(columns=['omic', 'patient']),)
+            )
             for o in omics:
-                part, field = errors[errors.omic == o], dict(shared, metric='reconstruction_r2', label=o, subset='test', estimator=words)
-                if part.patient.nunique() < 5: rows.not_estimable(f'{part.patient.nunique()} patients with hidden entries, 5 needed', **field); continue
+                part, field = (
+                    errors[errors.omic == o],
+                    dict(
+                        shared, metric='reconstruction_r2', label=o, subset='test', estimator=words
+                    ),
+                )
+                if part.patient.nunique() < 5:
+                    rows.not_estimable(
+                        f'{part.patient.nunique()} patients with hidden entries, 5 needed', **field
+                    )
+                    continue
                 i = r2_of(part, n_boot, seed)
-                rows.add(**field | dict(value=i.value, ci_low=i.low, ci_high=i.high, n=part.patient.nunique()))
-        if progress: progress(f'factorization {method}: all entries')
+                rows.add(
+                    **field
+                    | dict(value=i.value, ci_low=i.low, ci_high=i.high, n=part.patient.nunique())
+                )
+        if progress:
+            progress(f'factorization {method}: all entries')
         models[method], seconds, peak = fitted(make(seed), X, genes, omics)
-        runs = [models[method], *(make(seed + k).fit(X, genes=genes, omics=omics) for k in range(1, n_seeds))]
+        runs = [
+            models[method],
+            *(make(seed + k).fit(X, genes=genes, omics=omics) for k in range(1, n_seeds)),
+        ]
         scores = [m.transform(X) for m in runs]
         live = int((scores[0].std(0) > 1e-9).sum())
-        for metric, value in ('seconds', seconds), ('peak_memory_mb', peak), ('n_components', live): rows.add(**shared, metric=metric, value=value)
-        if n_seeds < 2: rows.not_estimable('one run', **shared, metric='stability')
+        for metric, value in ('seconds', seconds), ('peak_memory_mb', peak), ('n_components', live):
+            rows.add(**shared, metric=metric, value=value)
+        if n_seeds < 2:
+            rows.not_estimable('one run', **shared, metric='stability')
         else:
-            for least, label in (0, 'all components'), (MAIN, f'at least {MAIN:.0%} of the variance'):
-                value = stability([U[:, m.explained_.to_numpy() >= least] for U, m in zip(scores, runs)])
-                if np.isfinite(value): rows.add(**shared, metric='stability', label=label, value=value, estimator=f'{n_seeds} seeds')
-                else: rows.not_estimable('no such component in two runs', **shared, metric='stability', label=label, estimator=f'{n_seeds} seeds')
-        if truth is not None: recovery_rows(rows, scores[0], truth, n_permutations, seed, **shared)
+            for least, label in (
+                (0, 'all components'),
+                (MAIN, f'at least {MAIN:.0%} of the variance'),
+            ):
+                value = stability(
+                    [U[:, m.explained_.to_numpy() >= least] for U, m in zip(scores, runs)]
+                )
+                if np.isfinite(value):
+                    rows.add(
+                        **shared,
+                        metric='stability',
+                        label=label,
+                        value=value,
+                        estimator=f'{n_seeds} seeds',
+                    )
+                else:
+                    rows.not_estimable(
+                        'no such component in two runs',
+                        **shared,
+                        metric='stability',
+                        label=label,
+                        estimator=f'{n_seeds} seeds',
+                    )
+        if truth is not None:
+            recovery_rows(rows, scores[0], truth, n_permutations, seed, **shared)
     return models
 
+
 def recovery_rows(
-    rows:Rows,
-    U_hat, truth:pd.DataFrame, # [patients, components], [patients, programs]
-    n_permutations:int=50, seed:int=0,
+    rows: Rows,
+    U_hat,
+    truth: pd.DataFrame,  # [patients, components], [patients, programs]
+    n_permutations: int = 50,
+    seed: int = 0,
     **fields,  # of the rows, such as model and role
 ):
     "Canonical correlations (mean, least), each program by all components and by the closest, and the mean that patients in another order reach."
     canonical, each = recovery(U_hat, truth)
-    for label, value in ('mean', canonical.mean()), ('least', canonical.min()): rows.add(**fields, metric='program_recovery', label=label, value=value, estimator='canonical correlation')
-    for program, value in zip(truth.columns, each): rows.add(**fields, metric='program_recovery', label=program, value=value, estimator='multiple correlation')
-    for program, value in zip(truth.columns, matched(U_hat, truth)): rows.add(**fields, metric='program_match', label=program, value=value, estimator='closest component')
+    for label, value in ('mean', canonical.mean()), ('least', canonical.min()):
+        rows.add(
+            **fields,
+            metric='program_recovery',
+            label=label,
+            value=value,
+            estimator='canonical correlation',
+        )
+    for program, value in zip(truth.columns, each):
+        rows.add(
+            **fields,
+            metric='program_recovery',
+            label=program,
+            value=value,
+            estimator='multiple correlation',
+        )
+    for program, value in zip(truth.columns, matched(U_hat, truth)):
+        rows.add(
+            **fields,
+            metric='program_match',
+            label=program,
+            value=value,
+            estimator='closest component',
+        )
     rng = np.random.default_rng([seed, 72])
-    null = [recovery(U_hat, truth.to_numpy()[rng.permutation(len(truth))])[0].mean() for _ in range(n_permutations)]
-    if null: rows.add(**fields | dict(role='null'), metric='program_recovery', label='mean', value=np.mean(null), ci_low=np.quantile(null, .025), ci_high=np.quantile(null, .975), estimator=f'canonical correlation, {n_permutations} permutations')
+    null = [
+        recovery(U_hat, truth.to_numpy()[rng.permutation(len(truth))])[0].mean()
+        for _ in range(n_permutations)
+    ]
+    if null:
+        rows.add(
+            **fields | dict(role='null'),
+            metric='program_recovery',
+            label='mean',
+            value=np.mean(null),
+            ci_low=np.quantile(null, 0.025),
+            ci_high=np.quantile(null, 0.975),
+            estimator=f'canonical correlation, {n_permutations} permutations',
+        )
 
 # %% ../../nbs/04_conditions/02_factorizations.ipynb #e1231e48
 def compare_factors(
-    ours:pd.DataFrame,     # [patients, components]
-    released:pd.DataFrame, # [patients, components]
-    k:int=5,               # principal components kept of each
-    n_permutations:int=999, seed:int=0,
-) -> dict: # n, k, canonical [k], null_mean, null_low, null_high (of the mean), p; 'why' where it cannot be said
+    ours: pd.DataFrame,  # [patients, components]
+    released: pd.DataFrame,  # [patients, components]
+    k: int = 5,  # principal components kept of each
+    n_permutations: int = 999,
+    seed: int = 0,
+) -> dict:  # n, k, canonical [k], null_mean, null_low, null_high (of the mean), p; 'why' where it cannot be said
     "Canonical correlations of the first principal components of two sets of factors, with a permutation null."
     both = ours.index.intersection(released.index)
-    if len(both) < 4*k: return dict(n=len(both), k=k, why=f'{len(both)} patients have both, {4*k} needed for {k} against {k} components')
+    if len(both) < 4 * k:
+        return dict(
+            n=len(both),
+            k=k,
+            why=f'{len(both)} patients have both, {4 * k} needed for {k} against {k} components',
+        )
+
     def first(frame):
         z = frame.loc[both].to_numpy(float)
-        z = (z - z.mean(0))/np.where(z.std(0) > 1e-9, z.std(0), np.inf)
+        z = (z - z.mean(0)) / np.where(z.std(0) > 1e-9, z.std(0), np.inf)
         u, s, _ = np.linalg.svd(z, full_matrices=False)
-        return u[:, s > 1e-9*s[0]][:, :k]
+        return u[:, s > 1e-9 * s[0]][:, :k]
+
     a, b, rng = first(ours), first(released), np.random.default_rng([seed, 73])
-    canonical = np.clip(np.linalg.svd(a.T@b, compute_uv=False), 0, 1)
-    null = np.array([np.linalg.svd(a.T@b[rng.permutation(len(b))], compute_uv=False).mean() for _ in range(n_permutations)])
-    low, high = np.quantile(null, [.025, .975])
-    return dict(n=len(both), k=k, canonical=canonical, null_mean=null.mean(), null_low=low, null_high=high, p=(1 + (null >= canonical.mean() - 1e-12).sum())/(1 + n_permutations))
+    canonical = np.clip(np.linalg.svd(a.T @ b, compute_uv=False), 0, 1)
+    null = np.array(
+        [
+            np.linalg.svd(a.T @ b[rng.permutation(len(b))], compute_uv=False).mean()
+            for _ in range(n_permutations)
+        ]
+    )
+    low, high = np.quantile(null, [0.025, 0.975])
+    return dict(
+        n=len(both),
+        k=k,
+        canonical=canonical,
+        null_mean=null.mean(),
+        null_low=low,
+        null_high=high,
+        p=(1 + (null >= canonical.mean() - 1e-12).sum()) / (1 + n_permutations),
+    )
+
 
 def agreement_rows(
-    rows:Rows,
-    found:dict, # of `compare_factors`
+    rows: Rows,
+    found: dict,  # of `compare_factors`
     **fields,
 ):
     "Mean and first canonical correlation, and the mean under permutation."
     fields = dict(metric='factor_agreement', model='btf', n=found['n'], **fields)
-    if 'why' in found: return rows.not_estimable(found['why'], role='model', label='mean', **fields)
-    for label, value in ('mean', found['canonical'].mean()), ('first', found['canonical'][0]): rows.add(role='model', label=label, value=value, estimator=f'{found["k"]} x {found["k"]} components', **fields)
+    if 'why' in found:
+        return rows.not_estimable(found['why'], role='model', label='mean', **fields)
+    for label, value in ('mean', found['canonical'].mean()), ('first', found['canonical'][0]):
+        rows.add(
+            role='model',
+            label=label,
+            value=value,
+            estimator=f'{found["k"]} x {found["k"]} components',
+            **fields,
+        )
     rows.add(role='model', label='p', value=found['p'], estimator='permutation', **fields)
-    rows.add(role='null', label='mean', value=found['null_mean'], ci_low=found['null_low'], ci_high=found['null_high'], estimator='patients permuted', **fields)
+    rows.add(
+        role='null',
+        label='mean',
+        value=found['null_mean'],
+        ci_low=found['null_low'],
+        ci_high=found['null_high'],
+        estimator='patients permuted',
+        **fields,
+    )
 
 # %% ../../nbs/04_conditions/02_factorizations.ipynb #2970b8d0
 def cohort_tensor(
-    cohort:Cohort,
-    scales:dict|None=None, # omic -> scale, as for `radgen.conditions.btf.tensor`
-    n_genes:int=0,         # keep the genes that vary most, summed over omics of equal weight; 0: all
-) -> tuple: # X, patients, genes, omics; X is None where there is no tensor, and the second says why
+    cohort: Cohort,
+    scales: dict | None = None,  # omic -> scale, as for `radgen.conditions.btf.tensor`
+    n_genes: int = 0,  # keep the genes that vary most, summed over omics of equal weight; 0: all
+) -> (
+    tuple
+):  # X, patients, genes, omics; X is None where there is no tensor, and the second says why
     "The tensor of a cohort, or why there is none."
-    if len(cohort.omics) < 2: return None, f'cohort {cohort.name!r} has {len(cohort.omics)} raw omics, a tensor needs 2', [], []
+    if len(cohort.omics) < 2:
+        return (
+            None,
+            f'cohort {cohort.name!r} has {len(cohort.omics)} raw omics, a tensor needs 2',
+            [],
+            [],
+        )
     X, patients, genes, omics = tensor(cohort.omics, scales)
     keep = ~np.isnan(X).all((1, 2))
     X, patients = X[keep], patients[keep]
     if 0 < n_genes < len(genes):
         v = np.nanvar(X, 0)
-        best = np.sort(np.argsort(-np.nansum(v/np.nansum(v, 0), 1), kind='stable')[:n_genes])
+        best = np.sort(np.argsort(-np.nansum(v / np.nansum(v, 0), 1), kind='stable')[:n_genes])
         X, genes = X[:, best], [genes[g] for g in best]
     return X, patients, genes, omics
 
-def gene_sets_of(cohort:Cohort) -> dict: # name -> genes
+
+def gene_sets_of(cohort: Cohort) -> dict:  # name -> genes
     "The programs of a simulated genome, or the well-known sets."
-    if cohort.truth is None: return GENE_SETS
+    if cohort.truth is None:
+        return GENE_SETS
     led = cohort.truth.genes.program
     return {p: list(led.index[led == p]) for p in led.unique() if p != 'none'}
 
-def explained_rows(rows:Rows, model, **fields):
+
+def explained_rows(rows: Rows, model, **fields):
     "Share of variance and noise of a fitted tensor factorization."
-    for c, v in model.explained_.items(): rows.add(metric='explained_variance', label=c, value=v, model='btf', role='model', **fields)
-    for o, v in model.noise_.items(): rows.add(metric='noise_variance', label=o, value=v, model='btf', role='model', **fields)
+    for c, v in model.explained_.items():
+        rows.add(metric='explained_variance', label=c, value=v, model='btf', role='model', **fields)
+    for o, v in model.noise_.items():
+        rows.add(metric='noise_variance', label=o, value=v, model='btf', role='model', **fields)

@@ -8,72 +8,155 @@ __all__ = ['METHOD_NAMES', 'fig_factor_comparison', 'fig_relevance', 'fig_loadin
 # %% ../../nbs/04_conditions/04_plots.ipynb #bcde09d9
 import numpy as np
 import pandas as pd
+
 from ..core.style import PALETTE, SERIES_COLOURS, draw_estimates, new_figure, role_legend, say
 
 # %% ../../nbs/04_conditions/04_plots.ipynb #11b4ace0
-METHOD_NAMES = dict(btf='tensor, Bayesian', cp='tensor, least squares', mofa='MOFA', pca='PCA, side by side')
+METHOD_NAMES = dict(
+    btf='tensor, Bayesian', cp='tensor, least squares', mofa='MOFA', pca='PCA, side by side'
+)
+
 
 def fig_factor_comparison(
-    rows:pd.DataFrame, # rows of `comparison_rows`
+    rows: pd.DataFrame,  # rows of `comparison_rows`
 ):
     "R2 on hidden entries by omic, for scattered entries and for whole omics, and recovery of the true programs."
     rows = rows[rows.metric.isin(['reconstruction_r2', 'program_recovery'])]
-    r2, found = rows[rows.metric == 'reconstruction_r2'], rows[(rows.metric == 'program_recovery') & (rows.label == 'mean')]
+    r2, found = (
+        rows[rows.metric == 'reconstruction_r2'],
+        rows[(rows.metric == 'program_recovery') & (rows.label == 'mean')],
+    )
     omics, kinds = list(dict.fromkeys(r2.label)), list(dict.fromkeys(r2.estimator))
     lines = max(1, r2.model.nunique())
-    fig, axes = new_figure(.75 + (.42 + .17*lines)*max(1, len(kinds) + bool(len(found))), len(kinds) + 1, max(1, len(omics)))
+    fig, axes = new_figure(
+        0.75 + (0.42 + 0.17 * lines) * max(1, len(kinds) + bool(len(found))),
+        len(kinds) + 1,
+        max(1, len(omics)),
+    )
     for i, kind in enumerate(kinds):
         for j, omic in enumerate(omics):
             ax, part = axes[i, j], r2[(r2.estimator == kind) & (r2.label == omic)]
             good = part[(part.verdict == 'ok') & part.value.notna()]
-            if len(good): draw_estimates(ax, [(METHOD_NAMES.get(r.model, r.model) if not j else '', r, None) for _, r in good.iterrows()], 0, 'R2' if i + 1 == len(kinds) else '')
-            else: say(ax, part.verdict.iloc[0] if len(part) else 'not measured')
+            if len(good):
+                draw_estimates(
+                    ax,
+                    [
+                        (METHOD_NAMES.get(r.model, r.model) if not j else '', r, None)
+                        for _, r in good.iterrows()
+                    ],
+                    0,
+                    'R2' if i + 1 == len(kinds) else '',
+                )
+            else:
+                say(ax, part.verdict.iloc[0] if len(part) else 'not measured')
             ax.set_title(f'{omic}, {kind} hidden'.replace('scattered ', ''), fontsize=7)
-    for ax in axes[-1, 1:]: ax.remove()
+    for ax in axes[-1, 1:]:
+        ax.remove()
     ax, good = axes[-1, 0], found[(found.verdict == 'ok') & found.value.notna()]
     null = good[good.role == 'null'].set_index('model')
-    pairs = [(METHOD_NAMES.get(r.model, r.model), r, null.loc[r.model] if r.model in null.index else None) for _, r in good[good.role != 'null'].iterrows()]
-    if pairs: draw_estimates(ax, pairs, None, 'mean canonical correlation'), ax.set_xlim(0, 1.02), ax.set_title('True programs recovered', fontsize=7)
-    else: say(ax, found.verdict.iloc[0] if len(found) else 'the truth is not known')
-    role_legend(fig, pd.concat([r2, good]), dict(model='this project', control='alternatives', null='patients permuted, 95 %'))
+    pairs = [
+        (
+            METHOD_NAMES.get(r.model, r.model),
+            r,
+            null.loc[r.model] if r.model in null.index else None,
+        )
+        for _, r in good[good.role != 'null'].iterrows()
+    ]
+    if pairs:
+        (
+            draw_estimates(ax, pairs, None, 'mean canonical correlation'),
+            ax.set_xlim(0, 1.02),
+            ax.set_title('True programs recovered', fontsize=7),
+        )
+    else:
+        say(ax, found.verdict.iloc[0] if len(found) else 'the truth is not known')
+    role_legend(
+        fig,
+        pd.concat([r2, good]),
+        dict(model='this project', control='alternatives', null='patients permuted, 95 %'),
+    )
     return fig
 
 # %% ../../nbs/04_conditions/04_plots.ipynb #24704322
 def fig_relevance(
-    explained:pd.Series,        # share of variance, by component
-    omic_weights:pd.DataFrame,  # [omics, components], columns of length one
-    floor:float=1e-5,           # below it a component is switched off
+    explained: pd.Series,  # share of variance, by component
+    omic_weights: pd.DataFrame,  # [omics, components], columns of length one
+    floor: float = 1e-5,  # below it a component is switched off
 ):
     "Which components the model kept, and which omics they speak in."
-    fig, axes = new_figure(1.1 + .13*len(explained), 1, 2, sharey=True)
+    fig, axes = new_figure(1.1 + 0.13 * len(explained), 1, 2, sharey=True)
     y, live = np.arange(len(explained)), explained.to_numpy() > floor
-    axes[0, 0].barh(y, np.maximum(explained, floor), color=[PALETTE['model'] if k else PALETTE['reference'] for k in live], height=.7)
-    axes[0, 0].set(xscale='log', xlim=(floor*.8, 1), xlabel=f'share of variance ({live.sum()} of {len(live)} components on)', yticks=y, yticklabels=explained.index, ylim=(len(y) - .5, -.5))
+    axes[0, 0].barh(
+        y,
+        np.maximum(explained, floor),
+        color=[PALETTE['model'] if k else PALETTE['reference'] for k in live],
+        height=0.7,
+    )
+    axes[0, 0].set(
+        xscale='log',
+        xlim=(floor * 0.8, 1),
+        xlabel=f'share of variance ({live.sum()} of {len(live)} components on)',
+        yticks=y,
+        yticklabels=explained.index,
+        ylim=(len(y) - 0.5, -0.5),
+    )
     left = np.zeros(len(y))
     for k, (omic, w) in enumerate((omic_weights**2).iterrows()):
-        axes[0, 1].barh(y[live], w.to_numpy()[live], left=left[live], color=SERIES_COLOURS[k % len(SERIES_COLOURS)], height=.7, label=omic)
+        axes[0, 1].barh(
+            y[live],
+            w.to_numpy()[live],
+            left=left[live],
+            color=SERIES_COLOURS[k % len(SERIES_COLOURS)],
+            height=0.7,
+            label=omic,
+        )
         left += w.to_numpy()
-    axes[0, 1].set(xlabel='share of each omic (squared weight)', xlim=(0, 1)), axes[0, 1].legend(loc='lower center', bbox_to_anchor=(.5, 1), ncols=len(omic_weights))
-    for ax in axes.flat: ax.tick_params(axis='y', length=0)
+    (
+        axes[0, 1].set(xlabel='share of each omic (squared weight)', xlim=(0, 1)),
+        axes[0, 1].legend(loc='lower center', bbox_to_anchor=(0.5, 1), ncols=len(omic_weights)),
+    )
+    for ax in axes.flat:
+        ax.tick_params(axis='y', length=0)
     return fig
 
 # %% ../../nbs/04_conditions/04_plots.ipynb #0526689b
 def fig_loadings(
-    loadings:pd.DataFrame,  # [genes, components]
-    annotation:pd.DataFrame|None=None, # of radgen.btf.annotate
-    top:int=4,              # genes shown of each component
-    level:float=.05,        # adjusted p below which a set names its component
+    loadings: pd.DataFrame,  # [genes, components]
+    annotation: pd.DataFrame | None = None,  # of radgen.btf.annotate
+    top: int = 4,  # genes shown of each component
+    level: float = 0.05,  # adjusted p below which a set names its component
 ):
     "A heat map of the strongest genes of each component, with names."
     live = [c for c in loadings if loadings[c].abs().max() > 0]
-    if not live: fig, axes = new_figure(1.2); say(axes[0, 0], 'no component is on'); return fig
+    if not live:
+        fig, axes = new_figure(1.2)
+        say(axes[0, 0], 'no component is on')
+        return fig
     genes = list(dict.fromkeys(g for c in live for g in loadings[c].abs().nlargest(top).index))
-    named = {} if annotation is None else {r.component: r.set for r in annotation[annotation.p_adjusted < level].drop_duplicates('component').itertuples()}
+    named = (
+        {}
+        if annotation is None
+        else {
+            r.component: r.set
+            for r in annotation[annotation.p_adjusted < level]
+            .drop_duplicates('component')
+            .itertuples()
+        }
+    )
     table = loadings.loc[genes, live]
-    table = table/table.abs().max()
-    fig, axes = new_figure(min(8.5, .9 + .15*len(live)), width=min(7, 1.9 + .115*len(genes)))
-    image = axes[0, 0].imshow(table.T, cmap='RdBu_r', vmin=-1, vmax=1, aspect='auto', interpolation='nearest')
-    axes[0, 0].set_yticks(range(len(live)), [f'{c}  {named[c]}' if c in named else c for c in live], fontsize=6.2)
-    axes[0, 0].set_xticks(range(len(genes)), genes, rotation=90, fontsize=5.2 if len(genes) < 70 else 4)
-    axes[0, 0].tick_params(length=0), fig.colorbar(image, ax=axes[0, 0], label='loading / largest', fraction=.03, pad=.01)
+    table = table / table.abs().max()
+    fig, axes = new_figure(min(8.5, 0.9 + 0.15 * len(live)), width=min(7, 1.9 + 0.115 * len(genes)))
+    image = axes[0, 0].imshow(
+        table.T, cmap='RdBu_r', vmin=-1, vmax=1, aspect='auto', interpolation='nearest'
+    )
+    axes[0, 0].set_yticks(
+        range(len(live)), [f'{c}  {named[c]}' if c in named else c for c in live], fontsize=6.2
+    )
+    axes[0, 0].set_xticks(
+        range(len(genes)), genes, rotation=90, fontsize=5.2 if len(genes) < 70 else 4
+    )
+    (
+        axes[0, 0].tick_params(length=0),
+        fig.colorbar(image, ax=axes[0, 0], label='loading / largest', fraction=0.03, pad=0.01),
+    )
     return fig

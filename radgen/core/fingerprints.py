@@ -6,32 +6,37 @@
 __all__ = ['digest', 'imported_modules', 'source_text', 'code_digest', 'differences']
 
 # %% ../../nbs/01_core/05_fingerprints.ipynb #ce63e2c0
-from pathlib import Path
+import ast
 import hashlib
 import importlib.util
 import json
+from pathlib import Path
+
 import numpy as np
-import ast
 
 # %% ../../nbs/01_core/05_fingerprints.ipynb #8484027b
 def digest(
-    *parts, # tensors, arrays, text, or anything json can hold
-) -> str: # 16 hexadecimal digits
+    *parts,  # tensors, arrays, text, or anything json can hold
+) -> str:  # 16 hexadecimal digits
     "A short stable fingerprint."
     h = hashlib.sha256()
     for part in parts:
-        if hasattr(part, 'detach'): part = part.detach().cpu().numpy()
-        if isinstance(part, np.ndarray): h.update(f'{part.dtype}{part.shape}'.encode() + np.ascontiguousarray(part).tobytes())
-        else: h.update(json.dumps(part, sort_keys=True, default=str).encode())
+        if hasattr(part, 'detach'):
+            part = part.detach().cpu().numpy()
+        if isinstance(part, np.ndarray):
+            h.update(f'{part.dtype}{part.shape}'.encode() + np.ascontiguousarray(part).tobytes())
+        else:
+            h.update(json.dumps(part, sort_keys=True, default=str).encode())
     return h.hexdigest()[:16]
 
 # %% ../../nbs/01_core/05_fingerprints.ipynb #6b192b4a
 def imported_modules(
-    names,      # of modules, e.g. 'radgen.models.cpdm'; one outside the package is left out
+    names,  # of modules, e.g. 'radgen.models.cpdm'; one outside the package is left out
     within='',  # follow imports only inside these packages: a prefix, or a tuple of prefixes
-) -> list[str]: # the modules and all they import, directly or through others
+) -> list[str]:  # the modules and all they import, directly or through others
     "Follow imports through the package, in its source."
     import grimp
+
     graph = grimp.build_graph('radgen', cache_dir=None)
     start = {n for n in names if n in graph.modules}
     found, todo = set(start), list(start)
@@ -44,18 +49,20 @@ def imported_modules(
 
 # %% ../../nbs/01_core/05_fingerprints.ipynb #ce934fbc
 def source_text(
-    module:str, # dotted name
+    module: str,  # dotted name
 ) -> str:
     "The code of a module without comments, docstrings and layout."
     tree = ast.parse(Path(importlib.util.find_spec(module).origin).read_text(encoding='utf-8'))
     for node in ast.walk(tree):
         body = getattr(node, 'body', None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-            if isinstance(getattr(body[0].value, 'value', None), str): node.body = body[1:] or [ast.Pass()]
+            if isinstance(getattr(body[0].value, 'value', None), str):
+                node.body = body[1:] or [ast.Pass()]
     return ast.unparse(tree)
 
+
 def code_digest(
-    *modules:str, # dotted names; one that has no file (a notebook's own) is left out
+    *modules: str,  # dotted names; one that has no file (a notebook's own) is left out
 ) -> str:
     "A fingerprint of the code of modules and of what each imports from its own room."
     rooms = lambda m: m.rsplit('.', 1)[0]
@@ -64,15 +71,19 @@ def code_digest(
 
 # %% ../../nbs/01_core/05_fingerprints.ipynb #9a61c592
 def differences(
-    there:dict, # fingerprints of the checkpoint
-    here:dict,  # fingerprints of this training
-) -> str: # '' when they agree
+    there: dict,  # fingerprints of the checkpoint
+    here: dict,  # fingerprints of this training
+) -> str:  # '' when they agree
     "Name what differs between two trainings."
     said = []
     for part in here:
-        if there.get(part) == here[part]: continue
+        if there.get(part) == here[part]:
+            continue
         if isinstance(here[part], dict) and isinstance(there.get(part), dict):
-            names = [n for n in {**there[part], **here[part]} if there[part].get(n) != here[part].get(n)]
+            names = [
+                n for n in {**there[part], **here[part]} if there[part].get(n) != here[part].get(n)
+            ]
             said += [f'{n}: {there[part].get(n)} there, {here[part].get(n)} here' for n in names]
-        else: said.append(f'other {part}')
+        else:
+            said.append(f'other {part}')
     return '; '.join(said)

@@ -9,64 +9,135 @@ __all__ = ['LABEL_TEXTS', 'MODEL_NAMES', 'TRAINED_MODELS', 'ESTIMATORS', 'FIDELI
 
 # %% ../../nbs/01_core/07_names.ipynb #f55622d3
 import math
+
 import numpy as np
 
 # %% ../../nbs/01_core/07_names.ipynb #d53e6c5b
-LABEL_TEXTS = dict(subgroup='ER+/HER2+ subtype', er='ER', pr='PR', her2='HER2', survival='overall survival')
+LABEL_TEXTS = dict(
+    subgroup='ER+/HER2+ subtype', er='ER', pr='PR', her2='HER2', survival='overall survival'
+)
+
 
 def label_text(
-    name:str, # a label as the rows name it
+    name: str,  # a label as the rows name it
 ) -> str:
     "A label in words; a gene keeps its name."
     return LABEL_TEXTS.get(name, str(name))
 
 # %% ../../nbs/01_core/07_names.ipynb #94152030
 def value_text(
-    value, low=math.nan, high=math.nan,
-    digits:int=2,
-) -> str: # '0.82 [0.75, 0.88]'
+    value,
+    low=math.nan,
+    high=math.nan,
+    digits: int = 2,
+) -> str:  # '0.82 [0.75, 0.88]'
     "A number with its interval, where it has one."
-    if value is None or not math.isfinite(value): return 'n/a'
+    if value is None or not math.isfinite(value):
+        return 'n/a'
     ok = low is not None and high is not None and math.isfinite(low) and math.isfinite(high)
     return f'{value:,.{digits}f}' + (f' [{low:,.{digits}f}, {high:,.{digits}f}]' if ok else '')
 
 # %% ../../nbs/01_core/07_names.ipynb #ab1c796b
-MODEL_NAMES = dict(cpdm='CPDM', cpdm_unconditional='CPDM, unconditional', cpdm_paper='CPDM, paper preset', cvae='conditional VAE', cvae_paper='VAE, as released', cgan='conditional GAN',
-                   mean_image='mean training image', nearest_copy='nearest-condition copy', real='real against real', resized='the real image, reduced and enlarged')
+MODEL_NAMES = dict(
+    cpdm='CPDM',
+    cpdm_unconditional='CPDM, unconditional',
+    cpdm_paper='CPDM, paper preset',
+    cvae='conditional VAE',
+    cvae_paper='VAE, as released',
+    cgan='conditional GAN',
+    mean_image='mean training image',
+    nearest_copy='nearest-condition copy',
+    real='real against real',
+    resized='the real image, reduced and enlarged',
+)
 
-TRAINED_MODELS = tuple(MODEL_NAMES)[:6] # those that are trained, in the order of the tables
+TRAINED_MODELS = tuple(MODEL_NAMES)[:6]  # those that are trained, in the order of the tables
 
 ESTIMATORS = dict(single='single sample', mean='mean of n', best='best of n')
 
-FIDELITY_METRICS = dict(kid=('KID', 'lower'), radiomics_frechet=('FRD', 'lower'), legacy_fid_ratio=('legacy FID\n÷ mean image', 'lower'), inception_fid=('Inception FID', 'lower'), legacy_fid=('legacy FID', 'lower'),
-                        mse=('MSE', 'lower'), ssim=('SSIM', 'higher'))
+FIDELITY_METRICS = dict(
+    kid=('KID', 'lower'),
+    radiomics_frechet=('FRD', 'lower'),
+    legacy_fid_ratio=('legacy FID\n÷ mean image', 'lower'),
+    inception_fid=('Inception FID', 'lower'),
+    legacy_fid=('legacy FID', 'lower'),
+    mse=('MSE', 'lower'),
+    ssim=('SSIM', 'higher'),
+)
 
 # %% ../../nbs/01_core/07_names.ipynb #72da31f3
-OUTCOME_METRICS = dict(auroc='AUROC', auprc='AUPRC', concordance='C-index', concordance_ipcw="Uno's C")
+OUTCOME_METRICS = dict(
+    auroc='AUROC', auprc='AUPRC', concordance='C-index', concordance_ipcw="Uno's C"
+)
 
 # %% ../../nbs/01_core/07_names.ipynb #bbe8a1a0
 is_finite = lambda x: x is not None and isinstance(x, (int, float, np.number)) and math.isfinite(x)
 
 # %% ../../nbs/01_core/07_names.ipynb #e2d978b0
-DIGITS = dict(mse=4, kid=4, ssim=3, radiomics_frechet=2, legacy_fid=2, legacy_fid_ratio=2, inception_fid=1, auroc=2, auprc=2, concordance=2, concordance_ipcw=2, logrank_p=3,
-              retrieval=2, retrieval_top1=2, retrieval_difference=2, retrieval_p=3, copy_ratio=2, copy_z=2, copy_p=3, condition_sensitivity=2, probe_r=2, probe_r2=2, tstr_auroc=2, tstr_auroc_p=3, tstr_gain=2, confounding=2, extrapolation=2, ms_ssim=3, precision=2, recall=2, coverage=3)
+DIGITS = dict(
+    mse=4,
+    kid=4,
+    ssim=3,
+    radiomics_frechet=2,
+    legacy_fid=2,
+    legacy_fid_ratio=2,
+    inception_fid=1,
+    auroc=2,
+    auprc=2,
+    concordance=2,
+    concordance_ipcw=2,
+    logrank_p=3,
+    retrieval=2,
+    retrieval_top1=2,
+    retrieval_difference=2,
+    retrieval_p=3,
+    copy_ratio=2,
+    copy_z=2,
+    copy_p=3,
+    condition_sensitivity=2,
+    probe_r=2,
+    probe_r2=2,
+    tstr_auroc=2,
+    tstr_auroc_p=3,
+    tstr_gain=2,
+    confounding=2,
+    extrapolation=2,
+    ms_ssim=3,
+    precision=2,
+    recall=2,
+    coverage=3,
+)
+
 
 def number_text(
-    row, # one tidy row, or None
-    metric:str=None,
-) -> str: # '0.82 [0.75, 0.88]', or what is the matter
+    row,  # one tidy row, or None
+    metric: str = None,
+) -> str:  # '0.82 [0.75, 0.88]', or what is the matter
     "A row's number with its interval; the first words of its verdict when it has none."
-    if row is None: return '–'
-    if row.verdict != 'ok': return row.verdict.split(':')[0]
+    if row is None:
+        return '–'
+    if row.verdict != 'ok':
+        return row.verdict.split(':')[0]
     digits = DIGITS.get(metric or row.metric)
-    if digits is None: digits = 0 if float(row.value).is_integer() and abs(row.value) >= 10 else max(0, 2 - math.floor(math.log10(abs(row.value)))) if row.value else 0
+    if digits is None:
+        digits = (
+            0
+            if float(row.value).is_integer() and abs(row.value) >= 10
+            else max(0, 2 - math.floor(math.log10(abs(row.value))))
+            if row.value
+            else 0
+        )
     return value_text(row.value, row.ci_low, row.ci_high, min(digits, 6))
 
+
 def model_text(
-    name:str, # the field `model` of a row
+    name: str,  # the field `model` of a row
 ) -> str:
     "A model's name in words."
-    return MODEL_NAMES.get(name, {'omics_direct': 'omics without an image'}.get(name, name.replace('_', ' ')))
+    return MODEL_NAMES.get(
+        name, {'omics_direct': 'omics without an image'}.get(name, name.replace('_', ' '))
+    )
+
 
 count_text = lambda n: f'{n:,.0f}' if is_finite(n) else '–'
 
@@ -78,27 +149,86 @@ PAIRED_METRICS = ('legacy_fid', 'mse', 'ssim')
 name_lines = lambda metric: FIDELITY_METRICS[metric][0].replace('\n', ' ')
 
 # %% ../../nbs/01_core/07_names.ipynb #178fd86f
-def null_text(row) -> str: # '0.50 (0.40 to 0.61)'
+def null_text(row) -> str:  # '0.50 (0.40 to 0.61)'
     "A null's mean and 95 % range."
-    if row is None or row.verdict != 'ok': return number_text(row)
+    if row is None or row.verdict != 'ok':
+        return number_text(row)
     d = DIGITS.get(row.metric, 2)
-    return f'{row.value:.{d}f}' + (f' ({row.ci_low:.{d}f} to {row.ci_high:.{d}f})' if is_finite(row.ci_low) and is_finite(row.ci_high) else '')
+    return f'{row.value:.{d}f}' + (
+        f' ({row.ci_low:.{d}f} to {row.ci_high:.{d}f})'
+        if is_finite(row.ci_low) and is_finite(row.ci_high)
+        else ''
+    )
 
 # %% ../../nbs/01_core/07_names.ipynb #96ab718f
 METRIC_NAMES = {k: v[0].replace('\n', ' ') for k, v in FIDELITY_METRICS.items()} | dict(
-    copy_ratio='distance to the nearest training image, sample over real', nndr='nearest training image over the next, gap', copy_distance='distance to the nearest training image', retrieval_candidates='retrieval, other candidates', retrieval_top1_p='retrieval, true condition first, permutation p', permuted_mse='MSE with another patient’s condition', probe_r_p='condition read from real images, permutation p',
-    reconstruction_r2='R2 on hidden entries', program_recovery='true programs recovered (correlation)', program_match='true program, closest single component', stability='the same from other seeds', factor_agreement='agreement with the released factors (correlation)', n_components='components kept', one_hospital_share='series of a kind that occurs at one hospital', chosen_share='share of a hospital’s patients chosen',
-    tstr_gain='trained on these, tested on real: AUROC minus that of copies', tstr_auroc_p='trained on these, tested on real: permutation p', confounding_p='predicted, permutation p', extrapolation_p='extrapolation, p', fraction_out_of_range='features outside the training range', mse_ratio='MSE ÷ that of the mean image', coverage_left_out='repetitions without an interval', coverage_attainable='coverage that a perfect interval reaches',
-    ablation_mse='MSE, patients set aside', ablation_ssim='SSIM, patients set aside', ablation_validation_loss='denoising loss, patients set aside', copy_z='data-copying test, z', copy_p='data-copying test, permutation p', retrieval='retrieval of the true condition (0.5: chance)', retrieval_top1='retrieval, true condition first',
-    retrieval_difference='retrieval, difference of two models', retrieval_p='retrieval, permutation p', condition_sensitivity='change with the condition over change with the noise', permutation_importance='MSE gained by the right condition', probe_r2='condition read back from generated images, R²', probe_r='condition read from real images by that probe, r',
-    tstr_auroc='trained on these, tested on real: AUROC', confounding='balanced accuracy of predicting', extrapolation='unpaired patients beyond 95 % of the imaged', ms_ssim='MS-SSIM between two images (diversity)', precision='precision: generated among real', recall='recall: real among generated',
-    coverage='95 % interval contains its estimand', coverage_bias='bias of the estimate', coverage_width='mean width of the interval', training_steps='optimizer steps a fold', training_share='share of the released training length',
-    auroc='AUROC', auprc='AUPRC', concordance='C-index', concordance_ipcw="Uno's C", logrank_p='log-rank p', auroc_within_folds='AUROC within folds',
-    patients_generated='patients given a generated MRI', n_out_of_range='outside the training range', sibling_share='held-out images with a sibling in training', auroc_p='AUROC, permutation p', auprc_p='AUPRC, permutation p', concordance_p='C-index, permutation p', logrank_p_p='log-rank, permutation p',
-    n_permutations='permutations')
+    copy_ratio='distance to the nearest training image, sample over real',
+    nndr='nearest training image over the next, gap',
+    copy_distance='distance to the nearest training image',
+    retrieval_candidates='retrieval, other candidates',
+    retrieval_top1_p='retrieval, true condition first, permutation p',
+    permuted_mse='MSE with another patient’s condition',
+    probe_r_p='condition read from real images, permutation p',
+    reconstruction_r2='R2 on hidden entries',
+    program_recovery='true programs recovered (correlation)',
+    program_match='true program, closest single component',
+    stability='the same from other seeds',
+    factor_agreement='agreement with the released factors (correlation)',
+    n_components='components kept',
+    one_hospital_share='series of a kind that occurs at one hospital',
+    chosen_share='share of a hospital’s patients chosen',
+    tstr_gain='trained on these, tested on real: AUROC minus that of copies',
+    tstr_auroc_p='trained on these, tested on real: permutation p',
+    confounding_p='predicted, permutation p',
+    extrapolation_p='extrapolation, p',
+    fraction_out_of_range='features outside the training range',
+    mse_ratio='MSE ÷ that of the mean image',
+    coverage_left_out='repetitions without an interval',
+    coverage_attainable='coverage that a perfect interval reaches',
+    ablation_mse='MSE, patients set aside',
+    ablation_ssim='SSIM, patients set aside',
+    ablation_validation_loss='denoising loss, patients set aside',
+    copy_z='data-copying test, z',
+    copy_p='data-copying test, permutation p',
+    retrieval='retrieval of the true condition (0.5: chance)',
+    retrieval_top1='retrieval, true condition first',
+    retrieval_difference='retrieval, difference of two models',
+    retrieval_p='retrieval, permutation p',
+    condition_sensitivity='change with the condition over change with the noise',
+    permutation_importance='MSE gained by the right condition',
+    probe_r2='condition read back from generated images, R²',
+    probe_r='condition read from real images by that probe, r',
+    tstr_auroc='trained on these, tested on real: AUROC',
+    confounding='balanced accuracy of predicting',
+    extrapolation='unpaired patients beyond 95 % of the imaged',
+    ms_ssim='MS-SSIM between two images (diversity)',
+    precision='precision: generated among real',
+    recall='recall: real among generated',
+    coverage='95 % interval contains its estimand',
+    coverage_bias='bias of the estimate',
+    coverage_width='mean width of the interval',
+    training_steps='optimizer steps a fold',
+    training_share='share of the released training length',
+    auroc='AUROC',
+    auprc='AUPRC',
+    concordance='C-index',
+    concordance_ipcw="Uno's C",
+    logrank_p='log-rank p',
+    auroc_within_folds='AUROC within folds',
+    patients_generated='patients given a generated MRI',
+    n_out_of_range='outside the training range',
+    sibling_share='held-out images with a sibling in training',
+    auroc_p='AUROC, permutation p',
+    auprc_p='AUPRC, permutation p',
+    concordance_p='C-index, permutation p',
+    logrank_p_p='log-rank, permutation p',
+    n_permutations='permutations',
+)
+
 
 def metric_text(
-    metric:str, label:str='',
+    metric: str,
+    label: str = '',
 ) -> str:
     "A metric in words, with the label it is about."
     name = METRIC_NAMES.get(metric, metric.replace('_', ' '))

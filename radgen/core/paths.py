@@ -7,7 +7,6 @@ __all__ = ['PACKAGES', 'RadgenError', 'project_root', 'home', 'data_dir', 'runs_
            'atomic', 'sha256', 'write_json', 'read_json', 'package_versions', 'code_version', 'provenance']
 
 # %% ../../nbs/01_core/01_paths.ipynb #e06ac0f9
-from pathlib import Path
 import contextlib
 import hashlib
 import importlib.metadata
@@ -15,77 +14,90 @@ import json
 import os
 import platform
 import subprocess
+from pathlib import Path
 
 # %% ../../nbs/01_core/01_paths.ipynb #a69a7ecb
 class RadgenError(Exception):
     "An error the user can act on: one line that names what is wrong and what to do."
 
 # %% ../../nbs/01_core/01_paths.ipynb #7fb18878
-def project_root() -> Path: # the folder that holds settings.ini
+def project_root() -> Path:  # the folder that holds settings.ini
     "The project's folder: found upwards from the working directory, else beside the installed package."
     here = Path.cwd()
     package = Path(__file__).resolve().parents[2] if '__file__' in globals() else here
     for folder in [here, *here.parents, package]:
-        if (folder/'settings.ini').exists() and (folder/'nbs').exists(): return folder
+        if (folder / 'settings.ini').exists() and (folder / 'nbs').exists():
+            return folder
     raise RadgenError(f'no radgen project at or above {here}: run inside a clone of the repository')
 
 # %% ../../nbs/01_core/01_paths.ipynb #5b78eba4
-def home() -> Path: # holds runs/ and figures/
+def home() -> Path:  # holds runs/ and figures/
     "The folder of results: `RADGEN_HOME`, by default the project itself."
     return Path(os.environ.get('RADGEN_HOME') or project_root()).resolve()
 
+
 def data_dir(
-    name:str, # a data set, e.g. 'published'
-) -> Path: # its folder in the cache (it need not exist yet)
+    name: str,  # a data set, e.g. 'published'
+) -> Path:  # its folder in the cache (it need not exist yet)
     "Where a data set is cached: below `RADGEN_DATA`, else below the user's own cache folder."
     root = os.environ.get('RADGEN_DATA')
-    if root: return Path(root).expanduser().resolve()/name
+    if root:
+        return Path(root).expanduser().resolve() / name
     import pooch
-    return Path(pooch.os_cache('radgen'))/name
+
+    return Path(pooch.os_cache('radgen')) / name
+
 
 def runs_dir(
-    cohort:str,  # 'phantom', 'published', ...
-    profile:str, # 'smoke', 'quick' or 'full'
-) -> Path: # runs/<cohort>/<profile>, created
+    cohort: str,  # 'phantom', 'published', ...
+    profile: str,  # 'smoke', 'quick' or 'full'
+) -> Path:  # runs/<cohort>/<profile>, created
     "Where a run keeps everything that git ignores."
-    folder = home()/'runs'/cohort/profile
+    folder = home() / 'runs' / cohort / profile
     make_folder(folder)
     return folder
+
 
 def figures_dir(
-    cohort:str,  # 'phantom', 'published', ...
-    profile:str, # 'smoke', 'quick' or 'full'
-) -> Path: # figures/<cohort>/<profile>, created
+    cohort: str,  # 'phantom', 'published', ...
+    profile: str,  # 'smoke', 'quick' or 'full'
+) -> Path:  # figures/<cohort>/<profile>, created
     "Where a run leaves the tables and plots that are committed."
-    folder = home()/'figures'/cohort/profile
+    folder = home() / 'figures' / cohort / profile
     make_folder(folder)
     return folder
 
+
 def make_folder(
-    folder:str|Path, # made with its parents
+    folder: str | Path,  # made with its parents
 ) -> Path:
     "Create a folder, or say in one line why it cannot be."
     folder = Path(folder)
-    try: folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise RadgenError(f'{folder}: cannot create this folder ({e.strerror}); set RADGEN_HOME to a writable place') from e
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise RadgenError(
+            f'{folder}: cannot create this folder ({e.strerror}); set RADGEN_HOME to a writable place'
+        ) from e
     return folder
 
 # %% ../../nbs/01_core/01_paths.ipynb #2f485b42
 def model_dir(
-    cohort:str, profile:str,
-    condition:str, # 'multiomic' or 'expression'
-    model:str,     # 'cpdm', ...
-    protocol:str,  # 'paper' or 'patient'
-    fold:int|str,  # a fold's number, or 'final' for the model of all imaged patients
-) -> Path: # runs/<cohort>/<profile>/<condition>/<model>/<protocol>/fold<k>
+    cohort: str,
+    profile: str,
+    condition: str,  # 'multiomic' or 'expression'
+    model: str,  # 'cpdm', ...
+    protocol: str,  # 'paper' or 'patient'
+    fold: int | str,  # a fold's number, or 'final' for the model of all imaged patients
+) -> Path:  # runs/<cohort>/<profile>/<condition>/<model>/<protocol>/fold<k>
     "Where one trained model lives."
     last = f'fold{fold}' if str(fold) != 'final' else 'final'
-    return runs_dir(cohort, profile)/condition/model/protocol/last
+    return runs_dir(cohort, profile) / condition / model / protocol / last
 
 # %% ../../nbs/01_core/01_paths.ipynb #c5ffa885
 @contextlib.contextmanager
 def atomic(
-    path:str|Path, # the destination
+    path: str | Path,  # the destination
 ):
     "A temporary path beside `path`, renamed to it when the block succeeds and removed when it does not."
     path = Path(path)
@@ -93,61 +105,98 @@ def atomic(
     tmp = path.with_name(f'.{path.name}.{os.getpid()}.part{path.suffix}')
     try:
         yield tmp
-        with open(tmp, 'rb+') as f: os.fsync(f.fileno())
+        with open(tmp, 'rb+') as f:
+            os.fsync(f.fileno())
         os.replace(tmp, path)
     except OSError as e:
-        raise RadgenError(f'{path}: cannot be written ({e.strerror or e}); free some space or choose another folder, then run again') from e
+        raise RadgenError(
+            f'{path}: cannot be written ({e.strerror or e}); free some space or choose another folder, then run again'
+        ) from e
     finally:
-        with contextlib.suppress(OSError): tmp.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            tmp.unlink(missing_ok=True)
 
 # %% ../../nbs/01_core/01_paths.ipynb #4d14b41b
 def sha256(
-    path:str|Path,
-) -> str: # 64 hexadecimal digits
+    path: str | Path,
+) -> str:  # 64 hexadecimal digits
     "The SHA-256 checksum of a file."
-    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
+    with open(path, 'rb') as f:
+        return hashlib.file_digest(f, 'sha256').hexdigest()
+
 
 def write_json(
-    path:str|Path, obj, # anything json can hold; numpy scalars become numbers, paths their text
+    path: str | Path,
+    obj,  # anything json can hold; numpy scalars become numbers, paths their text
 ):
     "Write JSON atomically, keys in the given order."
-    plain = lambda o: o.item() if hasattr(o, 'item') else o.tolist() if hasattr(o, 'tolist') else str(o)
-    with atomic(path) as tmp: tmp.write_text(json.dumps(obj, indent=1, default=plain) + '\n')
+    plain = lambda o: (
+        o.item() if hasattr(o, 'item') else o.tolist() if hasattr(o, 'tolist') else str(o)
+    )
+    with atomic(path) as tmp:
+        tmp.write_text(json.dumps(obj, indent=1, default=plain) + '\n')
+
 
 def read_json(
-    path:str|Path,
+    path: str | Path,
 ):
     "Read JSON, or say in one line which file is missing or broken."
-    try: return json.loads(Path(path).read_text())
-    except FileNotFoundError: raise RadgenError(f'{path}: no such file') from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as e: raise RadgenError(f'{path}: not readable as JSON ({e}); delete it and run again') from None
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise RadgenError(f'{path}: no such file') from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        raise RadgenError(f'{path}: not readable as JSON ({e}); delete it and run again') from None
 
 # %% ../../nbs/01_core/01_paths.ipynb #aff8c2ac
-PACKAGES = '''numpy scipy pandas scikit-learn torch denoising-diffusion-pytorch ema-pytorch accelerate diffusers torchmetrics
-pyradiomics xgboost lifelines shap papermill snakemake nbdev'''.split()
+PACKAGES = """numpy scipy pandas scikit-learn torch denoising-diffusion-pytorch ema-pytorch accelerate diffusers torchmetrics
+pyradiomics xgboost lifelines shap papermill snakemake nbdev""".split()
 
-def package_versions() -> dict[str, str|None]: # name -> version, None when absent
+
+def package_versions() -> dict[str, str | None]:  # name -> version, None when absent
     "Installed versions of the packages that results depend on."
+
     def version(name):
-        try: return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError: return None
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            return None
+
     return {name: version(name) for name in PACKAGES}
 
-def code_version() -> str: # e.g. '1a2b3c4' or '1a2b3c4+changes'
+
+def code_version() -> str:  # e.g. '1a2b3c4' or '1a2b3c4+changes'
     "The commit of the running code, marked when the tree has uncommitted changes to code or notebooks."
+
     def git(*args):
-        return subprocess.run(['git', '-C', str(project_root()), *args], capture_output=True, text=True, timeout=20)
+        return subprocess.run(
+            ['git', '-C', str(project_root()), *args], capture_output=True, text=True, timeout=20
+        )
+
     try:
         head = git('rev-parse', '--short=12', 'HEAD')
-        if head.returncode: return 'not under version control'
-        dirty = git('status', '--porcelain', '--', 'nbs', 'radgen', 'config', 'Snakefile').stdout.strip()
+        if head.returncode:
+            return 'not under version control'
+        dirty = git(
+            'status', '--porcelain', '--', 'nbs', 'radgen', 'config', 'Snakefile'
+        ).stdout.strip()
         return head.stdout.strip() + ('+changes' if dirty else '')
-    except (OSError, subprocess.SubprocessError, RadgenError): return 'not under version control'
+    except (OSError, subprocess.SubprocessError, RadgenError):
+        return 'not under version control'
+
 
 def provenance(
-    **facts, # whatever the caller knows: parameters, seed, data checksums, wall time, peak memory
+    **facts,  # whatever the caller knows: parameters, seed, data checksums, wall time, peak memory
 ) -> dict:
     "What a result was computed from."
     import datetime
-    return dict(code=code_version(), packages=package_versions(), python=platform.python_version(), platform=f'{platform.system()} {platform.machine()}',
-                cores=os.cpu_count(), written=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'), **facts)
+
+    return dict(
+        code=code_version(),
+        packages=package_versions(),
+        python=platform.python_version(),
+        platform=f'{platform.system()} {platform.machine()}',
+        cores=os.cpu_count(),
+        written=datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+        **facts,
+    )

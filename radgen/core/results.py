@@ -8,16 +8,18 @@ __all__ = ['COLUMNS', 'ROLES', 'NUMBERS', 'MIN_CLASS', 'MIN_EVENTS', 'MIN_AUDITE
            'add_interval_row', 'Null', 'null_rows']
 
 # %% ../../nbs/01_core/06_results.ipynb #90e1d566
+import math
 from dataclasses import dataclass
 from pathlib import Path
-import math
+
 import numpy as np
 import pandas as pd
+
 from .paths import RadgenError, atomic
 
 # %% ../../nbs/01_core/06_results.ipynb #5bdeb234
-COLUMNS = '''cohort profile image_size condition protocol model role estimator subset extractor classifier label metric value ci_low ci_high
-n n_events n_folds n_imaged sampler steps guidance seed verdict source_notebook'''.split()
+COLUMNS = """cohort profile image_size condition protocol model role estimator subset extractor classifier label metric value ci_low ci_high
+n n_events n_folds n_imaged sampler steps guidance seed verdict source_notebook""".split()
 
 ROLES = ('model', 'control', 'reference', 'chance', 'null', 'upper_bound')
 
@@ -26,91 +28,122 @@ NUMBERS = 'image_size value ci_low ci_high n n_events n_folds n_imaged steps gui
 # %% ../../nbs/01_core/06_results.ipynb #48572e3d
 class Rows:
     "A collector of tidy rows that share some fields."
-    def __init__(self, **fixed): # fields shared by every row
+
+    def __init__(self, **fixed):  # fields shared by every row
         self.fixed, self.rows = self._known(fixed), []
 
     @staticmethod
     def _known(fields):
         unknown = set(fields) - set(COLUMNS)
-        if unknown: raise RadgenError(f'unknown result field {sorted(unknown)[0]!r}; known: {", ".join(COLUMNS)}')
+        if unknown:
+            raise RadgenError(
+                f'unknown result field {sorted(unknown)[0]!r}; known: {", ".join(COLUMNS)}'
+            )
         return fields
 
-    def add(self, **fields) -> dict: # the row
+    def add(self, **fields) -> dict:  # the row
         "Append one row; `verdict` is `ok` unless given, and a missing value must say why it is missing."
         row = dict.fromkeys(COLUMNS) | self.fixed | self._known(fields)
         row['verdict'] = row['verdict'] or 'ok'
-        if row['role'] not in ROLES and not (row['role'] is None and row['model'] is None): raise RadgenError(f'role {row["role"]!r} is none of {", ".join(ROLES)}')
-        if not row['metric']: raise RadgenError('a result row needs a metric')
+        if row['role'] not in ROLES and not (row['role'] is None and row['model'] is None):
+            raise RadgenError(f'role {row["role"]!r} is none of {", ".join(ROLES)}')
+        if not row['metric']:
+            raise RadgenError('a result row needs a metric')
         value = row['value']
         if row['verdict'] == 'ok' and (value is None or not math.isfinite(value)):
-            raise RadgenError(f'{row["metric"]}: value {value} cannot be `ok`; give a verdict that says why')
+            raise RadgenError(
+                f'{row["metric"]}: value {value} cannot be `ok`; give a verdict that says why'
+            )
         self.rows.append(row)
         return row
 
-    def not_estimable(self, why:str, **fields) -> dict:
+    def not_estimable(self, why: str, **fields) -> dict:
         "Append a row without a value, for a quantity these data cannot estimate."
         return self.add(**{'value': None, **fields, 'verdict': f'not estimable: {why}'})
 
-    def unavailable(self, why:str, **fields) -> dict:
+    def unavailable(self, why: str, **fields) -> dict:
         "Append a row without a value, for a quantity whose means are not at hand."
         return self.add(**{'value': None, **fields, 'verdict': f'unavailable: {why}'})
 
-    def extend(self, frame:pd.DataFrame):
+    def extend(self, frame: pd.DataFrame):
         "Append rows computed elsewhere."
-        for r in frame.to_dict('records'): self.add(**{k: v for k, v in r.items() if not (isinstance(v, float) and math.isnan(v))})
+        for r in frame.to_dict('records'):
+            self.add(**{k: v for k, v in r.items() if not (isinstance(v, float) and math.isnan(v))})
 
-    def frame(self) -> pd.DataFrame: # one row a number, columns COLUMNS
+    def frame(self) -> pd.DataFrame:  # one row a number, columns COLUMNS
         "The rows as a table."
         return as_rows(pd.DataFrame(self.rows, columns=COLUMNS))
 
-def as_rows(frame:pd.DataFrame) -> pd.DataFrame:
+
+def as_rows(frame: pd.DataFrame) -> pd.DataFrame:
     "The same table with the schema's columns, order and types."
     frame = frame.reindex(columns=COLUMNS)
-    for c in NUMBERS: frame[c] = pd.to_numeric(frame[c]).astype(float)
+    for c in NUMBERS:
+        frame[c] = pd.to_numeric(frame[c]).astype(float)
     return frame
 
 # %% ../../nbs/01_core/06_results.ipynb #8d99412f
 def write_rows(
-    frame:pd.DataFrame, path:str|Path,
+    frame: pd.DataFrame,
+    path: str | Path,
 ):
     "Write tidy rows as CSV, atomically; 6 significant digits."
-    with atomic(path) as tmp: as_rows(frame).to_csv(tmp, index=False, float_format='%.6g')
+    with atomic(path) as tmp:
+        as_rows(frame).to_csv(tmp, index=False, float_format='%.6g')
+
 
 def read_rows(
-    *paths:str|Path, # one or more files written by `write_rows`
+    *paths: str | Path,  # one or more files written by `write_rows`
 ) -> pd.DataFrame:
     "Read and stack tidy rows."
     frames = []
     for path in paths:
-        try: frame = pd.read_csv(path, keep_default_na=False, na_values=[''], dtype={c: str for c in COLUMNS if c not in NUMBERS})
-        except FileNotFoundError: raise RadgenError(f'{path}: no such file; run the notebook that writes it') from None
+        try:
+            frame = pd.read_csv(
+                path,
+                keep_default_na=False,
+                na_values=[''],
+                dtype={c: str for c in COLUMNS if c not in NUMBERS},
+            )
+        except FileNotFoundError:
+            raise RadgenError(f'{path}: no such file; run the notebook that writes it') from None
         missing = [c for c in COLUMNS if c not in frame]
-        if missing: raise RadgenError(f'{path}: column {missing[0]!r} is missing; it was not written by this version')
+        if missing:
+            raise RadgenError(
+                f'{path}: column {missing[0]!r} is missing; it was not written by this version'
+            )
         frames.append(as_rows(frame))
     frames = [f for f in frames if len(f)]
-    return as_rows(pd.concat(frames, ignore_index=True)) if frames else as_rows(pd.DataFrame(columns=COLUMNS))
+    return (
+        as_rows(pd.concat(frames, ignore_index=True))
+        if frames
+        else as_rows(pd.DataFrame(columns=COLUMNS))
+    )
 
 # %% ../../nbs/01_core/06_results.ipynb #b8b40f30
 @dataclass(frozen=True)
 class Interval:
     "An estimate with its interval."
+
     value: float
     low: float
     high: float
-    n_boot_used: int = 0 # resamples in which the statistic was defined
+    n_boot_used: int = 0  # resamples in which the statistic was defined
+
 
 def _by_patient(patients):
     codes, names = pd.factorize(np.asarray(patients))
     order = np.argsort(codes, kind='stable')
     return np.split(order, np.cumsum(np.bincount(codes, minlength=len(names)))[:-1])
 
+
 def patient_bootstrap(
-    statistic,          # callable(*arrays) -> float; nan where undefined
-    patients,           # [n] patient of each row
-    *arrays,            # [n, ...] each, resampled together
-    n_boot:int=1000,
-    seed:int=0,
-    level:float=0.95,
+    statistic,  # callable(*arrays) -> float; nan where undefined
+    patients,  # [n] patient of each row
+    *arrays,  # [n, ...] each, resampled together
+    n_boot: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> Interval:
     "Percentile bootstrap over patients (Efron & Tibshirani 1993, chapter 13)."
     arrays = [np.asarray(a) for a in arrays]
@@ -125,61 +158,76 @@ def patient_bootstrap(
         draws.append(float(statistic(*(a[idx] for a in arrays))))
     draws = np.array(draws)
     draws = draws[np.isfinite(draws)]
-    if len(draws) < max(20, n_boot/2): return Interval(value, math.nan, math.nan, len(draws))
-    low, high = np.quantile(draws, [(1-level)/2, (1+level)/2])
+    if len(draws) < max(20, n_boot / 2):
+        return Interval(value, math.nan, math.nan, len(draws))
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, float(low), float(high), len(draws))
 
 # %% ../../nbs/01_core/06_results.ipynb #484d49e8
 def patient_jackknife(
-    statistic,          # callable(*arrays) -> float
-    patients,           # [n] patient of each row
-    *arrays,            # [n, ...] each
-    level:float=0.95,
+    statistic,  # callable(*arrays) -> float
+    patients,  # [n] patient of each row
+    *arrays,  # [n, ...] each
+    level: float = 0.95,
 ) -> Interval:
     "Leave-one-patient-out jackknife with a t interval (Efron & Tibshirani 1993, chapter 11)."
     from scipy import stats
+
     arrays = [np.asarray(a) for a in arrays]
     value, groups, n = float(statistic(*arrays)), _by_patient(patients), len(arrays[0])
     m = len(groups)
-    if m < 3: return Interval(value, math.nan, math.nan)
+    if m < 3:
+        return Interval(value, math.nan, math.nan)
     left = np.array([float(statistic(*(np.delete(a, g, axis=0) for a in arrays))) for g in groups])
-    if not np.isfinite(left).all(): return Interval(value, math.nan, math.nan)
-    half = stats.t.ppf((1+level)/2, m-1)*math.sqrt((m-1)/m*((left-left.mean())**2).sum())
-    return Interval(value, value-half, value+half, m)
+    if not np.isfinite(left).all():
+        return Interval(value, math.nan, math.nan)
+    half = stats.t.ppf((1 + level) / 2, m - 1) * math.sqrt(
+        (m - 1) / m * ((left - left.mean()) ** 2).sum()
+    )
+    return Interval(value, value - half, value + half, m)
 
 # %% ../../nbs/01_core/06_results.ipynb #73ea47c3
 MIN_CLASS = 10  # patients in the smaller class
 
-MIN_EVENTS = 10 # observed events
+MIN_EVENTS = 10  # observed events
+
 
 def class_verdict(
-    y, # [n] labels in {0, 1}, nan where unknown
-) -> str: # 'ok' or 'not estimable: why'
+    y,  # [n] labels in {0, 1}, nan where unknown
+) -> str:  # 'ok' or 'not estimable: why'
     "May a classifier be trained and judged on these labels?"
     y = pd.Series(np.asarray(y, dtype=float)).dropna()
     small, n = int(min((y == 1).sum(), (y == 0).sum())), len(y)
-    return 'ok' if small >= MIN_CLASS else f'not estimable: {small} patients in the smaller class of {n}, {MIN_CLASS} needed'
+    return (
+        'ok'
+        if small >= MIN_CLASS
+        else f'not estimable: {small} patients in the smaller class of {n}, {MIN_CLASS} needed'
+    )
+
 
 def event_verdict(
-    event, # [n] 1 where the event was observed
+    event,  # [n] 1 where the event was observed
 ) -> str:
     "May a survival model be trained and judged on these events?"
     events = int(np.nansum(np.asarray(event, dtype=float)))
     return 'ok' if events >= MIN_EVENTS else f'not estimable: {events} events, {MIN_EVENTS} needed'
 
 # %% ../../nbs/01_core/06_results.ipynb #68d0c187
-MIN_AUDITED = 5 # patients
+MIN_AUDITED = 5  # patients
+
 
 def check_sample_size(
-    n:int,      # patients there are
-    needed:int=MIN_AUDITED,
-    what:str='patients',
-) -> str: # 'ok' or the reason
+    n: int,  # patients there are
+    needed: int = MIN_AUDITED,
+    what: str = 'patients',
+) -> str:  # 'ok' or the reason
     "Whether there are as many as a quantity needs."
     return 'ok' if n >= needed else f'{n} {what}, {needed} needed'
 
-def add_interval_row(rows, interval, **fields): # a row, or the reason why there is none
-    if not math.isfinite(interval.value): return rows.not_estimable('undefined on these images', **fields)
+
+def add_interval_row(rows, interval, **fields):  # a row, or the reason why there is none
+    if not math.isfinite(interval.value):
+        return rows.not_estimable('undefined on these images', **fields)
     low, high = (x if math.isfinite(x) else None for x in (interval.low, interval.high))
     return rows.add(value=interval.value, ci_low=low, ci_high=high, **fields)
 
@@ -187,24 +235,40 @@ def add_interval_row(rows, interval, **fields): # a row, or the reason why there
 @dataclass(frozen=True)
 class Null:
     "A statistic under permutation, beside its observed value."
+
     observed: float
-    values: np.ndarray # [permutations]
+    values: np.ndarray  # [permutations]
 
     @property
     def p(self) -> float:
         "One-sided: (1 + permutations at least as high)/(1 + permutations)."
         v = self.values[np.isfinite(self.values)]
-        return float((1 + (v >= self.observed - 1e-12).sum())/(1 + len(v)))
+        return float((1 + (v >= self.observed - 1e-12).sum()) / (1 + len(v)))
+
     def interval(self) -> Interval:
         "Mean and 95 % range."
         v = self.values[np.isfinite(self.values)]
-        return Interval(float(v.mean()), *map(float, np.quantile(v, [.025, .975])), len(v)) if len(v) else Interval(math.nan, math.nan, math.nan)
+        return (
+            Interval(float(v.mean()), *map(float, np.quantile(v, [0.025, 0.975])), len(v))
+            if len(v)
+            else Interval(math.nan, math.nan, math.nan)
+        )
+
 
 def null_rows(
-    rows:Rows, null:Null, metric:str,
+    rows: Rows,
+    null: Null,
+    metric: str,
     **fields,
 ):
     "Mean and 95 % range of a null, and its p value; `estimator` says how many permutations made it."
-    row = fields | dict(role='null', estimator=f'{int(np.isfinite(null.values).sum())} permutations')
+    row = fields | dict(
+        role='null', estimator=f'{int(np.isfinite(null.values).sum())} permutations'
+    )
     add_interval_row(rows, null.interval(), metric=metric, **row)
-    add_interval_row(rows, Interval(null.p if math.isfinite(null.observed) else math.nan, math.nan, math.nan), metric=f'{metric}_p', **row)
+    add_interval_row(
+        rows,
+        Interval(null.p if math.isfinite(null.observed) else math.nan, math.nan, math.nan),
+        metric=f'{metric}_p',
+        **row,
+    )

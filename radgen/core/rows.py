@@ -8,57 +8,85 @@ __all__ = ['AUDIT_NOTEBOOKS', 'EXTRACTORS', 'CLASSIFIERS', 'WHOLE_SET', 'ok_rows
 
 # %% ../../nbs/01_core/08_rows.ipynb #78fca8a5
 import pandas as pd
-from .results import as_rows
+
 from .names import ESTIMATORS
+from .results import as_rows
 
 # %% ../../nbs/01_core/08_rows.ipynb #c0add4e4
-AUDIT_NOTEBOOKS = ('07a', '07b', '07c', '07d') # notebooks of the audit, the coverage study, the learning curve, the ablations
+AUDIT_NOTEBOOKS = (
+    '07a',
+    '07b',
+    '07c',
+    '07d',
+)  # notebooks of the audit, the coverage study, the learning curve, the ablations
 
-def ok_rows(rows): return rows[(rows.verdict == 'ok') & rows.value.notna()]
+
+def ok_rows(rows):
+    return rows[(rows.verdict == 'ok') & rows.value.notna()]
+
 
 def own_rows(
-    rows:pd.DataFrame, # tidy rows
+    rows: pd.DataFrame,  # tidy rows
 ) -> pd.DataFrame:
     "The rows of the study itself, without those of the audit, the coverage study, the learning curve and the ablations."
     return rows[~rows.source_notebook.fillna('').astype(str).str.startswith(AUDIT_NOTEBOOKS)]
 
+
 def of_samples(
-    rows:pd.DataFrame, # tidy rows
+    rows: pd.DataFrame,  # tidy rows
 ) -> pd.DataFrame:
     "The rows of this run's own folds: those over many fold assignments (an audit of the controls) are left to their own table."
     rows = own_rows(rows)
     return rows[rows.estimator.isna() | rows.estimator.isin(['', *ESTIMATORS])]
 
+
 def quotable(
-    rows:pd.DataFrame, # tidy rows
+    rows: pd.DataFrame,  # tidy rows
 ) -> pd.DataFrame:
     "Fidelity at the size at which it is quoted: legacy FID at 128 pixels only, since it grows with the image; MSE and SSIM at 128 where they were asked there; its ratio at the size of generation."
-    if not len(rows): return rows
-    key = rows[['condition', 'protocol', 'model', 'role', 'metric', 'source_notebook']].fillna('').astype(str).agg('|'.join, axis=1)
+    if not len(rows):
+        return rows
+    key = (
+        rows[['condition', 'protocol', 'model', 'role', 'metric', 'source_notebook']]
+        .fillna('')
+        .astype(str)
+        .agg('|'.join, axis=1)
+    )
     large, small = rows.image_size == 128, rows.image_size.notna() & (rows.image_size != 128)
-    drop = small & ((rows.metric == 'legacy_fid') | rows.metric.isin(['mse', 'ssim']) & key.isin(key[large])) | large & (rows.metric == 'legacy_fid_ratio') & key.isin(key[small])
+    drop = small & (
+        (rows.metric == 'legacy_fid') | rows.metric.isin(['mse', 'ssim']) & key.isin(key[large])
+    ) | large & (rows.metric == 'legacy_fid_ratio') & key.isin(key[small])
     return rows[~drop]
 
 # %% ../../nbs/01_core/08_rows.ipynb #b1611264
 def known_truth(
-    rows:pd.DataFrame, # tidy rows
-) -> pd.Series: # bool
+    rows: pd.DataFrame,  # tidy rows
+) -> pd.Series:  # bool
     "Which upper bounds come from a simulation's own truth (a field says 'truth') rather than from the omics without an image."
-    named = rows[['model', 'extractor', 'classifier', 'estimator']].fillna('').astype(str).agg(' '.join, axis=1) if len(rows) else pd.Series(False, index=rows.index).astype(str)
+    named = (
+        rows[['model', 'extractor', 'classifier', 'estimator']]
+        .fillna('')
+        .astype(str)
+        .agg(' '.join, axis=1)
+        if len(rows)
+        else pd.Series(False, index=rows.index).astype(str)
+    )
     return (rows.role == 'upper_bound') & named.str.contains('truth')
 
+
 def without_image(
-    rows:pd.DataFrame, # tidy rows of outcomes
-) -> pd.Series: # bool
+    rows: pd.DataFrame,  # tidy rows of outcomes
+) -> pd.Series:  # bool
     "Which rows are scores of the omics without an image: the trivial control of every outcome, and its upper bound."
     return rows.role.isin(['control', 'upper_bound']) & ~known_truth(rows)
 
 # %% ../../nbs/01_core/08_rows.ipynb #46475c1e
-EXTRACTORS = ('radiomics', 'pixels')              # the scorecard's order of preference, fixed beforehand
+EXTRACTORS = ('radiomics', 'pixels')  # the scorecard's order of preference, fixed beforehand
 
 CLASSIFIERS = ('xgboost', 'cox')
 
-WHOLE_SET = ('all', 'test', '')                      # subsets that speak of everybody held out
+WHOLE_SET = ('all', 'test', '')  # subsets that speak of everybody held out
+
 
 def is_blank(rows):
     "The rows with empty text instead of missing text."
@@ -66,28 +94,44 @@ def is_blank(rows):
     text = [c for c in rows if rows[c].dtype == object]
     return rows.assign(**{c: rows[c].fillna('').astype(str) for c in text})
 
+
 def pick(rows, **fields):
     "Rows whose fields equal these; a tuple allows any of its values."
-    for k, v in fields.items(): rows = rows[rows[k].isin(v if isinstance(v, tuple) else (v,))]
+    for k, v in fields.items():
+        rows = rows[rows[k].isin(v if isinstance(v, tuple) else (v,))]
     return rows
+
 
 def first_ok(rows, **order):
     "The first row by these orders of preference, ok rows before others; None when there is none."
-    if not len(rows): return None
-    rank = lambda column, names: rows[column].map({n: i for i, n in enumerate(names)}).fillna(len(names))
-    keys = pd.DataFrame({'ok': rows.verdict != 'ok', **{k: rank(k, v) for k, v in order.items()}}, index=rows.index)
+    if not len(rows):
+        return None
+    rank = lambda column, names: (
+        rows[column].map({n: i for i, n in enumerate(names)}).fillna(len(names))
+    )
+    keys = pd.DataFrame(
+        {'ok': rows.verdict != 'ok', **{k: rank(k, v) for k, v in order.items()}}, index=rows.index
+    )
     return rows.loc[keys.sort_values(list(keys), kind='stable').index[0]]
+
 
 def best_row(rows, better):
     "The best ok row; None when there is none."
     rows = rows[(rows.verdict == 'ok') & rows.value.notna()]
-    return None if not len(rows) else rows.loc[rows.value.idxmin() if better == 'lower' else rows.value.idxmax()]
+    return (
+        None
+        if not len(rows)
+        else rows.loc[rows.value.idxmin() if better == 'lower' else rows.value.idxmax()]
+    )
+
 
 def is_simulated(
-    rows:pd.DataFrame, facts:dict=None,
+    rows: pd.DataFrame,
+    facts: dict = None,
 ) -> bool:
     "Do these rows come from simulated patients? What `facts` says, else by the cohort's name."
-    if facts and facts.get('simulated') is not None: return bool(facts['simulated'])
+    if facts and facts.get('simulated') is not None:
+        return bool(facts['simulated'])
     return bool(rows.cohort.dropna().astype(str).str.startswith('phantom').any())
 
 # %% ../../nbs/01_core/08_rows.ipynb #a751653a
@@ -96,4 +140,8 @@ def beside(rows, row, metric, better='higher'):
     same = pick(rows, condition=row.condition, metric=metric, label=row.label, subset=WHOLE_SET)
     null = pick(same, role='null', estimator='')
     null = null[null.extractor.isin([row.extractor, ''])]
-    return dict(control=best_row(same[without_image(same)], better), null=first_ok(null), truth=best_row(same[known_truth(same)], better))
+    return dict(
+        control=best_row(same[without_image(same)], better),
+        null=first_ok(null),
+        truth=best_row(same[known_truth(same)], better),
+    )

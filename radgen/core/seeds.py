@@ -8,19 +8,23 @@ __all__ = ['derive_seed', 'fork_rng', 'batch_at']
 # %% ../../nbs/01_core/03_seeds.ipynb #d5af21c3
 import contextlib
 import hashlib
+
 import numpy as np
 import torch
 
 # %% ../../nbs/01_core/03_seeds.ipynb #5e56c3a6
 def derive_seed(
-    *parts, # anything with a stable text: numbers, names
-) -> int: # in 0..2^63-1, the same on every machine
+    *parts,  # anything with a stable text: numbers, names
+) -> int:  # in 0..2^63-1, the same on every machine
     "A seed from several parts."
-    return int.from_bytes(hashlib.sha256('/'.join(map(str, parts)).encode()).digest()[:8], 'big') >> 1
+    return (
+        int.from_bytes(hashlib.sha256('/'.join(map(str, parts)).encode()).digest()[:8], 'big') >> 1
+    )
+
 
 @contextlib.contextmanager
 def fork_rng(
-    seed:int, # for the block
+    seed: int,  # for the block
     device='cpu',
 ):
     "Run a block under its own seed and give the caller's random state back."
@@ -29,13 +33,17 @@ def fork_rng(
         torch.manual_seed(seed)
         yield
 
+
 def batch_at(
-    step:int,       # from 0
-    n:int,          # images
-    batch_size:int,
-    seed:int=0,
-) -> np.ndarray: # int [batch_size]
+    step: int,  # from 0
+    n: int,  # images
+    batch_size: int,
+    seed: int = 0,
+) -> np.ndarray:  # int [batch_size]
     "The images of one step: position in an endless row of shuffled epochs."
-    positions = np.arange(step*batch_size, (step + 1)*batch_size)
-    order = {e: np.random.default_rng(derive_seed(seed, 'epoch', e)).permutation(n) for e in np.unique(positions//n)}
-    return np.array([order[p//n][p % n] for p in positions])
+    positions = np.arange(step * batch_size, (step + 1) * batch_size)
+    order = {
+        e: np.random.default_rng(derive_seed(seed, 'epoch', e)).permutation(n)
+        for e in np.unique(positions // n)
+    }
+    return np.array([order[p // n][p % n] for p in positions])

@@ -7,113 +7,255 @@ __all__ = ['PALETTE', 'SERIES_COLOURS', 'INK', 'GREY', 'LIGHT_GREY', 'PALE_GREY'
            'new_figure', 'say', 'save_figure', 'source_text', 'draw_estimates', 'role_legend']
 
 # %% ../../nbs/01_core/09_style.ipynb #8702f48f
-from matplotlib.patches import Rectangle
-from pathlib import Path
 import math
+import textwrap
+from pathlib import Path
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
-import textwrap
+from matplotlib.patches import Rectangle
+
 from .paths import atomic
 
 # %% ../../nbs/01_core/09_style.ipynb #811cc2e0
-PALETTE = dict(model='#0072B2', control='#D55E00', reference='#8A8A8A', null='#CC79A7', upper_bound='#009E73')
+PALETTE = dict(
+    model='#0072B2', control='#D55E00', reference='#8A8A8A', null='#CC79A7', upper_bound='#009E73'
+)
 
-SERIES_COLOURS = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#555555', '#8B6B00'] # for curves that differ by label
+SERIES_COLOURS = [
+    '#0072B2',
+    '#D55E00',
+    '#009E73',
+    '#CC79A7',
+    '#E69F00',
+    '#56B4E9',
+    '#555555',
+    '#8B6B00',
+]  # for curves that differ by label
 
 INK, GREY, LIGHT_GREY, PALE_GREY = '#1B1F24', '#5C6670', '#D5DAE0', '#F3F5F7'
 
-WIDTH = 7.0 # inches: a journal page
+WIDTH = 7.0  # inches: a journal page
+
 
 def use_style():
     "Set seaborn's and matplotlib's defaults to the project's style."
     import seaborn as sns
-    sns.set_theme(context='paper', style='ticks', rc={
-        'font.family': 'DejaVu Sans', 'font.size': 7.5, 'axes.titlesize': 8, 'axes.titleweight': 'bold', 'axes.titlelocation': 'left', 'axes.labelsize': 7.5,
-        'xtick.labelsize': 7, 'ytick.labelsize': 7, 'legend.fontsize': 6.5, 'legend.frameon': False, 'figure.titlesize': 9,
-        'axes.spines.top': False, 'axes.spines.right': False, 'axes.edgecolor': GREY, 'axes.linewidth': 0.7, 'axes.labelcolor': INK, 'text.color': INK,
-        'xtick.color': GREY, 'ytick.color': GREY, 'xtick.labelcolor': INK, 'ytick.labelcolor': INK, 'xtick.major.width': 0.7, 'ytick.major.width': 0.7,
-        'xtick.major.size': 3, 'ytick.major.size': 3, 'lines.linewidth': 1.3, 'lines.markersize': 4, 'grid.color': LIGHT_GREY, 'grid.linewidth': 0.5,
-        'axes.prop_cycle': mpl.cycler(color=SERIES_COLOURS), 'figure.dpi': 80, 'savefig.dpi': 200, 'figure.facecolor': 'white', 'axes.facecolor': 'white',
-        'svg.hashsalt': 'radgen', 'svg.fonttype': 'path', 'image.cmap': 'gray', 'legend.handlelength': 1.6})
+
+    sns.set_theme(
+        context='paper',
+        style='ticks',
+        rc={
+            'font.family': 'DejaVu Sans',
+            'font.size': 7.5,
+            'axes.titlesize': 8,
+            'axes.titleweight': 'bold',
+            'axes.titlelocation': 'left',
+            'axes.labelsize': 7.5,
+            'xtick.labelsize': 7,
+            'ytick.labelsize': 7,
+            'legend.fontsize': 6.5,
+            'legend.frameon': False,
+            'figure.titlesize': 9,
+            'axes.spines.top': False,
+            'axes.spines.right': False,
+            'axes.edgecolor': GREY,
+            'axes.linewidth': 0.7,
+            'axes.labelcolor': INK,
+            'text.color': INK,
+            'xtick.color': GREY,
+            'ytick.color': GREY,
+            'xtick.labelcolor': INK,
+            'ytick.labelcolor': INK,
+            'xtick.major.width': 0.7,
+            'ytick.major.width': 0.7,
+            'xtick.major.size': 3,
+            'ytick.major.size': 3,
+            'lines.linewidth': 1.3,
+            'lines.markersize': 4,
+            'grid.color': LIGHT_GREY,
+            'grid.linewidth': 0.5,
+            'axes.prop_cycle': mpl.cycler(color=SERIES_COLOURS),
+            'figure.dpi': 80,
+            'savefig.dpi': 200,
+            'figure.facecolor': 'white',
+            'axes.facecolor': 'white',
+            'svg.hashsalt': 'radgen',
+            'svg.fonttype': 'path',
+            'image.cmap': 'gray',
+            'legend.handlelength': 1.6,
+        },
+    )
+
 
 def new_figure(
-    height:float,             # inches
-    rows:int=1, columns:int=1,
-    width:float=WIDTH,        # inches, 7 at most
-    **kwargs,                 # passed to plt.subplots
-) -> tuple: # figure, array [rows, columns] of axes
+    height: float,  # inches
+    rows: int = 1,
+    columns: int = 1,
+    width: float = WIDTH,  # inches, 7 at most
+    **kwargs,  # passed to plt.subplots
+) -> tuple:  # figure, array [rows, columns] of axes
     "A figure in the project's style; it is closed for pyplot, so that a notebook shows it once."
     use_style()
-    fig, axes = plt.subplots(rows, columns, figsize=(min(width, WIDTH), height), layout='constrained', squeeze=False, **kwargs)
+    fig, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(min(width, WIDTH), height),
+        layout='constrained',
+        squeeze=False,
+        **kwargs,
+    )
     plt.close(fig)
     return fig, axes
 
+
 def say(
-    ax,         # the axes that have nothing to show
-    words:str,  # why
+    ax,  # the axes that have nothing to show
+    words: str,  # why
 ):
     "An honest empty panel: the reason, in words."
     ax.set(xticks=[], yticks=[], facecolor=PALE_GREY)
-    for s in ax.spines.values(): s.set_visible(False)
-    inches = ax.get_position().width*ax.figure.get_size_inches()[0]
-    ax.text(0.5, 0.5, textwrap.fill(str(words), max(14, int(inches*13))), ha='center', va='center', transform=ax.transAxes, color=GREY, fontsize=7.5)
+    for s in ax.spines.values():
+        s.set_visible(False)
+    inches = ax.get_position().width * ax.figure.get_size_inches()[0]
+    ax.text(
+        0.5,
+        0.5,
+        textwrap.fill(str(words), max(14, int(inches * 13))),
+        ha='center',
+        va='center',
+        transform=ax.transAxes,
+        color=GREY,
+        fontsize=7.5,
+    )
     return ax
 
 # %% ../../nbs/01_core/09_style.ipynb #3464dcf7
 def save_figure(
     fig,
-    name:str,             # file name without suffix, e.g. 'fig3_loss-expression'
-    folder:str|Path,
-    simulated:bool=False, # put SIMULATED on the picture
-) -> list: # [PNG path, SVG path]
+    name: str,  # file name without suffix, e.g. 'fig3_loss-expression'
+    folder: str | Path,
+    simulated: bool = False,  # put SIMULATED on the picture
+) -> list:  # [PNG path, SVG path]
     "Write a figure as PNG (200 dpi) and SVG, atomically and reproducibly."
     use_style()
-    mark = fig.text(1, 1.005, 'SIMULATED', ha='right', va='bottom', fontsize=6.5, weight='bold', color='white', bbox=dict(boxstyle='round,pad=0.25', fc='#8A1C1C', ec='none')) if simulated else None
+    mark = (
+        fig.text(
+            1,
+            1.005,
+            'SIMULATED',
+            ha='right',
+            va='bottom',
+            fontsize=6.5,
+            weight='bold',
+            color='white',
+            bbox=dict(boxstyle='round,pad=0.25', fc='#8A1C1C', ec='none'),
+        )
+        if simulated
+        else None
+    )
     out = []
     try:
-        for suffix, metadata in ('png', {'Software': None}), ('svg', {'Date': None, 'Creator': None}):
-            path = Path(folder)/f'{name}.{suffix}'
-            with atomic(path) as tmp: fig.savefig(tmp, format=suffix, bbox_inches='tight', pad_inches=0.06, metadata=metadata)
+        for suffix, metadata in (
+            ('png', {'Software': None}),
+            ('svg', {'Date': None, 'Creator': None}),
+        ):
+            path = Path(folder) / f'{name}.{suffix}'
+            with atomic(path) as tmp:
+                fig.savefig(
+                    tmp, format=suffix, bbox_inches='tight', pad_inches=0.06, metadata=metadata
+                )
             out.append(path)
     finally:
-        if mark: mark.remove()
+        if mark:
+            mark.remove()
     return out
 
 # %% ../../nbs/01_core/09_style.ipynb #48de0d1a
-SOURCE_NAMES = dict(cpdm='CPDM', mean_image='mean image', nearest_copy='nearest copy', real='real images', omics_direct='omics, no image')
+SOURCE_NAMES = dict(
+    cpdm='CPDM',
+    mean_image='mean image',
+    nearest_copy='nearest copy',
+    real='real images',
+    omics_direct='omics, no image',
+)
+
 
 def source_text(
-    name:str, # a model as the rows name it
+    name: str,  # a model as the rows name it
 ) -> str:
     "A source of pictures in words."
     return SOURCE_NAMES.get(name, str(name).replace('_', ' '))
 
-def _why(rows, otherwise): # the first reason in the rows
+
+def _why(rows, otherwise):  # the first reason in the rows
     bad = rows[rows.verdict != 'ok'].verdict
     return bad.iloc[0] if len(bad) else otherwise
 
+
 def draw_estimates(
     ax,
-    lines,        # [(text, row or None, null row or None)], from the top; a line without a row is 'not estimable'
-    nothing:float|None=None, # the value that means nothing: a dashed line
-    xlabel:str='',
+    lines,  # [(text, row or None, null row or None)], from the top; a line without a row is 'not estimable'
+    nothing: float | None = None,  # the value that means nothing: a dashed line
+    xlabel: str = '',
 ):
     "Estimates with intervals and the ranges of their nulls."
     for y, (_, r, null) in enumerate(lines):
-        if r is None: ax.text(.5, y, 'not estimable', transform=ax.get_yaxis_transform(), fontsize=6, color=GREY, ha='center', va='center'); continue
-        if null is not None and math.isfinite(null.ci_low): ax.plot([null.ci_low, null.ci_high], [y, y], color=PALETTE['null'], lw=9, alpha=.3, solid_capstyle='butt', zorder=0)
-        if math.isfinite(r.ci_low): ax.plot([r.ci_low, r.ci_high], [y, y], color=PALETTE[r.role], lw=1.1)
+        if r is None:
+            ax.text(
+                0.5,
+                y,
+                'not estimable',
+                transform=ax.get_yaxis_transform(),
+                fontsize=6,
+                color=GREY,
+                ha='center',
+                va='center',
+            )
+            continue
+        if null is not None and math.isfinite(null.ci_low):
+            ax.plot(
+                [null.ci_low, null.ci_high],
+                [y, y],
+                color=PALETTE['null'],
+                lw=9,
+                alpha=0.3,
+                solid_capstyle='butt',
+                zorder=0,
+            )
+        if math.isfinite(r.ci_low):
+            ax.plot([r.ci_low, r.ci_high], [y, y], color=PALETTE[r.role], lw=1.1)
         ax.plot(r.value, y, 'o' if r.role == 'model' else 's', color=PALETTE[r.role], ms=4.5)
-    if nothing is not None: ax.axvline(nothing, color=PALETTE['null'], lw=1, ls='--', zorder=0)
+    if nothing is not None:
+        ax.axvline(nothing, color=PALETTE['null'], lw=1, ls='--', zorder=0)
     ax.set_yticks(range(len(lines)), [text for text, _, _ in lines])
-    ax.set(ylim=(len(lines) - .5, -.5), xlabel=xlabel)
-    ax.margins(x=.12)
+    ax.set(ylim=(len(lines) - 0.5, -0.5), xlabel=xlabel)
+    ax.margins(x=0.12)
     ax.tick_params(axis='y', length=0), ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4))
     ax.grid(axis='y'), ax.set_axisbelow(True)
     return ax
 
-def role_legend(fig, rows, words:dict): # role -> text
+
+def role_legend(fig, rows, words: dict):  # role -> text
     "The roles that occur, in words, below a figure."
-    mark = lambda role: mpl.lines.Line2D([], [], ls='', marker='o' if role == 'model' else 's', color=PALETTE[role], ms=4.5)
-    handles = [(Rectangle((0, 0), 1, 1, color=PALETTE['null'], alpha=.3) if role == 'null' else mark(role), text) for role, text in words.items() if role in set(rows.role)]
-    if handles: fig.legend(*zip(*handles), loc='outside lower center', ncols=len(handles), columnspacing=1.4, handletextpad=.5)
+    mark = lambda role: mpl.lines.Line2D(
+        [], [], ls='', marker='o' if role == 'model' else 's', color=PALETTE[role], ms=4.5
+    )
+    handles = [
+        (
+            Rectangle((0, 0), 1, 1, color=PALETTE['null'], alpha=0.3)
+            if role == 'null'
+            else mark(role),
+            text,
+        )
+        for role, text in words.items()
+        if role in set(rows.role)
+    ]
+    if handles:
+        fig.legend(
+            *zip(*handles),
+            loc='outside lower center',
+            ncols=len(handles),
+            columnspacing=1.4,
+            handletextpad=0.5,
+        )

@@ -7,180 +7,257 @@ __all__ = ['INCEPTION', 'INCEPTION_URL', 'frechet_distance', 'torchmetrics_parts
            'radiomics_frechet', 'real_reference', 'inception_weights', 'inception_fid']
 
 # %% ../../nbs/07_evaluate/03_distances.ipynb #9dd2abc2
-from pathlib import Path
 import math
-import numpy as np
 import os
-import pandas as pd
 import sys
 import urllib.error
 import urllib.request
 import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
 from ..core.paths import RadgenError, atomic, sha256
 from ..core.results import Interval
 from .features import Unavailable
 
 # %% ../../nbs/07_evaluate/03_distances.ipynb #3856abdc
-def _centred(x): # rows are observations; long tables are replaced by the triangle with the same covariance
+def _centred(
+    x,
+):  # rows are observations; long tables are replaced by the triangle with the same covariance
     x = x - x.mean(0)
     return np.linalg.qr(x, mode='r') if len(x) > x.shape[1] else x
 
+
 def frechet_distance(
-    a, # [n, d] features
-    b, # [m, d] features
+    a,  # [n, d] features
+    b,  # [m, d] features
 ) -> float:
     "Squared Fréchet distance of the two fitted Gaussians (Dowson & Landau 1982), exact also when the covariances are singular."
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]: raise RadgenError(f'features of shape {a.shape} and {b.shape}: [n, d] and [m, d] are needed')
-    if min(len(a), len(b)) < 2: raise RadgenError(f'{len(a)} and {len(b)} observations: a Fréchet distance needs 2 of each')
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
+        raise RadgenError(
+            f'features of shape {a.shape} and {b.shape}: [n, d] and [m, d] are needed'
+        )
+    if min(len(a), len(b)) < 2:
+        raise RadgenError(f'{len(a)} and {len(b)} observations: a Fréchet distance needs 2 of each')
     A, B, n, m = _centred(a), _centred(b), len(a) - 1, len(b) - 1
-    cross = np.linalg.svd(A @ B.T, compute_uv=False).sum()/math.sqrt(n*m)
-    return float(max(0., ((a.mean(0) - b.mean(0))**2).sum() + (A**2).sum()/n + (B**2).sum()/m - 2*cross))
+    cross = np.linalg.svd(A @ B.T, compute_uv=False).sum() / math.sqrt(n * m)
+    return float(
+        max(
+            0.0,
+            ((a.mean(0) - b.mean(0)) ** 2).sum() + (A**2).sum() / n + (B**2).sum() / m - 2 * cross,
+        )
+    )
 
 # %% ../../nbs/07_evaluate/03_distances.ipynb #ac3954ed
-def torchmetrics_parts(): # SSIM and FID
+def torchmetrics_parts():  # SSIM and FID
     "Import torchmetrics, also where torchvision's compiled half does not fit torch (a CUDA torchvision beside a CPU-only torch)."
-    import importlib.util, torch
-    if 'torchvision' not in sys.modules and importlib.util.find_spec('torchvision') and not torch.version.cuda:
-        ops = torch.library.Library('torchvision', 'FRAGMENT')   # two operators its front registers shapes for; nothing here calls them
+    import importlib.util
+
+    import torch
+
+    if (
+        'torchvision' not in sys.modules
+        and importlib.util.find_spec('torchvision')
+        and not torch.version.cuda
+    ):
+        ops = torch.library.Library(
+            'torchvision', 'FRAGMENT'
+        )  # two operators its front registers shapes for; nothing here calls them
         for op in ('nms', 'qnms'):
-            if not hasattr(torch.ops.torchvision, op): ops.define(f'{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+            if not hasattr(torch.ops.torchvision, op):
+                ops.define(f'{op}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
         _KEEP.append(ops)
     from torchmetrics.functional.image import structural_similarity_index_measure
     from torchmetrics.image.fid import FrechetInceptionDistance
+
     return structural_similarity_index_measure, FrechetInceptionDistance
 
-_KEEP = [] # operator declarations live as long as this module
+
+_KEEP = []  # operator declarations live as long as this module
 
 # %% ../../nbs/07_evaluate/03_distances.ipynb #2e2ee250
 def scale_on(
-    reference, # [n, d] features of the real images; nan allowed
-    *sets, # [m, d] each
-    clip:float=5., # standard deviations
-) -> list[np.ndarray]: # each set on the scale of the reference, without its constant features
+    reference,  # [n, d] features of the real images; nan allowed
+    *sets,  # [m, d] each
+    clip: float = 5.0,  # standard deviations
+) -> list[np.ndarray]:  # each set on the scale of the reference, without its constant features
     "Standardize sets of features on a reference set."
     columns = [list(s.columns) for s in (reference, *sets) if isinstance(s, pd.DataFrame)]
-    if any(c != columns[0] for c in columns): raise RadgenError('the feature tables differ in their columns; measure both with the same extractor')
+    if any(c != columns[0] for c in columns):
+        raise RadgenError(
+            'the feature tables differ in their columns; measure both with the same extractor'
+        )
     R = np.asarray(reference, dtype=np.float64)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', RuntimeWarning)
         μ, σ = np.nanmean(R, 0), np.nanstd(R, 0)
-    keep = σ > 1e-9*(1e-9 + np.abs(μ))
-    if not keep.any(): raise RadgenError(f'no feature varies over the {len(R)} reference images')
-    return [np.nan_to_num(np.clip((np.asarray(s, dtype=np.float64)[:, keep] - μ[keep])/σ[keep], -clip, clip)) for s in sets]
+    keep = σ > 1e-9 * (1e-9 + np.abs(μ))
+    if not keep.any():
+        raise RadgenError(f'no feature varies over the {len(R)} reference images')
+    return [
+        np.nan_to_num(
+            np.clip((np.asarray(s, dtype=np.float64)[:, keep] - μ[keep]) / σ[keep], -clip, clip)
+        )
+        for s in sets
+    ]
 
 # %% ../../nbs/07_evaluate/03_distances.ipynb #3fac7680
-def _kernel(z): # [n, d] -> [n, n]
-    return (z @ z.T/z.shape[1] + 1)**3
+def _kernel(z):  # [n, d] -> [n, n]
+    return (z @ z.T / z.shape[1] + 1) ** 3
 
-def _mmd(K, i, j, who): # rows i against rows j of one kernel matrix; nan where no two patients differ
+
+def _mmd(
+    K, i, j, who
+):  # rows i against rows j of one kernel matrix; nan where no two patients differ
     def mean(p, q):
         apart = who[p][:, None] != who[q][None]
-        return (K[np.ix_(p, q)]*apart).sum()/apart.sum() if apart.any() else math.nan
-    return float(mean(i, i) + mean(j, j) - 2*mean(i, j))
+        return (K[np.ix_(p, q)] * apart).sum() / apart.sum() if apart.any() else math.nan
+
+    return float(mean(i, i) + mean(j, j) - 2 * mean(i, j))
+
 
 def kid(
-    real, # [n, d] features of real images
-    generated, # [m, d] features of generated images
-    patients=None, # [n] patient of each real image; None: every image is a patient of its own
-    generated_patients=None, # [m] patient of each generated image
-    reference=None, # features that set the scale; None: `real`
+    real,  # [n, d] features of real images
+    generated,  # [m, d] features of generated images
+    patients=None,  # [n] patient of each real image; None: every image is a patient of its own
+    generated_patients=None,  # [m] patient of each generated image
+    reference=None,  # features that set the scale; None: `real`
 ) -> float:
     "Unbiased kernel distance over pairs of different patients (Bińkowski et al. 2018, equation 4)."
     a, b = scale_on(real if reference is None else reference, real, generated)
-    names = lambda p, n, tag: np.array([f'{tag}{k}' for k in range(n)] if p is None else [f'p{x}' for x in p], dtype=object)
-    who, _ = pd.factorize(np.r_[names(patients, len(a), 'a'), names(generated_patients, len(b), 'b')])
-    if len(who) != len(a) + len(b): raise RadgenError(f'{len(who)} patients for {len(a)} + {len(b)} images')
+    names = lambda p, n, tag: np.array(
+        [f'{tag}{k}' for k in range(n)] if p is None else [f'p{x}' for x in p], dtype=object
+    )
+    who, _ = pd.factorize(
+        np.r_[names(patients, len(a), 'a'), names(generated_patients, len(b), 'b')]
+    )
+    if len(who) != len(a) + len(b):
+        raise RadgenError(f'{len(who)} patients for {len(a)} + {len(b)} images')
     return _mmd(_kernel(np.r_[a, b]), np.arange(len(a)), len(a) + np.arange(len(b)), who)
 
 # %% ../../nbs/07_evaluate/03_distances.ipynb #3c2db0f3
 def stated_components(
-    n:int, # real images
+    n: int,  # real images
 ) -> int:
     "Components for a Fréchet distance: one for every five real images, at most eight."
-    return max(1, min(8, n//5))
+    return max(1, min(8, n // 5))
 
-def _scores(reference, *sets, n_components): # sets in the principal components of the reference
+
+def _scores(reference, *sets, n_components):  # sets in the principal components of the reference
     z, *rest = scale_on(reference, reference, *sets)
     k = min(n_components, len(z) - 1, z.shape[1])
     axes = np.linalg.svd(z - z.mean(0), full_matrices=False)[2][:k]
     return [(s - z.mean(0)) @ axes.T for s in rest]
 
+
 def radiomics_frechet(
-    real, # [n, d] radiomics of real images
-    generated, # [m, d] radiomics of generated images
-    n_components:int|None=None, # of the reference; None: `stated_components`
-    reference=None, # features that set scale and components; None: `real`
+    real,  # [n, d] radiomics of real images
+    generated,  # [m, d] radiomics of generated images
+    n_components: int | None = None,  # of the reference; None: `stated_components`
+    reference=None,  # features that set scale and components; None: `real`
 ) -> float:
     "Fréchet distance of radiomics on the leading components of the reference (after Konz et al. 2024)."
     reference = real if reference is None else reference
-    a, b = _scores(reference, real, generated, n_components=n_components or stated_components(len(reference)))
+    a, b = _scores(
+        reference, real, generated, n_components=n_components or stated_components(len(reference))
+    )
     return frechet_distance(a, b)
 
 # %% ../../nbs/07_evaluate/03_distances.ipynb #41813530
-def _halves(who, n_splits, seed): # patient codes [n] -> bool [n_splits, n], True for the patients of the first half
+def _halves(
+    who, n_splits, seed
+):  # patient codes [n] -> bool [n_splits, n], True for the patients of the first half
     names = np.unique(who)
     rng = np.random.default_rng(seed)
-    return np.array([np.isin(who, rng.permutation(names)[:len(names)//2]) for _ in range(n_splits)])
+    return np.array(
+        [np.isin(who, rng.permutation(names)[: len(names) // 2]) for _ in range(n_splits)]
+    )
+
 
 def real_reference(
-    features, # [n, ...] features or images of real series
-    patients, # [n] patient of each
-    metric, # callable(rows of one half, rows of the other half) -> float or [m]; rows come in random order
-    n_splits:int=20,
-    seed:int=0,
-) -> Interval: # mean over splits and the range of 95 % of them; nan with fewer than 4 patients
+    features,  # [n, ...] features or images of real series
+    patients,  # [n] patient of each
+    metric,  # callable(rows of one half, rows of the other half) -> float or [m]; rows come in random order
+    n_splits: int = 20,
+    seed: int = 0,
+) -> Interval:  # mean over splits and the range of 95 % of them; nan with fewer than 4 patients
     "Real against real: patients split in halves, never on both sides."
     features = features.to_numpy() if isinstance(features, pd.DataFrame) else np.asarray(features)
     who, names = pd.factorize(np.asarray(patients))
-    if len(names) < 4: return Interval(math.nan, math.nan, math.nan)
+    if len(names) < 4:
+        return Interval(math.nan, math.nan, math.nan)
     rng = np.random.default_rng(seed)
-    pairs = [(rng.permutation(np.flatnonzero(left)), rng.permutation(np.flatnonzero(~left))) for left in _halves(who, n_splits, seed)]
+    pairs = [
+        (rng.permutation(np.flatnonzero(left)), rng.permutation(np.flatnonzero(~left)))
+        for left in _halves(who, n_splits, seed)
+    ]
     values = [float(np.mean(metric(features[i], features[j]))) for i, j in pairs]
-    low, high = np.quantile(values, [.025, .975])
+    low, high = np.quantile(values, [0.025, 0.975])
     return Interval(float(np.mean(values)), float(low), float(high), n_splits)
 
 # %% ../../nbs/07_evaluate/03_distances.ipynb #c44b5dfc
-INCEPTION = 'weights-inception-2015-12-05-6726825d.pth' # the name ends in the first digits of its SHA-256
+INCEPTION = (
+    'weights-inception-2015-12-05-6726825d.pth'  # the name ends in the first digits of its SHA-256
+)
 
 INCEPTION_URL = f'https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION}'
 
+
 def inception_weights(
-    download:bool=True, # fetch the file when it is not cached
-    timeout:float=10., # seconds to wait for an answer
+    download: bool = True,  # fetch the file when it is not cached
+    timeout: float = 10.0,  # seconds to wait for an answer
 ) -> Path:
     "The cached Inception weights of torch-fidelity, fetched once; `Unavailable` when they cannot be had."
-    cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')
-    path = Path(os.environ.get('TORCH_HOME') or cache/'torch')/'hub'/'checkpoints'/INCEPTION
-    if path.exists(): return path
-    if not download: raise Unavailable(f'the Inception weights ({INCEPTION}) are not in torch\'s cache')
+    cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
+    path = Path(os.environ.get('TORCH_HOME') or cache / 'torch') / 'hub' / 'checkpoints' / INCEPTION
+    if path.exists():
+        return path
+    if not download:
+        raise Unavailable(f"the Inception weights ({INCEPTION}) are not in torch's cache")
     try:
         with urllib.request.urlopen(INCEPTION_URL, timeout=timeout) as answer, atomic(path) as part:
             with open(part, 'wb') as f:
-                while block := answer.read(1 << 20): f.write(block)
-            if not sha256(part).startswith(INCEPTION[-12:-4]): raise Unavailable(f'the downloaded Inception weights {INCEPTION} have a wrong checksum')
+                while block := answer.read(1 << 20):
+                    f.write(block)
+            if not sha256(part).startswith(INCEPTION[-12:-4]):
+                raise Unavailable(
+                    f'the downloaded Inception weights {INCEPTION} have a wrong checksum'
+                )
     except (urllib.error.URLError, TimeoutError, ConnectionError) as e:
-        raise Unavailable(f'the Inception weights are not in torch\'s cache and cannot be downloaded ({getattr(e, "reason", e)})') from e
+        raise Unavailable(
+            f"the Inception weights are not in torch's cache and cannot be downloaded ({getattr(e, 'reason', e)})"
+        ) from e
     return path
 
 # %% ../../nbs/07_evaluate/03_distances.ipynb #f0e7bad1
 def inception_fid(
-    real, # [n, H, W] in [0, 1]
-    generated, # [m, H, W] in [0, 1]
-    network=None, # a torch module from uint8 [n, 3, H, W] to [n, d] with attribute num_features; None: Inception v3
-    download:bool=True,
-    batch_size:int=32,
+    real,  # [n, H, W] in [0, 1]
+    generated,  # [m, H, W] in [0, 1]
+    network=None,  # a torch module from uint8 [n, 3, H, W] to [n, d] with attribute num_features; None: Inception v3
+    download: bool = True,
+    batch_size: int = 32,
 ) -> float:
     "FID through torchmetrics, by default on Inception v3 pool features (Heusel et al. 2017); `Unavailable` without its weights."
     weights = None if network is not None else str(inception_weights(download))
     try:
         import torch
+
         _, FrechetInceptionDistance = torchmetrics_parts()
-        fid = FrechetInceptionDistance(feature=2048, feature_extractor_weights_path=weights) if network is None else FrechetInceptionDistance(feature=network)
-    except (ImportError, RuntimeError) as e: raise Unavailable(f'torchmetrics cannot set up its FID ({str(e).splitlines()[0]})') from e
+        fid = (
+            FrechetInceptionDistance(feature=2048, feature_extractor_weights_path=weights)
+            if network is None
+            else FrechetInceptionDistance(feature=network)
+        )
+    except (ImportError, RuntimeError) as e:
+        raise Unavailable(f'torchmetrics cannot set up its FID ({str(e).splitlines()[0]})') from e
     fid.set_dtype(torch.float64)
     for images, is_real in ((real, True), (generated, False)):
-        grey = np.rint(np.clip(np.asarray(images), 0, 1)*255).astype(np.uint8)
+        grey = np.rint(np.clip(np.asarray(images), 0, 1) * 255).astype(np.uint8)
         for i in range(0, len(grey), batch_size):
-            fid.update(torch.from_numpy(grey[i:i+batch_size, None].repeat(3, axis=1)), real=is_real)
+            fid.update(
+                torch.from_numpy(grey[i : i + batch_size, None].repeat(3, axis=1)), real=is_real
+            )
     return float(fid.compute())

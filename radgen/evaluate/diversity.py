@@ -7,43 +7,69 @@ __all__ = ['MS_WEIGHTS', 'n_scales', 'ms_ssim', 'fold_pairs', 'diversity_rows', 
 
 # %% ../../nbs/07_evaluate/05_diversity.ipynb #41cccda0
 import math
+
 import numpy as np
 import pandas as pd
+
 from ..core.paths import RadgenError
-from ..core.results import Interval, MIN_AUDITED, Rows, add_interval_row, check_sample_size, patient_bootstrap, patient_jackknife
+from radgen.core.results import (
+    MIN_AUDITED,
+    Interval,
+    Rows,
+    add_interval_row,
+    check_sample_size,
+    patient_bootstrap,
+    patient_jackknife,
+)
 from .distances import real_reference, scale_on, torchmetrics_parts
 from .paired import check_aligned
 
 # %% ../../nbs/07_evaluate/05_diversity.ipynb #dde205c8
-MS_WEIGHTS = (.0448, .2856, .3001, .2363, .1333) # of the scales, finest first
+MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, finest first
+
 
 def n_scales(
-    size:int, # pixels, the shorter side
-    window:int=11,
+    size: int,  # pixels, the shorter side
+    window: int = 11,
 ) -> int:
     "Scales of MS-SSIM whose images are not smaller than the window."
-    return max(1, min(len(MS_WEIGHTS), int(math.floor(math.log2(max(size, window)/window))) + 1))
+    return max(1, min(len(MS_WEIGHTS), int(math.floor(math.log2(max(size, window) / window))) + 1))
+
 
 def ms_ssim(
-    a, b, # [n, H, W] in [0, 1], pair by pair
-) -> np.ndarray: # [n]
+    a,
+    b,  # [n, H, W] in [0, 1], pair by pair
+) -> np.ndarray:  # [n]
     "Multi-scale SSIM by torchmetrics: 11-pixel Gaussian window, as many scales as `n_scales` allows."
     import torch
-    if min(np.shape(a)[-2:]) < 11: raise RadgenError(f'images of {np.shape(a)[-2:]} pixels: the window of MS-SSIM needs 11 a side')
+
+    if min(np.shape(a)[-2:]) < 11:
+        raise RadgenError(
+            f'images of {np.shape(a)[-2:]} pixels: the window of MS-SSIM needs 11 a side'
+        )
     torchmetrics_parts()
-    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as measure
+    from torchmetrics.functional.image import (
+        multiscale_structural_similarity_index_measure as measure,
+    )
+
     a, b = (torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))[:, None] for x in (a, b))
-    weights = np.array(MS_WEIGHTS[:n_scales(min(a.shape[-2:]))])
-    weights = tuple((weights/weights.sum()).tolist())
-    each = [measure(b[i:i+64], a[i:i+64], data_range=1., reduction='none', betas=weights).reshape(-1) for i in range(0, len(a), 64)]
+    weights = np.array(MS_WEIGHTS[: n_scales(min(a.shape[-2:]))])
+    weights = tuple((weights / weights.sum()).tolist())
+    each = [
+        measure(
+            b[i : i + 64], a[i : i + 64], data_range=1.0, reduction='none', betas=weights
+        ).reshape(-1)
+        for i in range(0, len(a), 64)
+    ]
     return torch.cat(each).double().numpy() if each else np.zeros(0)
 
 # %% ../../nbs/07_evaluate/05_diversity.ipynb #28186873
 def fold_pairs(
-    patients, folds, # [n]
-    each:int=4,      # others a patient is compared with
-    seed:int=0,
-) -> tuple[np.ndarray, np.ndarray]: # rows i and j: different patients of one fold, one image each
+    patients,
+    folds,  # [n]
+    each: int = 4,  # others a patient is compared with
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:  # rows i and j: different patients of one fold, one image each
     "Pairs of different patients of the same fold."
     patients, folds, rng = np.asarray(patients), np.asarray(folds), np.random.default_rng(seed)
     first, i, j = pd.DataFrame(dict(p=patients, f=folds)).drop_duplicates(), [], []
@@ -51,60 +77,116 @@ def fold_pairs(
         for row in g.index:
             others = g.index[g.index != row]
             picked = rng.permutation(others)[:each]
-            i += [row]*len(picked); j += list(picked)
+            i += [row] * len(picked)
+            j += list(picked)
     return np.array(i, dtype=int), np.array(j, dtype=int)
 
+
 def diversity_rows(
-    rows:Rows, real, samples, patients, folds,
-    *, each:int=4, n_boot:int=1000, seed:int=0, **fields,
+    rows: Rows,
+    real,
+    samples,
+    patients,
+    folds,
+    *,
+    each: int = 4,
+    n_boot: int = 1000,
+    seed: int = 0,
+    **fields,
 ):
     "`ms_ssim` of two samples of a patient, of samples of two patients, and of real images of two patients."
     real, samples, patients, folds = check_aligned(real, samples, patients, folds)
-    first, (i, j) = np.flatnonzero(~pd.Series(patients).duplicated()), fold_pairs(patients, folds, each, seed)
-    row = fields | dict(metric='ms_ssim', extractor=f'{n_scales(min(real.shape[1:]))} scales', subset='all')
+    first, (i, j) = (
+        np.flatnonzero(~pd.Series(patients).duplicated()),
+        fold_pairs(patients, folds, each, seed),
+    )
+    row = fields | dict(
+        metric='ms_ssim', extractor=f'{n_scales(min(real.shape[1:]))} scales', subset='all'
+    )
     floor = dict(model='real', role='reference')
-    if min(real.shape[1:]) < 11: return rows.not_estimable(f'{min(real.shape[1:])} pixels, 11 needed', **row | dict(estimator='samples of two patients'))
+    if min(real.shape[1:]) < 11:
+        return rows.not_estimable(
+            f'{min(real.shape[1:])} pixels, 11 needed',
+            **row | dict(estimator='samples of two patients'),
+        )
+
     def add(values, who, **extra):
         v = pd.Series(values, dtype=float).groupby(np.asarray(who)).mean()
         known, why = row | extra | dict(n=len(values), n_imaged=len(v)), check_sample_size(len(v))
-        if why != 'ok': rows.not_estimable(why, **known)
-        else: add_interval_row(rows, patient_bootstrap(np.mean, v.index, v.to_numpy(), n_boot=n_boot, seed=seed), **known)
-    if samples.shape[1] > 1: add(ms_ssim(samples[first, 0], samples[first, 1]), patients[first], estimator='two samples of a patient')
-    else: rows.not_estimable('one sample a patient, 2 needed', **row | dict(estimator='two samples of a patient', n=0))
+        if why != 'ok':
+            rows.not_estimable(why, **known)
+        else:
+            add_interval_row(
+                rows,
+                patient_bootstrap(np.mean, v.index, v.to_numpy(), n_boot=n_boot, seed=seed),
+                **known,
+            )
+
+    if samples.shape[1] > 1:
+        add(
+            ms_ssim(samples[first, 0], samples[first, 1]),
+            patients[first],
+            estimator='two samples of a patient',
+        )
+    else:
+        rows.not_estimable(
+            'one sample a patient, 2 needed',
+            **row | dict(estimator='two samples of a patient', n=0),
+        )
     add(ms_ssim(samples[i, 0], samples[j, 0]), patients[i], estimator='samples of two patients')
     add(ms_ssim(real[i], real[j]), patients[i], **floor, estimator='real images of two patients')
 
 # %% ../../nbs/07_evaluate/05_diversity.ipynb #aeb342af
 def precision_recall(
-    real,      # [n, d] features
-    generated, # [m, d]
-    k:int=3,   # neighbours that set the radius
-) -> tuple[float, float]: # precision, recall
+    real,  # [n, d] features
+    generated,  # [m, d]
+    k: int = 3,  # neighbours that set the radius
+) -> tuple[float, float]:  # precision, recall
     "Improved precision and recall (Kynkäänniemi et al. 2019)."
     from scipy.spatial.distance import cdist
+
     a, b = np.asarray(real, dtype=float), np.asarray(generated, dtype=float)
-    if min(len(a), len(b)) <= k: raise RadgenError(f'{len(a)} real and {len(b)} generated pictures: more than k = {k} of each are needed')
+    if min(len(a), len(b)) <= k:
+        raise RadgenError(
+            f'{len(a)} real and {len(b)} generated pictures: more than k = {k} of each are needed'
+        )
     radius = lambda x: np.sort(cdist(x, x), axis=1)[:, k]
     d = cdist(a, b)
-    return float((d <= radius(a)[:, None]).any(0).mean()), float((d <= radius(b)[None]).any(1).mean())
+    return float((d <= radius(a)[:, None]).any(0).mean()), float(
+        (d <= radius(b)[None]).any(1).mean()
+    )
+
 
 def precision_recall_rows(
-    rows:Rows,
-    real,      # [n, d] features of the real images
-    generated, # [n, d] of one generated image for each
+    rows: Rows,
+    real,  # [n, d] features of the real images
+    generated,  # [n, d] of one generated image for each
     patients,  # [n]
-    *, k:int=3, n_splits:int=20, seed:int=0,
-    extractor:str='pixels', **fields,
+    *,
+    k: int = 3,
+    n_splits: int = 20,
+    seed: int = 0,
+    extractor: str = 'pixels',
+    **fields,
 ):
     "`precision` and `recall` with patient-jackknife intervals, and their reference from real halves."
-    first, names = np.flatnonzero(~pd.Series(np.asarray(patients)).duplicated()), np.asarray(patients)
+    first, names = (
+        np.flatnonzero(~pd.Series(np.asarray(patients)).duplicated()),
+        np.asarray(patients),
+    )
     n, row = len(first), {'subset': 'all'} | fields | dict(extractor=extractor)
-    why = check_sample_size(n, max(MIN_AUDITED, 2*(k + 1)))
+    why = check_sample_size(n, max(MIN_AUDITED, 2 * (k + 1)))
     for i, metric in enumerate(('precision', 'recall')):
         known = row | dict(metric=metric, estimator=f'k = {k}', n=n, n_imaged=n)
-        if why != 'ok': rows.not_estimable(why, **known); continue
+        if why != 'ok':
+            rows.not_estimable(why, **known)
+            continue
         a, b = (x[first] for x in scale_on(np.asarray(real)[first], real, generated))
         found = patient_jackknife(lambda a, b: precision_recall(a, b, k)[i], names[first], a, b)
-        add_interval_row(rows, Interval(found.value, max(0, found.low), min(1, found.high)), **known)
-        floor = real_reference(a, names[first], lambda a, b: precision_recall(a, b, k)[i], n_splits=n_splits, seed=seed)
-        add_interval_row(rows, floor, **known | dict(model='real', role='reference', n=n//2))
+        add_interval_row(
+            rows, Interval(found.value, max(0, found.low), min(1, found.high)), **known
+        )
+        floor = real_reference(
+            a, names[first], lambda a, b: precision_recall(a, b, k)[i], n_splits=n_splits, seed=seed
+        )
+        add_interval_row(rows, floor, **known | dict(model='real', role='reference', n=n // 2))

@@ -8,9 +8,11 @@ __all__ = ['FAMILIES', 'BIN_WIDTH', 'NETWORKS', 'Unavailable', 'central_box', 'r
 
 # %% ../../nbs/07_evaluate/01_features.ipynb #595acdfc
 import logging
+import warnings
+
 import numpy as np
 import pandas as pd
-import warnings
+
 from ..core.paths import RadgenError
 
 # %% ../../nbs/07_evaluate/01_features.ipynb #4774e008
@@ -19,67 +21,92 @@ class Unavailable(RadgenError):
 
 # %% ../../nbs/07_evaluate/01_features.ipynb #1a439cbb
 def central_box(
-    height:int, width:int, # of the image, pixels
+    height: int,
+    width: int,  # of the image, pixels
 ) -> tuple[slice, slice]:  # rows and columns of the box
     "The fixed region of interest, 1/8 to 7/8 of each side (the box of the code of Chen et al. 2024)."
-    return slice(height//8, height - height//8), slice(width//8, width - width//8)
+    return slice(height // 8, height - height // 8), slice(width // 8, width - width // 8)
 
 # %% ../../nbs/07_evaluate/01_features.ipynb #a417be22
 FAMILIES = 'firstorder glcm glrlm glszm gldm ngtdm'.split()
 
-BIN_WIDTH = 25 # grey values a bin, of 256: PyRadiomics' default
+BIN_WIDTH = 25  # grey values a bin, of 256: PyRadiomics' default
+
 
 def _extractor(bin_width):
-    import radiomics, SimpleITK as sitk
+    import radiomics
+    import SimpleITK as sitk
+
     radiomics.setVerbosity(logging.CRITICAL)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     from radiomics.featureextractor import RadiomicsFeatureExtractor
+
     extractor = RadiomicsFeatureExtractor(binWidth=bin_width, force2D=True, force2Ddimension=0)
     extractor.disableAllFeatures()
-    for family in FAMILIES: extractor.enableFeatureClassByName(family)
+    for family in FAMILIES:
+        extractor.enableFeatureClassByName(family)
     return extractor
 
 # %% ../../nbs/07_evaluate/01_features.ipynb #38f185c0
-def _measure(pixels, bin_width): # uint8 [n, H, W] -> list of {feature: value}
+def _measure(pixels, bin_width):  # uint8 [n, H, W] -> list of {feature: value}
     import SimpleITK as sitk
+
     extractor = _extractor(bin_width)
     mask = np.zeros((1, *pixels.shape[1:]), dtype=np.uint8)
     mask[(0, *central_box(*pixels.shape[1:]))] = 1
     mask = sitk.GetImageFromArray(mask)
+
     def one(image):
         found = extractor.execute(sitk.GetImageFromArray(image[None].astype(np.float32)), mask)
-        return {k.removeprefix('original_'): float(v) for k, v in found.items() if k.startswith('original_')}
+        return {
+            k.removeprefix('original_'): float(v)
+            for k, v in found.items()
+            if k.startswith('original_')
+        }
+
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         return [one(image) for image in pixels]
 
 # %% ../../nbs/07_evaluate/01_features.ipynb #8f0653b5
 def radiomics_features(
-    images, # [n, H, W] in [0, 1]
-    n_jobs:int=1, # processes; the result does not depend on it
-    bin_width:float=BIN_WIDTH, # grey values (of 256) a bin
-    progress:bool=False, # show a bar
-) -> pd.DataFrame: # [n, features], a row an image in the order given; nan where undefined
+    images,  # [n, H, W] in [0, 1]
+    n_jobs: int = 1,  # processes; the result does not depend on it
+    bin_width: float = BIN_WIDTH,  # grey values (of 256) a bin
+    progress: bool = False,  # show a bar
+) -> pd.DataFrame:  # [n, features], a row an image in the order given; nan where undefined
     "PyRadiomics `original` features of the central box (van Griethuysen et al. 2017), as in Chen et al. 2024."
     from joblib import Parallel, delayed
     from tqdm import tqdm
+
     images = np.asarray(images)
-    if images.ndim != 3: raise RadgenError(f'images of shape {images.shape}: radiomics need [n, H, W]')
-    if not np.isfinite(images).all(): raise RadgenError(f'image {int(np.argmin(np.isfinite(images).all((1, 2))))} holds a value that is not a number')
-    pixels = np.rint(np.clip(images, 0, 1)*255).astype(np.uint8)
+    if images.ndim != 3:
+        raise RadgenError(f'images of shape {images.shape}: radiomics need [n, H, W]')
+    if not np.isfinite(images).all():
+        raise RadgenError(
+            f'image {int(np.argmin(np.isfinite(images).all((1, 2))))} holds a value that is not a number'
+        )
+    pixels = np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
     which, _ = pd.factorize(np.array([p.tobytes() for p in pixels], dtype=object))
     distinct = pixels[np.unique(which, return_index=True)[1]]
-    batches = [distinct[i:i+32] for i in range(0, len(distinct), 32)]
-    done = Parallel(n_jobs=n_jobs, return_as='generator')(delayed(_measure)(b, bin_width) for b in batches)
-    rows = [r for batch in tqdm(done, total=len(batches), desc='radiomics', disable=not progress) for r in batch]
+    batches = [distinct[i : i + 32] for i in range(0, len(distinct), 32)]
+    done = Parallel(n_jobs=n_jobs, return_as='generator')(
+        delayed(_measure)(b, bin_width) for b in batches
+    )
+    rows = [
+        r
+        for batch in tqdm(done, total=len(batches), desc='radiomics', disable=not progress)
+        for r in batch
+    ]
     table = pd.DataFrame(rows).replace([np.inf, -np.inf], np.nan)
-    if 'ngtdm_Coarseness' in table: table.loc[table['ngtdm_Coarseness'] >= 1e6, 'ngtdm_Coarseness'] = np.nan
+    if 'ngtdm_Coarseness' in table:
+        table.loc[table['ngtdm_Coarseness'] >= 1e6, 'ngtdm_Coarseness'] = np.nan
     return table.iloc[which].reset_index(drop=True)
 
 # %% ../../nbs/07_evaluate/01_features.ipynb #c1fe68ac
 def pixel_features(
-    images, # [n, H, W]
-) -> np.ndarray: # float32 [n, H*W]
+    images,  # [n, H, W]
+) -> np.ndarray:  # float32 [n, H*W]
     "Every pixel a feature."
     images = np.asarray(images, dtype=np.float32)
     return images.reshape(len(images), -1)
@@ -87,22 +114,30 @@ def pixel_features(
 # %% ../../nbs/07_evaluate/01_features.ipynb #469e0bc9
 NETWORKS = ('vgg16', 'resnet50', 'inceptionv3')
 
+
 def cnn_features(
-    images, # [n, H, W] in [0, 1]
-    network:str, # one of `NETWORKS`
-) -> np.ndarray: # [n, features]
+    images,  # [n, H, W] in [0, 1]
+    network: str,  # one of `NETWORKS`
+) -> np.ndarray:  # [n, features]
     "Embeddings of an ImageNet network, as in Chen et al. 2024."
-    if network not in NETWORKS: raise RadgenError(f'unknown network {network!r}; known: {", ".join(NETWORKS)}')
+    if network not in NETWORKS:
+        raise RadgenError(f'unknown network {network!r}; known: {", ".join(NETWORKS)}')
     raise Unavailable('not yet built')
 
 # %% ../../nbs/07_evaluate/01_features.ipynb #f391493b
 def fold_pca(
-    variance:float=0.95, # share of the training variance to keep
-): # an unfitted sklearn Pipeline: impute, scale, pca
+    variance: float = 0.95,  # share of the training variance to keep
+):  # an unfitted sklearn Pipeline: impute, scale, pca
     "Imputation, standardization and PCA as one step, to be fitted on training patients only."
     from sklearn.decomposition import PCA
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import StandardScaler
-    return Pipeline([('impute', SimpleImputer(strategy='median', keep_empty_features=True)), ('scale', StandardScaler()),
-                     ('pca', PCA(n_components=variance, svd_solver='full'))])
+
+    return Pipeline(
+        [
+            ('impute', SimpleImputer(strategy='median', keep_empty_features=True)),
+            ('scale', StandardScaler()),
+            ('pca', PCA(n_components=variance, svd_solver='full')),
+        ]
+    )

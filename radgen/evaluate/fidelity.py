@@ -8,65 +8,110 @@ __all__ = ['MIN_PATIENTS', 'PAIRED', 'unrelated', 'paired_rows', 'set_rows', 'pa
 
 # %% ../../nbs/07_evaluate/06_fidelity.ipynb #ba06156a
 import math
+
 import numpy as np
 import pandas as pd
+
 from ..core.paths import RadgenError
 from ..core.results import Interval, Rows, patient_jackknife
 from ..data.cohort import resize_images
+from radgen.evaluate.distances import (
+    _halves,
+    _kernel,
+    _mmd,
+    _scores,
+    frechet_distance,
+    inception_fid,
+    inception_weights,
+    real_reference,
+    scale_on,
+    stated_components,
+)
 from .features import Unavailable, radiomics_features
-from .distances import _halves, _kernel, _mmd, _scores, frechet_distance, inception_fid, inception_weights, real_reference, scale_on, stated_components
-from .paired import LEGACY_SIZE, estimators, legacy_fid, mse, ssim, stack_samples, upsample
+from radgen.evaluate.paired import (
+    LEGACY_SIZE,
+    estimators,
+    legacy_fid,
+    mse,
+    ssim,
+    stack_samples,
+    upsample,
+)
 
 # %% ../../nbs/07_evaluate/06_fidelity.ipynb #987a2d44
 def unrelated(
-    metric, # a paired metric, e.g. `mse`
+    metric,  # a paired metric, e.g. `mse`
 ):
     "The paired metric between real images of different patients, for `real_reference`."
+
     def of_halves(a, b):
         m = min(len(a), len(b))
         return metric(a[:m], b[:m])
+
     return of_halves
 
 # %% ../../nbs/07_evaluate/06_fidelity.ipynb #329a62d0
-MIN_PATIENTS = 3 # below, no distance and no interval
+MIN_PATIENTS = 3  # below, no distance and no interval
 
 PAIRED = {'mse': (mse, np.min), 'ssim': (ssim, np.max), 'legacy_fid': (legacy_fid, np.min)}
 
-def _subsets(sibling, n): # name -> rows
+
+def _subsets(sibling, n):  # name -> rows
     every = np.arange(n)
-    if sibling is None or not np.any(sibling): return {'all': every}
-    return {'all': every, 'sibling': every[np.asarray(sibling, dtype=bool)], 'no_sibling': every[~np.asarray(sibling, dtype=bool)]}
+    if sibling is None or not np.any(sibling):
+        return {'all': every}
+    return {
+        'all': every,
+        'sibling': every[np.asarray(sibling, dtype=bool)],
+        'no_sibling': every[~np.asarray(sibling, dtype=bool)],
+    }
 
-def _too_few(patients, half, needed): # why halves cannot be compared
-    return f'{patients} patients, 4 needed' if patients < 4 else f'{half} images in a half, {needed} needed'
 
-def _mean_interval(patients, v, unit=1., n_boot=1000, seed=0): # mean of v over the mean of unit: `patient_bootstrap` of it, all resamples at once
+def _too_few(patients, half, needed):  # why halves cannot be compared
+    return (
+        f'{patients} patients, 4 needed'
+        if patients < 4
+        else f'{half} images in a half, {needed} needed'
+    )
+
+
+def _mean_interval(
+    patients, v, unit=1.0, n_boot=1000, seed=0
+):  # mean of v over the mean of unit: `patient_bootstrap` of it, all resamples at once
     who, names = pd.factorize(np.asarray(patients))
     m, unit = len(names), np.broadcast_to(unit, np.shape(v))
-    if not unit.sum() > 0: return Interval(math.nan, math.nan, math.nan)
+    if not unit.sum() > 0:
+        return Interval(math.nan, math.nan, math.nan)
     pick = np.random.default_rng(seed).integers(m, size=(n_boot, m))
-    with np.errstate(divide='ignore', invalid='ignore'): draws = np.bincount(who, v, m)[pick].sum(1)/np.bincount(who, unit, m)[pick].sum(1)
+    with np.errstate(divide='ignore', invalid='ignore'):
+        draws = np.bincount(who, v, m)[pick].sum(1) / np.bincount(who, unit, m)[pick].sum(1)
     draws = draws[np.isfinite(draws)]
-    low, high = np.quantile(draws, [.025, .975]) if len(draws) >= max(20, n_boot/2) else (math.nan, math.nan)
-    return Interval(float(np.sum(v)/unit.sum()), float(low), float(high), len(draws))
+    low, high = (
+        np.quantile(draws, [0.025, 0.975])
+        if len(draws) >= max(20, n_boot / 2)
+        else (math.nan, math.nan)
+    )
+    return Interval(float(np.sum(v) / unit.sum()), float(low), float(high), len(draws))
 
-def _add(rows, interval, **fields): # a row, or the reason why there is none
-    if not math.isfinite(interval.value): return rows.not_estimable('undefined on these images', **fields)
+
+def _add(rows, interval, **fields):  # a row, or the reason why there is none
+    if not math.isfinite(interval.value):
+        return rows.not_estimable('undefined on these images', **fields)
     low, high = (x if math.isfinite(x) else None for x in (interval.low, interval.high))
     return rows.add(value=interval.value, ci_low=low, ci_high=high, **fields)
 
 # %% ../../nbs/07_evaluate/06_fidelity.ipynb #db079a17
 def paired_rows(
-    rows:Rows, # rows are appended here
-    real, # [n, H, W] in [0, 1]
-    samples, # [n, n_samples, H, W], or [n, H, W] for a control
-    patients, # [n] patient of each image
+    rows: Rows,  # rows are appended here
+    real,  # [n, H, W] in [0, 1]
+    samples,  # [n, n_samples, H, W], or [n, H, W] for a control
+    patients,  # [n] patient of each image
     *,
-    sibling=None, # bool [n]: a sibling was in training
-    mean_image=None, # [n, H, W] mean training image of each fold: adds `legacy_fid_ratio`
-    n_boot:int=1000,
-    seed:int=0,
-    **fields, # of every row: model, role, ...
+    sibling=None,  # bool [n]: a sibling was in training
+    mean_image=None,  # [n, H, W] mean training image of each fold: adds `legacy_fid_ratio`
+    n_boot: int = 1000,
+    seed: int = 0,
+    **fields,  # of every row: model, role, ...
 ) -> Rows:
     "MSE, SSIM and legacy FID by estimator and subset, with patient-bootstrap intervals."
     patients, (n, H, W) = np.asarray(patients), np.shape(real)
@@ -75,169 +120,375 @@ def paired_rows(
         for estimator, values in estimators(f, real, samples, best).items():
             for subset, i in _subsets(sibling, n).items():
                 m = len(np.unique(patients[i]))
-                row = fields | dict(estimator=estimator, subset=subset, n=len(i), n_imaged=m, image_size=H)
-                if m < MIN_PATIENTS: rows.not_estimable(f'{m} patients, {MIN_PATIENTS} needed', metric=metric, **row); continue
+                row = fields | dict(
+                    estimator=estimator, subset=subset, n=len(i), n_imaged=m, image_size=H
+                )
+                if m < MIN_PATIENTS:
+                    rows.not_estimable(f'{m} patients, {MIN_PATIENTS} needed', metric=metric, **row)
+                    continue
                 if metric != 'legacy_fid' or (H, W) == (LEGACY_SIZE, LEGACY_SIZE):
-                    _add(rows, _mean_interval(patients[i], values[i], n_boot=n_boot, seed=seed), metric=metric, **row)
+                    _add(
+                        rows,
+                        _mean_interval(patients[i], values[i], n_boot=n_boot, seed=seed),
+                        metric=metric,
+                        **row,
+                    )
                 if metric == 'legacy_fid' and base is not None:
-                    _add(rows, _mean_interval(patients[i], values[i], base[i], n_boot=n_boot, seed=seed), metric='legacy_fid_ratio', **row)
+                    _add(
+                        rows,
+                        _mean_interval(patients[i], values[i], base[i], n_boot=n_boot, seed=seed),
+                        metric='legacy_fid_ratio',
+                        **row,
+                    )
     return rows
 
 # %% ../../nbs/07_evaluate/06_fidelity.ipynb #99a04730
 def set_rows(
-    rows:Rows, # rows are appended here
-    real, # [n, d] radiomics of the real images
-    generated, # [n, d] radiomics of one generated image for each real one
-    patients, # [n] patient of each image
+    rows: Rows,  # rows are appended here
+    real,  # [n, d] radiomics of the real images
+    generated,  # [n, d] radiomics of one generated image for each real one
+    patients,  # [n] patient of each image
     *,
-    sibling=None, # bool [n]
-    n_components:int|None=None, # for FRD; None: `stated_components`
-    extractor:str='radiomics',
-    n_splits:int=20, seed:int=0, # halves for FRD, the same as for its reference
-    **fields, # of every row: model, role, estimator, ...
+    sibling=None,  # bool [n]
+    n_components: int | None = None,  # for FRD; None: `stated_components`
+    extractor: str = 'radiomics',
+    n_splits: int = 20,
+    seed: int = 0,  # halves for FRD, the same as for its reference
+    **fields,  # of every row: model, role, estimator, ...
 ) -> Rows:
     "KID and FRD by subset, with patient-jackknife intervals; n is the number of images a side."
     n, (who, names) = len(real), pd.factorize(np.asarray(patients))
-    if len(generated) != n or len(who) != n: raise RadgenError(f'{n} real, {len(generated)} generated images, {len(who)} patients: one of each is needed')
-    k, kid_row, frd_row = n_components or stated_components(n), dict(metric='kid', extractor=extractor), dict(metric='radiomics_frechet')
+    if len(generated) != n or len(who) != n:
+        raise RadgenError(
+            f'{n} real, {len(generated)} generated images, {len(who)} patients: one of each is needed'
+        )
+    k, kid_row, frd_row = (
+        n_components or stated_components(n),
+        dict(metric='kid', extractor=extractor),
+        dict(metric='radiomics_frechet'),
+    )
     frd_row['extractor'] = f'{extractor}, {k} components'
     if len(names) >= MIN_PATIENTS:
         K, twice = _kernel(np.concatenate(scale_on(real, real, generated))), np.r_[who, who]
         a, b = _scores(real, real, generated, n_components=k)
     for subset, i in _subsets(sibling, n).items():
         m = len(np.unique(who[i]))
-        row, half = fields | dict(subset=subset, n_imaged=m), len(i)//2
-        if m < MIN_PATIENTS: rows.not_estimable(f'{m} patients, {MIN_PATIENTS} needed', n=len(i), **row, **kid_row)
-        else: _add(rows, patient_jackknife(lambda i: _mmd(K, i, n + i, twice), who[i], i), n=len(i), **row, **kid_row)
-        if m < 4 or half < 2*k: rows.not_estimable(_too_few(m, half, 2*k), n=half, **row, **frd_row); continue
+        row, half = fields | dict(subset=subset, n_imaged=m), len(i) // 2
+        if m < MIN_PATIENTS:
+            rows.not_estimable(f'{m} patients, {MIN_PATIENTS} needed', n=len(i), **row, **kid_row)
+        else:
+            _add(
+                rows,
+                patient_jackknife(lambda i: _mmd(K, i, n + i, twice), who[i], i),
+                n=len(i),
+                **row,
+                **kid_row,
+            )
+        if m < 4 or half < 2 * k:
+            rows.not_estimable(_too_few(m, half, 2 * k), n=half, **row, **frd_row)
+            continue
         splits = _halves(who[i], n_splits, seed)
-        across = lambda i, *lefts: np.mean([frechet_distance(a[i[left]], b[i[~left]]) if 1 < left.sum() < len(i) - 1 else math.nan for left in lefts])
+        across = lambda i, *lefts: np.mean(
+            [
+                frechet_distance(a[i[left]], b[i[~left]])
+                if 1 < left.sum() < len(i) - 1
+                else math.nan
+                for left in lefts
+            ]
+        )
         _add(rows, patient_jackknife(across, who[i], i, *splits), n=half, **row, **frd_row)
     return rows
 
 # %% ../../nbs/07_evaluate/06_fidelity.ipynb #d37d4284
 def paired_reference_rows(
-    rows:Rows, real, # [n, H, W]
-    patients, # [n]
+    rows: Rows,
+    real,  # [n, H, W]
+    patients,  # [n]
     *,
-    base:float|None=None, # mean legacy_fid of the mean image: the unit of `legacy_fid_ratio`
-    n_splits:int=20, seed:int=0,
+    base: float | None = None,  # mean legacy_fid of the mean image: the unit of `legacy_fid_ratio`
+    n_splits: int = 20,
+    seed: int = 0,
     **fields,
 ) -> Rows:
     "Paired metrics between real images of different patients; n is the number of images in a half."
     real, m = np.asarray(real), len(np.unique(patients))
     H, W = real.shape[1:]
     for metric, (f, _) in PAIRED.items():
-        units = {} if metric == 'legacy_fid' and (H, W) != (LEGACY_SIZE, LEGACY_SIZE) else {metric: 1.}
-        if metric == 'legacy_fid' and base: units['legacy_fid_ratio'] = base
-        if not units: continue
-        row = fields | dict(model='real', role='reference', estimator='single', subset='all', n=len(real)//2, n_imaged=m, image_size=H)
+        units = (
+            {} if metric == 'legacy_fid' and (H, W) != (LEGACY_SIZE, LEGACY_SIZE) else {metric: 1.0}
+        )
+        if metric == 'legacy_fid' and base:
+            units['legacy_fid_ratio'] = base
+        if not units:
+            continue
+        row = fields | dict(
+            model='real',
+            role='reference',
+            estimator='single',
+            subset='all',
+            n=len(real) // 2,
+            n_imaged=m,
+            image_size=H,
+        )
         reference = real_reference(real, patients, unrelated(f), n_splits=n_splits, seed=seed)
         for name, unit in units.items():
-            if m < 4: rows.not_estimable(_too_few(m, len(real)//2, 1), metric=name, **row)
-            else: _add(rows, Interval(reference.value/unit, reference.low/unit, reference.high/unit), metric=name, **row)
+            if m < 4:
+                rows.not_estimable(_too_few(m, len(real) // 2, 1), metric=name, **row)
+            else:
+                _add(
+                    rows,
+                    Interval(reference.value / unit, reference.low / unit, reference.high / unit),
+                    metric=name,
+                    **row,
+                )
     return rows
 
 # %% ../../nbs/07_evaluate/06_fidelity.ipynb #a7d5c988
 def reference_rows(
-    rows:Rows, real, # [n, H, W]
-    features, # [n, d] their radiomics
-    patients, # [n]
+    rows: Rows,
+    real,  # [n, H, W]
+    features,  # [n, d] their radiomics
+    patients,  # [n]
     *,
-    sibling=None, # bool [n]: references of the subsets too, for the distances between sets
-    base:float|None=None, # mean legacy_fid of the mean image: the unit of `legacy_fid_ratio`
-    n_components:int|None=None, n_splits:int=20, seed:int=0,
+    sibling=None,  # bool [n]: references of the subsets too, for the distances between sets
+    base: float | None = None,  # mean legacy_fid of the mean image: the unit of `legacy_fid_ratio`
+    n_components: int | None = None,
+    n_splits: int = 20,
+    seed: int = 0,
     **fields,
 ) -> Rows:
     "Real against real, for every metric; n is the number of images in a half."
-    real, (who, _), k = np.asarray(real), pd.factorize(np.asarray(patients)), n_components or stated_components(len(real))
+    real, (who, _), k = (
+        np.asarray(real),
+        pd.factorize(np.asarray(patients)),
+        n_components or stated_components(len(real)),
+    )
+
     def add(metric, subset, i, x, f, needed=1, **extra):
-        m, half = len(np.unique(who[i])), len(i)//2
-        row = fields | extra | dict(model='real', role='reference', estimator='single', metric=metric, subset=subset, n=half, n_imaged=m, image_size=real.shape[1])
-        if m < 4 or half < needed: return rows.not_estimable(_too_few(m, half, needed), **row)
+        m, half = len(np.unique(who[i])), len(i) // 2
+        row = (
+            fields
+            | extra
+            | dict(
+                model='real',
+                role='reference',
+                estimator='single',
+                metric=metric,
+                subset=subset,
+                n=half,
+                n_imaged=m,
+                image_size=real.shape[1],
+            )
+        )
+        if m < 4 or half < needed:
+            return rows.not_estimable(_too_few(m, half, needed), **row)
         _add(rows, real_reference(x[i], who[i], f, n_splits=n_splits, seed=seed), **row)
+
     paired_reference_rows(rows, real, patients, base=base, n_splits=n_splits, seed=seed, **fields)
     every = np.arange(len(real))
-    if len(np.unique(who)) >= 4: K, (scores,) = _kernel(*scale_on(features, features)), _scores(features, features, n_components=k)
-    else: K, scores = None, np.zeros((len(real), 1))
+    if len(np.unique(who)) >= 4:
+        K, (scores,) = (
+            _kernel(*scale_on(features, features)),
+            _scores(features, features, n_components=k),
+        )
+    else:
+        K, scores = None, np.zeros((len(real), 1))
     for subset, i in _subsets(sibling, len(real)).items():
         add('kid', subset, i, every, lambda a, b: _mmd(K, a, b, who), extractor='radiomics')
-        add('radiomics_frechet', subset, i, scores, frechet_distance, needed=2*k, extractor=f'radiomics, {k} components')
+        add(
+            'radiomics_frechet',
+            subset,
+            i,
+            scores,
+            frechet_distance,
+            needed=2 * k,
+            extractor=f'radiomics, {k} components',
+        )
     return rows
 
 # %% ../../nbs/07_evaluate/06_fidelity.ipynb #1d5e8102
 def inception_rows(
-    rows:Rows, real, stacks, # [n, H, W]; {model: [n, H, W]}
-    patients, roles, # [n]; {model: role}
-    seed:int=0,
+    rows: Rows,
+    real,
+    stacks,  # [n, H, W]; {model: [n, H, W]}
+    patients,
+    roles,  # [n]; {model: role}
+    seed: int = 0,
     **fields,
 ) -> Rows:
     "Inception FID of every set and of real halves, or rows that say why there is none."
-    row = fields | dict(metric='inception_fid', estimator='single', subset='all', extractor='inception', n=len(real), n_imaged=len(np.unique(patients)), image_size=np.shape(real)[1])
+    row = fields | dict(
+        metric='inception_fid',
+        estimator='single',
+        subset='all',
+        extractor='inception',
+        n=len(real),
+        n_imaged=len(np.unique(patients)),
+        image_size=np.shape(real)[1],
+    )
     try:
         inception_weights()
-        for model, stack in stacks.items(): rows.add(value=inception_fid(real, stack), **row, model=model, role=roles[model])
-        _add(rows, real_reference(real, patients, inception_fid, n_splits=3, seed=seed), **row | dict(model='real', role='reference', n=len(real)//2))
+        for model, stack in stacks.items():
+            rows.add(value=inception_fid(real, stack), **row, model=model, role=roles[model])
+        _add(
+            rows,
+            real_reference(real, patients, inception_fid, n_splits=3, seed=seed),
+            **row | dict(model='real', role='reference', n=len(real) // 2),
+        )
     except Unavailable as e:
-        for model in (*stacks, 'real'): rows.unavailable(str(e), **row, model=model, role=roles.get(model, 'reference'))
+        for model in (*stacks, 'real'):
+            rows.unavailable(str(e), **row, model=model, role=roles.get(model, 'reference'))
     return rows
 
 # %% ../../nbs/07_evaluate/06_fidelity.ipynb #5125ed6a
 def native_rows(
-    rows:Rows, native, # [n, S, S] the real images as released
-    patients, # [n]
-    samples, # {model: [n, n_samples, H, W]}, smaller than S
-    controls, # {control: [n, S, S]}, made of images as released
+    rows: Rows,
+    native,  # [n, S, S] the real images as released
+    patients,  # [n]
+    samples,  # {model: [n, n_samples, H, W]}, smaller than S
+    controls,  # {control: [n, S, S]}, made of images as released
     *,
-    sibling=None, # bool [n]
-    n_boot:int=1000, n_splits:int=20, seed:int=0,
+    sibling=None,  # bool [n]
+    n_boot: int = 1000,
+    n_splits: int = 20,
+    seed: int = 0,
     **fields,
 ) -> Rows:
     "Paired metrics at the released size: enlarged samples, controls, reference, and the held-out image through the size of generation."
     native, size, base = np.asarray(native), np.shape(native)[1], controls.get('mean_image')
-    if size != LEGACY_SIZE: raise RadgenError(f'the real images have {size} pixels a side; published values are of {LEGACY_SIZE}: give the projections as released')
+    if size != LEGACY_SIZE:
+        raise RadgenError(
+            f'the real images have {size} pixels a side; published values are of {LEGACY_SIZE}: give the projections as released'
+        )
     for m, c in controls.items():
-        if np.shape(c) != native.shape: raise RadgenError(f'{m}: images of shape {np.shape(c)}, but the released ones are {native.shape}')
+        if np.shape(c) != native.shape:
+            raise RadgenError(
+                f'{m}: images of shape {np.shape(c)}, but the released ones are {native.shape}'
+            )
     small = {np.shape(s)[-1] for s in samples.values()}
-    sets = [(m, 'model', upsample(s, size)) for m, s in samples.items()] + [(m, 'control', np.asarray(c)) for m, c in controls.items()]
+    sets = [(m, 'model', upsample(s, size)) for m, s in samples.items()] + [
+        (m, 'control', np.asarray(c)) for m, c in controls.items()
+    ]
     sets += [('resized', 'reference', upsample(resize_images(native, s), size)) for s in small]
-    for m, role, stack in sets: paired_rows(rows, native, stack, patients, sibling=sibling, mean_image=base, n_boot=n_boot, seed=seed, **fields | dict(model=m, role=role))
-    return paired_reference_rows(rows, native, patients, base=None if base is None else legacy_fid(native, base).mean(), n_splits=n_splits, seed=seed, **fields)
+    for m, role, stack in sets:
+        paired_rows(
+            rows,
+            native,
+            stack,
+            patients,
+            sibling=sibling,
+            mean_image=base,
+            n_boot=n_boot,
+            seed=seed,
+            **fields | dict(model=m, role=role),
+        )
+    return paired_reference_rows(
+        rows,
+        native,
+        patients,
+        base=None if base is None else legacy_fid(native, base).mean(),
+        n_splits=n_splits,
+        seed=seed,
+        **fields,
+    )
 
 # %% ../../nbs/07_evaluate/06_fidelity.ipynb #bfa1c377
 def fidelity_rows(
-    rows:Rows, # rows are appended here; its fixed fields (cohort, condition, protocol, ...) go to each
-    real, # [n, H, W] in [0, 1], n held-out images
-    patients, # [n] patient of each
-    samples, # {model: [n, n_samples, H, W]}, made by the model of the fold that held the patient (or image) out
-    controls, # {'mean_image': [n, H, W], 'nearest_copy': [n, H, W]}, of the same folds
+    rows: Rows,  # rows are appended here; its fixed fields (cohort, condition, protocol, ...) go to each
+    real,  # [n, H, W] in [0, 1], n held-out images
+    patients,  # [n] patient of each
+    samples,  # {model: [n, n_samples, H, W]}, made by the model of the fold that held the patient (or image) out
+    controls,  # {'mean_image': [n, H, W], 'nearest_copy': [n, H, W]}, of the same folds
     *,
-    sibling=None, # bool [n]: a sibling was in training (protocol 'paper')
-    features=None, # {'real' or model: radiomics [n, d]}, where they are already measured
-    native=None, # [n, 128, 128] the real images as released: adds paired metrics at that size, where generation is smaller; of another size: adds nothing
-    native_controls=None, # {'mean_image': [n, 128, 128], 'nearest_copy': [n, 128, 128]}, made of the released images, not resized
-    n_components:int|None=None, # for FRD; None: `stated_components`
-    n_boot:int=1000, n_splits:int=20, seed:int=0, n_jobs:int=1,
-    inception:bool=True, # try the Inception FID
-    progress:bool=False,
+    sibling=None,  # bool [n]: a sibling was in training (protocol 'paper')
+    features=None,  # {'real' or model: radiomics [n, d]}, where they are already measured
+    native=None,  # [n, 128, 128] the real images as released: adds paired metrics at that size, where generation is smaller; of another size: adds nothing
+    native_controls=None,  # {'mean_image': [n, 128, 128], 'nearest_copy': [n, 128, 128]}, made of the released images, not resized
+    n_components: int | None = None,  # for FRD; None: `stated_components`
+    n_boot: int = 1000,
+    n_splits: int = 20,
+    seed: int = 0,
+    n_jobs: int = 1,
+    inception: bool = True,  # try the Inception FID
+    progress: bool = False,
 ) -> Rows:
     "All fidelity rows of one condition and protocol: models, controls, references (Table 2)."
     real, samples = np.asarray(real), {m: stack_samples(s) for m, s in samples.items()}
-    stacks = {m: s[:, 0] for m, s in samples.items()} | {m: np.asarray(c) for m, c in controls.items()}
+    stacks = {m: s[:, 0] for m, s in samples.items()} | {
+        m: np.asarray(c) for m, c in controls.items()
+    }
     roles = dict.fromkeys(samples, 'model') | dict.fromkeys(controls, 'control')
     for m, s in stacks.items():
-        if s.shape != real.shape: raise RadgenError(f'{m}: images of shape {s.shape}, but the real ones are {real.shape}')
+        if s.shape != real.shape:
+            raise RadgenError(f'{m}: images of shape {s.shape}, but the real ones are {real.shape}')
     sets, features = {'real': real} | stacks, dict(features or {})
     missing = [m for m in sets if m not in features]
     if missing:
-        table = radiomics_features(np.concatenate([sets[m] for m in missing]), n_jobs=n_jobs, progress=progress)
-        features |= {m: table.iloc[k*len(real):(k+1)*len(real)] for k, m in enumerate(missing)}
+        table = radiomics_features(
+            np.concatenate([sets[m] for m in missing]), n_jobs=n_jobs, progress=progress
+        )
+        features |= {
+            m: table.iloc[k * len(real) : (k + 1) * len(real)] for k, m in enumerate(missing)
+        }
     for m, role in roles.items():
-        paired_rows(rows, real, samples.get(m, stacks[m]), patients, sibling=sibling, mean_image=controls.get('mean_image'), n_boot=n_boot, seed=seed, model=m, role=role)
-        set_rows(rows, features['real'], features[m], patients, sibling=sibling, n_components=n_components, n_splits=n_splits, seed=seed, model=m, role=role, estimator='single', image_size=real.shape[1])
+        paired_rows(
+            rows,
+            real,
+            samples.get(m, stacks[m]),
+            patients,
+            sibling=sibling,
+            mean_image=controls.get('mean_image'),
+            n_boot=n_boot,
+            seed=seed,
+            model=m,
+            role=role,
+        )
+        set_rows(
+            rows,
+            features['real'],
+            features[m],
+            patients,
+            sibling=sibling,
+            n_components=n_components,
+            n_splits=n_splits,
+            seed=seed,
+            model=m,
+            role=role,
+            estimator='single',
+            image_size=real.shape[1],
+        )
     base = legacy_fid(real, controls['mean_image']).mean() if 'mean_image' in controls else None
-    reference_rows(rows, real, features['real'], patients, sibling=sibling, base=base, n_components=n_components, n_splits=n_splits, seed=seed)
-    if inception: inception_rows(rows, real, stacks, patients, roles, seed=seed)
-    if native is None or np.shape(native)[1:] == real.shape[1:] or np.shape(native)[1:] != (LEGACY_SIZE, LEGACY_SIZE): return rows
-    if len(native) != len(real): raise RadgenError(f'{len(native)} images as released, but {len(real)} at the size of generation')
-    return native_rows(rows, native, patients, samples, native_controls or {}, sibling=sibling, n_boot=n_boot, n_splits=n_splits, seed=seed)
+    reference_rows(
+        rows,
+        real,
+        features['real'],
+        patients,
+        sibling=sibling,
+        base=base,
+        n_components=n_components,
+        n_splits=n_splits,
+        seed=seed,
+    )
+    if inception:
+        inception_rows(rows, real, stacks, patients, roles, seed=seed)
+    if (
+        native is None
+        or np.shape(native)[1:] == real.shape[1:]
+        or np.shape(native)[1:] != (LEGACY_SIZE, LEGACY_SIZE)
+    ):
+        return rows
+    if len(native) != len(real):
+        raise RadgenError(
+            f'{len(native)} images as released, but {len(real)} at the size of generation'
+        )
+    return native_rows(
+        rows,
+        native,
+        patients,
+        samples,
+        native_controls or {},
+        sibling=sibling,
+        n_boot=n_boot,
+        n_splits=n_splits,
+        seed=seed,
+    )

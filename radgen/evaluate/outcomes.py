@@ -9,166 +9,253 @@ __all__ = ['DEFAULTS', 'SPACE', 'feature_steps', 'OmicsStep', 'Fold', 'FoldedTab
            'ShapSummary', 'shap_summary', 'centre_plane', 'OmicClusters', 'omic_clusters']
 
 # %% ../../nbs/07_evaluate/07_outcomes.ipynb #d4be8409
-from dataclasses import dataclass
-from dataclasses import field
-from joblib import Parallel
-from joblib import delayed
-from sklearn.base import BaseEstimator
-from sklearn.base import TransformerMixin
-from sklearn.base import clone
-from sklearn.impute import SimpleImputer
-from sklearn.model_selection import ParameterSampler
-from sklearn.model_selection import StratifiedKFold
-from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import StandardScaler
 import math
+from dataclasses import dataclass, field
+
 import numpy as np
 import pandas as pd
+from joblib import Parallel, delayed
+from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.impute import SimpleImputer
+from sklearn.model_selection import ParameterSampler, StratifiedKFold
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+
+from ..conditions.encoder import ConditionEncoder
 from ..core.paths import RadgenError
 from ..core.results import Interval, Rows, class_verdict, patient_bootstrap
 from ..data.splits import permute_within, table_folds
-from ..conditions.encoder import ConditionEncoder
 from .scores import auprc, auroc
 
 # %% ../../nbs/07_evaluate/07_outcomes.ipynb #22ef525b
 def feature_steps(
-    reduce=None, # a scikit-learn transformer fitted after standardization, e.g. `radgen.evaluate.features.fold_pca()`
+    reduce=None,  # a scikit-learn transformer fitted after standardization, e.g. `radgen.evaluate.features.fold_pca()`
 ) -> Pipeline:
     "Median imputation, standardization, and an optional reduction: all to be fitted on training patients."
-    steps = [('impute', SimpleImputer(strategy='median', keep_empty_features=True)), ('scale', StandardScaler())]
+    steps = [
+        ('impute', SimpleImputer(strategy='median', keep_empty_features=True)),
+        ('scale', StandardScaler()),
+    ]
     return Pipeline(steps + ([('reduce', clone(reduce))] if reduce is not None else []))
 
 # %% ../../nbs/07_evaluate/07_outcomes.ipynb #6186a98a
 class OmicsStep(TransformerMixin, BaseEstimator):
     "A `ConditionEncoder` as a scikit-learn transformer, so that it too is fitted inside the fold."
-    def __init__(self,
-        condition:str='expression', # 'expression' or 'multiomic'
-        n_components:int=17,        # factors kept for raw multi-omics
-    ): self.condition, self.n_components = condition, n_components
-    def fit(self, X:pd.DataFrame, y=None):
+
+    def __init__(
+        self,
+        condition: str = 'expression',  # 'expression' or 'multiomic'
+        n_components: int = 17,  # factors kept for raw multi-omics
+    ):
+        self.condition, self.n_components = condition, n_components
+
+    def fit(self, X: pd.DataFrame, y=None):
         self.encoder_ = ConditionEncoder(self.condition, self.n_components).fit(X)
         return self
-    def transform(self, X:pd.DataFrame): return self.encoder_.transform(X)
+
+    def transform(self, X: pd.DataFrame):
+        return self.encoder_.transform(X)
 
 # %% ../../nbs/07_evaluate/07_outcomes.ipynb #3c82d425
 @dataclass(frozen=True)
 class Fold:
     "One outer fold: rows of the training and the held-out patients, prepared by what training taught."
-    train: np.ndarray   # int [n_train] rows
-    test: np.ndarray    # int [n_test] rows
-    z_train: np.ndarray # [n_train, d]
+
+    train: np.ndarray  # int [n_train] rows
+    test: np.ndarray  # int [n_test] rows
+    z_train: np.ndarray  # [n_train, d]
     z_test: np.ndarray  # [n_test, d]
+
 
 @dataclass(frozen=True)
 class FoldedTable:
     "A feature table prepared for every outer fold, to be shared by classifiers and by the null."
-    y: np.ndarray        # int [n rows]
-    patients: np.ndarray # [n rows]
-    fold: np.ndarray     # int [n rows]
-    folds: list          # of Fold; empty where not estimable
-    features: list       # names of the given features
+
+    y: np.ndarray  # int [n rows]
+    patients: np.ndarray  # [n rows]
+    fold: np.ndarray  # int [n rows]
+    folds: list  # of Fold; empty where not estimable
+    features: list  # names of the given features
     n_folds: int
     seed: int
-    verdict: str         # 'ok' or 'not estimable: why'
+    verdict: str  # 'ok' or 'not estimable: why'
 
 # %% ../../nbs/07_evaluate/07_outcomes.ipynb #7a2df5f8
 def check_table(
-    X,        # [n, d] DataFrame or array
-    patients, # [n]
-    **columns # [n] each: further columns by name
-) -> tuple[pd.DataFrame, np.ndarray]: # features sorted by patient, the order applied
+    X,  # [n, d] DataFrame or array
+    patients,  # [n]
+    **columns,  # [n] each: further columns by name
+) -> tuple[pd.DataFrame, np.ndarray]:  # features sorted by patient, the order applied
     "Features as a finite DataFrame in order of patients, or one line that says what does not fit."
-    X = X if isinstance(X, pd.DataFrame) else pd.DataFrame(np.asarray(X), columns=[f'feature {j}' for j in range(np.shape(X)[1])])
+    X = (
+        X
+        if isinstance(X, pd.DataFrame)
+        else pd.DataFrame(np.asarray(X), columns=[f'feature {j}' for j in range(np.shape(X)[1])])
+    )
     patients = np.asarray(patients)
     for name, column in {'patients': patients, **columns}.items():
-        if len(column) != len(X): raise RadgenError(f'{len(X)} rows of features but {len(column)} of {name}; give one entry a row')
+        if len(column) != len(X):
+            raise RadgenError(
+                f'{len(X)} rows of features but {len(column)} of {name}; give one entry a row'
+            )
     words = [c for c in X.columns if not pd.api.types.is_numeric_dtype(X[c])]
-    if words: raise RadgenError(f'feature {words[0]!r} is not numeric; encode or drop it')
+    if words:
+        raise RadgenError(f'feature {words[0]!r} is not numeric; encode or drop it')
     order = np.argsort(patients.astype(str), kind='stable')
     return X.iloc[order].replace([np.inf, -np.inf], np.nan), order
 
 # %% ../../nbs/07_evaluate/07_outcomes.ipynb #f7a86aa7
 def prepare_folds(
-    fold:np.ndarray,   # int [n]: the fold that holds a row out
-    X:pd.DataFrame,    # [n, d]
-    prepare,           # transformer, cloned and fitted on each fold's training rows
-) -> list: # of Fold
+    fold: np.ndarray,  # int [n]: the fold that holds a row out
+    X: pd.DataFrame,  # [n, d]
+    prepare,  # transformer, cloned and fitted on each fold's training rows
+) -> list:  # of Fold
     "Fit the preparation on each fold's training rows and apply it to both sides."
+
     def one(k):
         train, test = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
         step = clone(prepare).fit(X.iloc[train])
-        return Fold(train, test, np.asarray(step.transform(X.iloc[train])), np.asarray(step.transform(X.iloc[test])))
+        return Fold(
+            train,
+            test,
+            np.asarray(step.transform(X.iloc[train])),
+            np.asarray(step.transform(X.iloc[test])),
+        )
+
     return [one(k) for k in np.unique(fold)]
 
+
 def fold_table(
-    X,        # [n, d] DataFrame (or array), one row a patient or several
-    y,        # [n] in {0, 1}, nan where unknown
-    patients, # [n]
+    X,  # [n, d] DataFrame (or array), one row a patient or several
+    y,  # [n] in {0, 1}, nan where unknown
+    patients,  # [n]
     *,
-    n_folds:int=5, seed:int=0,
-    reduce=None, # see `feature_steps`
-    encode=None, # a transformer that takes the place of `feature_steps`, e.g. OmicsStep
+    n_folds: int = 5,
+    seed: int = 0,
+    reduce=None,  # see `feature_steps`
+    encode=None,  # a transformer that takes the place of `feature_steps`, e.g. OmicsStep
 ) -> FoldedTable:
     "Stratified outer folds of whole patients, each prepared by its own training patients."
     X, order = check_table(X, patients, labels=y)
     y, patients = np.asarray(y, dtype=float)[order], np.asarray(patients)[order]
     known = ~np.isnan(y)
     X, y, patients = X[known], y[known], patients[known]
-    if not np.isin(y, [0, 1]).all(): raise RadgenError(f'labels must be 0, 1 or empty, not {y[~np.isin(y, [0, 1])][0]:g}')
+    if not np.isin(y, [0, 1]).all():
+        raise RadgenError(f'labels must be 0, 1 or empty, not {y[~np.isin(y, [0, 1])][0]:g}')
     each = pd.Series(y).groupby(patients)
-    if (each.nunique() > 1).any(): raise RadgenError(f'patient {each.nunique().idxmax()} has two different labels; a label belongs to a patient')
+    if (each.nunique() > 1).any():
+        raise RadgenError(
+            f'patient {each.nunique().idxmax()} has two different labels; a label belongs to a patient'
+        )
     verdict = class_verdict(each.first())
-    fold = table_folds(patients, y.astype(int), n_folds, seed) if verdict == 'ok' else np.full(len(y), -1)
-    folds = prepare_folds(fold, X, encode if encode is not None else feature_steps(reduce)) if verdict == 'ok' else []
-    return FoldedTable(y.astype(int), patients, fold, folds, list(X.columns), n_folds, seed, verdict)
+    fold = (
+        table_folds(patients, y.astype(int), n_folds, seed)
+        if verdict == 'ok'
+        else np.full(len(y), -1)
+    )
+    folds = (
+        prepare_folds(fold, X, encode if encode is not None else feature_steps(reduce))
+        if verdict == 'ok'
+        else []
+    )
+    return FoldedTable(
+        y.astype(int), patients, fold, folds, list(X.columns), n_folds, seed, verdict
+    )
 
 # %% ../../nbs/07_evaluate/07_outcomes.ipynb #c4c50037
 DEFAULTS = dict(
-    xgboost=dict(n_estimators=80, max_depth=2, learning_rate=.1, min_child_weight=2., subsample=.8, colsample_bytree=.5, reg_lambda=1.),
-    logistic=dict(C=.1))
+    xgboost=dict(
+        n_estimators=80,
+        max_depth=2,
+        learning_rate=0.1,
+        min_child_weight=2.0,
+        subsample=0.8,
+        colsample_bytree=0.5,
+        reg_lambda=1.0,
+    ),
+    logistic=dict(C=0.1),
+)
 
 SPACE = dict(
-    xgboost=dict(n_estimators=[40, 80, 120], max_depth=[1, 2, 3], learning_rate=[.03, .1, .2], min_child_weight=[1., 2., 5.],
-                 subsample=[.6, .8], colsample_bytree=[.3, .5, .8], reg_lambda=[1., 5., 20.]),
-    logistic=dict(C=[1e-3, 1e-2, 1., 10., 100.]))
+    xgboost=dict(
+        n_estimators=[40, 80, 120],
+        max_depth=[1, 2, 3],
+        learning_rate=[0.03, 0.1, 0.2],
+        min_child_weight=[1.0, 2.0, 5.0],
+        subsample=[0.6, 0.8],
+        colsample_bytree=[0.3, 0.5, 0.8],
+        reg_lambda=[1.0, 5.0, 20.0],
+    ),
+    logistic=dict(C=[1e-3, 1e-2, 1.0, 10.0, 100.0]),
+)
+
 
 def candidate_settings(
-    classifier:str, # 'xgboost' or 'logistic'
-    n:int,          # how many settings are compared
-    seed:int=0,
-) -> list: # of dict
+    classifier: str,  # 'xgboost' or 'logistic'
+    n: int,  # how many settings are compared
+    seed: int = 0,
+) -> list:  # of dict
     "The default settings and `n - 1` random draws of the search space."
-    if classifier not in SPACE: raise RadgenError(f'unknown classifier {classifier!r}; known: {", ".join(SPACE)}')
+    if classifier not in SPACE:
+        raise RadgenError(f'unknown classifier {classifier!r}; known: {", ".join(SPACE)}')
     n = min(n, 1 + math.prod(len(v) for v in SPACE[classifier].values()))
-    return [DEFAULTS[classifier], *ParameterSampler(SPACE[classifier], n - 1, random_state=seed)] if n > 1 else [DEFAULTS[classifier]]
+    return (
+        [DEFAULTS[classifier], *ParameterSampler(SPACE[classifier], n - 1, random_state=seed)]
+        if n > 1
+        else [DEFAULTS[classifier]]
+    )
+
 
 def make_classifier(
-    classifier:str, parameters:dict, seed:int=0,
+    classifier: str,
+    parameters: dict,
+    seed: int = 0,
 ):
     "An untrained classifier."
     if classifier == 'xgboost':
         from xgboost import XGBClassifier
-        return XGBClassifier(**parameters, tree_method='hist', max_bin=64, n_jobs=1, random_state=seed)
+
+        return XGBClassifier(
+            **parameters, tree_method='hist', max_bin=64, n_jobs=1, random_state=seed
+        )
     if classifier == 'logistic':
         from sklearn.linear_model import LogisticRegression
+
         return LogisticRegression(**parameters, max_iter=2000)
     raise RadgenError(f'unknown classifier {classifier!r}; known: {", ".join(SPACE)}')
 
 # %% ../../nbs/07_evaluate/07_outcomes.ipynb #83243e57
 def tune(
-    Z:np.ndarray, y:np.ndarray, patients:np.ndarray, # training patients of one outer fold
-    classifier:str, settings:list, inner_folds:int, seed:int,
-) -> tuple[dict, float]: # best setting, its mean inner AUROC (nan when nothing was compared)
+    Z: np.ndarray,
+    y: np.ndarray,
+    patients: np.ndarray,  # training patients of one outer fold
+    classifier: str,
+    settings: list,
+    inner_folds: int,
+    seed: int,
+) -> tuple[dict, float]:  # best setting, its mean inner AUROC (nan when nothing was compared)
     "Choose settings by the mean AUROC of inner folds of whole patients."
-    if len(settings) < 2: return settings[0], math.nan
+    if len(settings) < 2:
+        return settings[0], math.nan
     names, first = np.unique(patients, return_index=True)
     of_name = np.empty(len(names), dtype=int)
     splitter = StratifiedKFold(inner_folds, shuffle=True, random_state=seed)
-    for k, (_, held_out) in enumerate(splitter.split(names, y[first])): of_name[held_out] = k
+    for k, (_, held_out) in enumerate(splitter.split(names, y[first])):
+        of_name[held_out] = k
     inner = of_name[np.searchsorted(names, patients)]
+
     def score(parameters):
-        fits = ((make_classifier(classifier, parameters, seed).fit(Z[inner != k], y[inner != k]), inner == k) for k in range(inner_folds))
-        return float(np.nanmean([auroc(y[test], m.predict_proba(Z[test])[:, 1]) for m, test in fits]))
+        fits = (
+            (
+                make_classifier(classifier, parameters, seed).fit(Z[inner != k], y[inner != k]),
+                inner == k,
+            )
+            for k in range(inner_folds)
+        )
+        return float(
+            np.nanmean([auroc(y[test], m.predict_proba(Z[test])[:, 1]) for m, test in fits])
+        )
+
     scores = [score(p) for p in settings]
     best = int(np.argmax(scores))
     return settings[best], scores[best]
@@ -177,24 +264,31 @@ def tune(
 @dataclass(frozen=True)
 class ScoreTable:
     "Out-of-fold probabilities of one label, one row a patient."
-    frame: pd.DataFrame # index patient_id: label, score (held out), train_score (mean over folds that trained on the patient), fold
+
+    frame: pd.DataFrame  # index patient_id: label, score (held out), train_score (mean over folds that trained on the patient), fold
     classifier: str
     n_folds: int
     seed: int
     verdict: str = 'ok'
     parameters: list = field(default_factory=list)  # one dict a fold
-    inner_auroc: list = field(default_factory=list) # one a fold; nan when nothing was tuned
+    inner_auroc: list = field(default_factory=list)  # one a fold; nan when nothing was tuned
 
     @property
-    def n(self) -> int: return len(self.frame)
+    def n(self) -> int:
+        return len(self.frame)
+
     @property
-    def n_events(self) -> int: return int(self.frame.label.sum())
+    def n_events(self) -> int:
+        return int(self.frame.label.sum())
+
     def auroc(self) -> float:
         "Of all out-of-fold scores together."
         return auroc(self.frame.label, self.frame.score)
+
     def auprc(self) -> float:
         "Of all out-of-fold scores together."
         return auprc(self.frame.label, self.frame.score)
+
     def auroc_within_folds(self) -> float:
         "Mean over folds; insensitive to differences of scale between the folds' models."
         each = [auroc(g.label, g.score) for _, g in self.frame.groupby('fold')]
@@ -202,79 +296,146 @@ class ScoreTable:
 
 # %% ../../nbs/07_evaluate/07_outcomes.ipynb #db2f35a6
 def nested_scores(
-    X=None, y=None, patients=None, # as in `fold_table`
+    X=None,
+    y=None,
+    patients=None,  # as in `fold_table`
     *,
-    n_folds:int=5, seed:int=0,
-    classifier:str='xgboost', # 'xgboost' or 'logistic'
-    n_candidates:int=4,       # settings compared inside each training fold; 1 = no tuning
-    inner_folds:int=3,
-    reduce=None, encode=None, # as in `fold_table`
-    n_jobs:int=1,             # outer folds at once
-    table:FoldedTable=None,   # in place of X, y, patients, n_folds, reduce, encode: prepared once, used often
+    n_folds: int = 5,
+    seed: int = 0,
+    classifier: str = 'xgboost',  # 'xgboost' or 'logistic'
+    n_candidates: int = 4,  # settings compared inside each training fold; 1 = no tuning
+    inner_folds: int = 3,
+    reduce=None,
+    encode=None,  # as in `fold_table`
+    n_jobs: int = 1,  # outer folds at once
+    table: FoldedTable = None,  # in place of X, y, patients, n_folds, reduce, encode: prepared once, used often
 ) -> ScoreTable:
     "Nested cross-validation over patients (Varma & Simon 2006)."
-    table = table or fold_table(X, y, patients, n_folds=n_folds, seed=seed, reduce=reduce, encode=encode)
+    table = table or fold_table(
+        X, y, patients, n_folds=n_folds, seed=seed, reduce=reduce, encode=encode
+    )
     settings = candidate_settings(classifier, n_candidates, table.seed)
     label = pd.Series(table.y).groupby(table.patients).first()
-    frame = pd.DataFrame(dict(label=label, score=np.nan, train_score=np.nan, fold=pd.Series(table.fold).groupby(table.patients).first())).rename_axis('patient_id')
-    if table.verdict != 'ok': return ScoreTable(frame, classifier, table.n_folds, table.seed, table.verdict)
+    frame = pd.DataFrame(
+        dict(
+            label=label,
+            score=np.nan,
+            train_score=np.nan,
+            fold=pd.Series(table.fold).groupby(table.patients).first(),
+        )
+    ).rename_axis('patient_id')
+    if table.verdict != 'ok':
+        return ScoreTable(frame, classifier, table.n_folds, table.seed, table.verdict)
+
     def one(k, f):
-        chosen, inner = tune(f.z_train, table.y[f.train], table.patients[f.train], classifier, settings, inner_folds, table.seed + k + 1)
+        chosen, inner = tune(
+            f.z_train,
+            table.y[f.train],
+            table.patients[f.train],
+            classifier,
+            settings,
+            inner_folds,
+            table.seed + k + 1,
+        )
         model = make_classifier(classifier, chosen, table.seed).fit(f.z_train, table.y[f.train])
-        return model.predict_proba(f.z_test)[:, 1], model.predict_proba(f.z_train)[:, 1], chosen, inner
-    done = Parallel(n_jobs=n_jobs, prefer='threads')(delayed(one)(k, f) for k, f in enumerate(table.folds))
-    side = lambda i, rows: pd.Series(np.concatenate([d[i] for d in done])).groupby(np.concatenate([table.patients[r] for r in rows])).mean()
+        return (
+            model.predict_proba(f.z_test)[:, 1],
+            model.predict_proba(f.z_train)[:, 1],
+            chosen,
+            inner,
+        )
+
+    done = Parallel(n_jobs=n_jobs, prefer='threads')(
+        delayed(one)(k, f) for k, f in enumerate(table.folds)
+    )
+    side = lambda i, rows: (
+        pd.Series(np.concatenate([d[i] for d in done]))
+        .groupby(np.concatenate([table.patients[r] for r in rows]))
+        .mean()
+    )
     frame['score'] = side(0, [f.test for f in table.folds])
     frame['train_score'] = side(1, [f.train for f in table.folds])
-    return ScoreTable(frame, classifier, table.n_folds, table.seed, 'ok', [d[2] for d in done], [d[3] for d in done])
+    return ScoreTable(
+        frame,
+        classifier,
+        table.n_folds,
+        table.seed,
+        'ok',
+        [d[2] for d in done],
+        [d[3] for d in done],
+    )
 
 # %% ../../nbs/07_evaluate/07_outcomes.ipynb #9b809381
 def curves(
-    scores:ScoreTable,
-    label:str='', # written in every row
-) -> pd.DataFrame: # a row a point: curve ('roc', 'pr'), subset ('train', 'test'), label, x, y
+    scores: ScoreTable,
+    label: str = '',  # written in every row
+) -> pd.DataFrame:  # a row a point: curve ('roc', 'pr'), subset ('train', 'test'), label, x, y
     "Points of Figure 5: ROC (x false, y true positive rate) and precision-recall (x recall, y precision; steps run from high recall to low)."
     from sklearn.metrics import precision_recall_curve, roc_curve
+
     truth, parts = scores.frame.label, []
-    for subset, column in (('train', 'train_score'), ('test', 'score')) if scores.verdict == 'ok' else ():
+    for subset, column in (
+        (('train', 'train_score'), ('test', 'score')) if scores.verdict == 'ok' else ()
+    ):
         given = scores.frame[column]
         fpr, tpr, _ = roc_curve(truth, given)
         precision, recall, _ = precision_recall_curve(truth, given)
-        parts += [pd.DataFrame(dict(curve=c, subset=subset, label=label, x=x, y=y)) for c, x, y in (('roc', fpr, tpr), ('pr', recall, precision))]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns='curve subset label x y'.split())
+        parts += [
+            pd.DataFrame(dict(curve=c, subset=subset, label=label, x=x, y=y))
+            for c, x, y in (('roc', fpr, tpr), ('pr', recall, precision))
+        ]
+    return (
+        pd.concat(parts, ignore_index=True)
+        if parts
+        else pd.DataFrame(columns='curve subset label x y'.split())
+    )
 
 # %% ../../nbs/07_evaluate/07_outcomes.ipynb #e97ff95c
 def classification_rows(
-    rows:Rows,          # collector the rows go to
-    scores:ScoreTable,
+    rows: Rows,  # collector the rows go to
+    scores: ScoreTable,
     *,
-    role:str='model',   # 'upper_bound' for the omics-direct control
-    n_boot:int=1000,
-    seed:int=0,         # of the bootstrap
-    train:bool=True,    # add rows of subset 'train'
-    chance:bool=True,    # add the prevalence, the chance value of the AUPRC
-    **fields            # condition, label, extractor, ...
+    role: str = 'model',  # 'upper_bound' for the omics-direct control
+    n_boot: int = 1000,
+    seed: int = 0,  # of the bootstrap
+    train: bool = True,  # add rows of subset 'train'
+    chance: bool = True,  # add the prevalence, the chance value of the AUPRC
+    **fields,  # condition, label, extractor, ...
 ):
     "AUROC and AUPRC with patient-bootstrap 95 % intervals, the mean within-fold AUROC, and the AUPRC's chance value."
-    table, known = scores.frame, dict(n=scores.n, n_events=scores.n_events, n_folds=scores.n_folds, seed=scores.seed)
+    table, known = (
+        scores.frame,
+        dict(n=scores.n, n_events=scores.n_events, n_folds=scores.n_folds, seed=scores.seed),
+    )
     fields = {**known, 'classifier': scores.classifier, 'subset': 'test', **fields}
     if scores.verdict != 'ok':
-        for metric in 'auroc', 'auprc': rows.add(metric=metric, role=role, verdict=scores.verdict, **fields)
+        for metric in 'auroc', 'auprc':
+            rows.add(metric=metric, role=role, verdict=scores.verdict, **fields)
         return
     for metric, f in (('auroc', auroc), ('auprc', auprc)):
-        i = patient_bootstrap(f, table.index, table.label.to_numpy(), table.score.to_numpy(), n_boot=n_boot, seed=seed)
+        i = patient_bootstrap(
+            f, table.index, table.label.to_numpy(), table.score.to_numpy(), n_boot=n_boot, seed=seed
+        )
         rows.add(metric=metric, role=role, value=i.value, ci_low=i.low, ci_high=i.high, **fields)
     rows.add(metric='auroc_within_folds', role=role, value=scores.auroc_within_folds(), **fields)
     if train:
-        for metric, f in (('auroc', auroc), ('auprc', auprc)): rows.add(metric=metric, role=role, value=f(table.label, table.train_score), **{**fields, 'subset': 'train'})
-    if chance: rows.add(metric='auprc', role='chance', value=table.label.mean(), **fields)
+        for metric, f in (('auroc', auroc), ('auprc', auprc)):
+            rows.add(
+                metric=metric,
+                role=role,
+                value=f(table.label, table.train_score),
+                **{**fields, 'subset': 'train'},
+            )
+    if chance:
+        rows.add(metric='auprc', role='chance', value=table.label.mean(), **fields)
 
 # %% ../../nbs/07_evaluate/07_outcomes.ipynb #f4b89223
 @dataclass(frozen=True)
 class PermutationNull:
     "Scores under permutation, and the score observed by the same procedure."
-    values: pd.DataFrame # [permutations, metrics]
-    observed: dict       # metric -> score of the true pairing by the same, untuned procedure
+
+    values: pd.DataFrame  # [permutations, metrics]
+    observed: dict  # metric -> score of the true pairing by the same, untuned procedure
     classifier: str
     n: int
     n_events: int
@@ -282,52 +443,87 @@ class PermutationNull:
     seed: int
     verdict: str = 'ok'
 
-    def p_value(self, metric:str) -> float:
+    def p_value(self, metric: str) -> float:
         "One-sided: (1 + number of permutations at least as high) / (1 + permutations that could be scored)."
         v = self.values[metric].dropna()
-        return float((1 + (v >= self.observed[metric] - 1e-12).sum())/(1 + len(v)))
-    def interval(self, metric:str) -> Interval:
+        return float((1 + (v >= self.observed[metric] - 1e-12).sum()) / (1 + len(v)))
+
+    def interval(self, metric: str) -> Interval:
         "Mean and 95 % range of the null."
         v = self.values[metric].dropna()
-        return Interval(float(v.mean()), *map(float, np.quantile(v, [.025, .975])), len(v))
+        return Interval(float(v.mean()), *map(float, np.quantile(v, [0.025, 0.975])), len(v))
 
 # %% ../../nbs/07_evaluate/07_outcomes.ipynb #dc40267d
 def label_permutation_null(
-    X=None, y=None, patients=None, # as in `fold_table`
+    X=None,
+    y=None,
+    patients=None,  # as in `fold_table`
     *,
-    n_permutations:int=19,
-    n_folds:int=5, seed:int=0,
-    classifier:str='xgboost',
-    reduce=None, encode=None,
-    n_jobs:int=1,            # permutations at once
-    table:FoldedTable=None,  # in place of X, y, patients, n_folds, reduce, encode
+    n_permutations: int = 19,
+    n_folds: int = 5,
+    seed: int = 0,
+    classifier: str = 'xgboost',
+    reduce=None,
+    encode=None,
+    n_jobs: int = 1,  # permutations at once
+    table: FoldedTable = None,  # in place of X, y, patients, n_folds, reduce, encode
 ) -> PermutationNull:
     "AUROC and AUPRC when labels are permuted among the patients of each fold; the classifier is refitted, not tuned."
-    table = table or fold_table(X, y, patients, n_folds=n_folds, seed=seed, reduce=reduce, encode=encode)
+    table = table or fold_table(
+        X, y, patients, n_folds=n_folds, seed=seed, reduce=reduce, encode=encode
+    )
     names, first, of_row = np.unique(table.patients, return_index=True, return_inverse=True)
     label, fold = table.y[first], table.fold[first]
-    facts = dict(classifier=classifier, n=len(names), n_events=int(label.sum()), n_folds=table.n_folds, seed=table.seed)
-    if table.verdict != 'ok': return PermutationNull(pd.DataFrame(columns=['auroc', 'auprc']), {}, **facts, verdict=table.verdict)
+    facts = dict(
+        classifier=classifier,
+        n=len(names),
+        n_events=int(label.sum()),
+        n_folds=table.n_folds,
+        seed=table.seed,
+    )
+    if table.verdict != 'ok':
+        return PermutationNull(
+            pd.DataFrame(columns=['auroc', 'auprc']), {}, **facts, verdict=table.verdict
+        )
+
     def one(labels):
         of_rows, score = labels[of_row], np.zeros(len(table.y))
-        for f in table.folds: score[f.test] = make_classifier(classifier, DEFAULTS[classifier], table.seed).fit(f.z_train, of_rows[f.train]).predict_proba(f.z_test)[:, 1]
-        score = np.bincount(of_row, score)/np.bincount(of_row)
+        for f in table.folds:
+            score[f.test] = (
+                make_classifier(classifier, DEFAULTS[classifier], table.seed)
+                .fit(f.z_train, of_rows[f.train])
+                .predict_proba(f.z_test)[:, 1]
+            )
+        score = np.bincount(of_row, score) / np.bincount(of_row)
         return auroc(labels, score), auprc(labels, score)
+
     rng = np.random.default_rng(seed)
     draws = [label, *(label[permute_within(fold, rng)] for _ in range(n_permutations))]
-    found = pd.DataFrame(Parallel(n_jobs=n_jobs, prefer='threads')(delayed(one)(d) for d in draws), columns=['auroc', 'auprc'])
+    found = pd.DataFrame(
+        Parallel(n_jobs=n_jobs, prefer='threads')(delayed(one)(d) for d in draws),
+        columns=['auroc', 'auprc'],
+    )
     return PermutationNull(found[1:].reset_index(drop=True), found.loc[0].to_dict(), **facts)
 
 # %% ../../nbs/07_evaluate/07_outcomes.ipynb #5a87d76e
 def permutation_null_rows(
-    rows:Rows,
-    null:PermutationNull,
-    **fields # condition, label, extractor, ...
+    rows: Rows,
+    null: PermutationNull,
+    **fields,  # condition, label, extractor, ...
 ):
     "Mean and 95 % range of the null, its p value, and how many permutations made it."
-    known = dict(role='null', classifier=null.classifier, n=null.n, n_events=null.n_events, n_folds=null.n_folds, seed=null.seed)
+    known = dict(
+        role='null',
+        classifier=null.classifier,
+        n=null.n,
+        n_events=null.n_events,
+        n_folds=null.n_folds,
+        seed=null.seed,
+    )
     fields = {**known, 'subset': 'test', **fields}
-    if null.verdict != 'ok': rows.add(metric='auroc', verdict=null.verdict, **fields); return
+    if null.verdict != 'ok':
+        rows.add(metric='auroc', verdict=null.verdict, **fields)
+        return
     for metric in 'auroc', 'auprc':
         i = null.interval(metric)
         rows.add(metric=metric, value=i.value, ci_low=i.low, ci_high=i.high, **fields)
@@ -336,102 +532,179 @@ def permutation_null_rows(
 
 # %% ../../nbs/07_evaluate/07_outcomes.ipynb #c845a5ee
 def omics_direct(
-    frame:pd.DataFrame, # [patients, features]: a condition as given (`cohort.conditions[...]`)
-    condition:str,      # 'expression' or 'multiomic'
-    y, patients,        # [n]; every patient must be in `frame`
+    frame: pd.DataFrame,  # [patients, features]: a condition as given (`cohort.conditions[...]`)
+    condition: str,  # 'expression' or 'multiomic'
+    y,
+    patients,  # [n]; every patient must be in `frame`
     *,
     classifiers=('xgboost', 'logistic'),
-    n_components:int=17,
-    n_folds:int=5, seed:int=0, n_candidates:int=4, inner_folds:int=3, n_jobs:int=1,
-) -> dict: # classifier -> ScoreTable
+    n_components: int = 17,
+    n_folds: int = 5,
+    seed: int = 0,
+    n_candidates: int = 4,
+    inner_folds: int = 3,
+    n_jobs: int = 1,
+) -> dict:  # classifier -> ScoreTable
     "The omics-direct control: the condition encoded inside the fold, classified without any image."
     patients = pd.Index(np.asarray(patients))
     label = pd.Series(np.asarray(y, dtype=float), index=patients)
     label = label[~label.index.duplicated()]
     missing = label.index.difference(frame.index)
-    if len(missing): raise RadgenError(f'{condition}: patient {missing[0]} has no such condition; give only patients that have it')
-    table = fold_table(frame.loc[label.index], label.to_numpy(), label.index, n_folds=n_folds, seed=seed, encode=OmicsStep(condition, n_components))
-    return {c: nested_scores(table=table, classifier=c, n_candidates=n_candidates, inner_folds=inner_folds, n_jobs=n_jobs) for c in classifiers}
+    if len(missing):
+        raise RadgenError(
+            f'{condition}: patient {missing[0]} has no such condition; give only patients that have it'
+        )
+    table = fold_table(
+        frame.loc[label.index],
+        label.to_numpy(),
+        label.index,
+        n_folds=n_folds,
+        seed=seed,
+        encode=OmicsStep(condition, n_components),
+    )
+    return {
+        c: nested_scores(
+            table=table,
+            classifier=c,
+            n_candidates=n_candidates,
+            inner_folds=inner_folds,
+            n_jobs=n_jobs,
+        )
+        for c in classifiers
+    }
 
 # %% ../../nbs/07_evaluate/07_outcomes.ipynb #dd18ad74
 @dataclass(frozen=True)
 class ShapSummary:
     "TreeSHAP values of held-out patients, in log-odds."
-    values: pd.DataFrame     # [patients, features]
-    features: pd.DataFrame   # [patients, features]: standardized feature values, for the colours of Figure 6
-    importance: pd.Series    # mean |value| over patients, largest first
+
+    values: pd.DataFrame  # [patients, features]
+    features: (
+        pd.DataFrame
+    )  # [patients, features]: standardized feature values, for the colours of Figure 6
+    importance: pd.Series  # mean |value| over patients, largest first
     verdict: str = 'ok'
 
+
 def shap_summary(
-    X, y, patients, # as in `fold_table`
+    X,
+    y,
+    patients,  # as in `fold_table`
     *,
-    n_folds:int=5, seed:int=0,
-    scores:ScoreTable=None, # take each fold's tuned settings from here; else the defaults
+    n_folds: int = 5,
+    seed: int = 0,
+    scores: ScoreTable = None,  # take each fold's tuned settings from here; else the defaults
 ) -> ShapSummary:
     "Explain each patient by the XGBoost model that held it out (Figure 6)."
     from xgboost import DMatrix
+
     table = fold_table(X, y, patients, n_folds=n_folds, seed=seed)
-    if table.verdict != 'ok': return ShapSummary(pd.DataFrame(), pd.DataFrame(), pd.Series(dtype=float), table.verdict)
-    if scores is not None and (scores.classifier, scores.n_folds, scores.seed) != ('xgboost', n_folds, seed):
-        raise RadgenError('shap_summary: these scores come from other folds or another classifier; give the same n_folds and seed, and XGBoost')
-    settings = scores.parameters if scores is not None else [DEFAULTS['xgboost']]*len(table.folds)
-    values, given = np.zeros((len(table.y), len(table.features))), np.zeros((len(table.y), len(table.features)))
+    if table.verdict != 'ok':
+        return ShapSummary(pd.DataFrame(), pd.DataFrame(), pd.Series(dtype=float), table.verdict)
+    if scores is not None and (scores.classifier, scores.n_folds, scores.seed) != (
+        'xgboost',
+        n_folds,
+        seed,
+    ):
+        raise RadgenError(
+            'shap_summary: these scores come from other folds or another classifier; give the same n_folds and seed, and XGBoost'
+        )
+    settings = scores.parameters if scores is not None else [DEFAULTS['xgboost']] * len(table.folds)
+    values, given = (
+        np.zeros((len(table.y), len(table.features))),
+        np.zeros((len(table.y), len(table.features))),
+    )
     for f, parameters in zip(table.folds, settings):
         model = make_classifier('xgboost', parameters, table.seed).fit(f.z_train, table.y[f.train])
-        values[f.test], given[f.test] = model.get_booster().predict(DMatrix(f.z_test), pred_contribs=True)[:, :-1], f.z_test
-    mean = lambda a: pd.DataFrame(a, columns=table.features).groupby(table.patients).mean().rename_axis('patient_id')
+        values[f.test], given[f.test] = (
+            model.get_booster().predict(DMatrix(f.z_test), pred_contribs=True)[:, :-1],
+            f.z_test,
+        )
+    mean = lambda a: (
+        pd.DataFrame(a, columns=table.features)
+        .groupby(table.patients)
+        .mean()
+        .rename_axis('patient_id')
+    )
     values = mean(values)
     return ShapSummary(values, mean(given), values.abs().mean().sort_values(ascending=False))
 
 # %% ../../nbs/07_evaluate/07_outcomes.ipynb #f3a28fda
 def centre_plane(
-    z:np.ndarray,       # [n, d]
-    centres:np.ndarray, # [k, d]
-    sizes:np.ndarray,   # [k]
-) -> np.ndarray: # [n, 2]
+    z: np.ndarray,  # [n, d]
+    centres: np.ndarray,  # [k, d]
+    sizes: np.ndarray,  # [k]
+) -> np.ndarray:  # [n, 2]
     "Positions in the plane that best fits the centres; with two centres, the line through them and the widest direction across it."
     middle = z.mean(0)
-    axes = np.linalg.svd((centres - middle)*np.sqrt(sizes)[:, None], full_matrices=False)[2][:min(2, len(centres) - 1)]
+    axes = np.linalg.svd((centres - middle) * np.sqrt(sizes)[:, None], full_matrices=False)[2][
+        : min(2, len(centres) - 1)
+    ]
     if len(axes) < 2:
-        across = (z - middle) - (z - middle)@axes.T@axes
+        across = (z - middle) - (z - middle) @ axes.T @ axes
         axes = np.r_[axes, np.linalg.svd(across, full_matrices=False)[2][:1]]
-    return (z - middle)@(axes*np.sign(axes[np.arange(2), np.abs(axes).argmax(1)])[:, None]).T if z.shape[1] > 1 else np.c_[z - middle, np.zeros(len(z))]
+    return (
+        (z - middle) @ (axes * np.sign(axes[np.arange(2), np.abs(axes).argmax(1)])[:, None]).T
+        if z.shape[1] > 1
+        else np.c_[z - middle, np.zeros(len(z))]
+    )
+
 
 @dataclass(frozen=True)
 class OmicClusters:
     "k-means of the encoded condition."
-    silhouette: pd.Series   # index k: mean silhouette
-    k: int                  # the k with the highest
-    labels: pd.Series       # patient -> cluster 0..k-1, largest first
-    centres: np.ndarray     # [k, d]
-    nearest: pd.DataFrame   # cluster, patient_id, distance: patients nearest each centre, nearest first
-    plane: pd.DataFrame     # [patients, 2]: positions in the plane of the centres, for the plot
-    plane_centres: np.ndarray # [k, 2]: the centres there
+
+    silhouette: pd.Series  # index k: mean silhouette
+    k: int  # the k with the highest
+    labels: pd.Series  # patient -> cluster 0..k-1, largest first
+    centres: np.ndarray  # [k, d]
+    nearest: (
+        pd.DataFrame
+    )  # cluster, patient_id, distance: patients nearest each centre, nearest first
+    plane: pd.DataFrame  # [patients, 2]: positions in the plane of the centres, for the plot
+    plane_centres: np.ndarray  # [k, 2]: the centres there
 
     def nearest_by_cluster(self) -> list:
         "For each centre, the patients nearest to it."
         return [list(g.patient_id) for _, g in self.nearest.groupby('cluster')]
 
+
 def omic_clusters(
-    Z,              # [patients, d] encoded condition (DataFrame: its index names the patients)
+    Z,  # [patients, d] encoded condition (DataFrame: its index names the patients)
     k_range=range(2, 9),
-    seed:int=0,
-    n_nearest:int=3, # patients listed a centre
+    seed: int = 0,
+    n_nearest: int = 3,  # patients listed a centre
 ) -> OmicClusters:
     "Cluster patients by their encoded omics and name those nearest the centres (Figure 8)."
     from sklearn.cluster import KMeans
     from sklearn.metrics import silhouette_score
+
     Z = Z if isinstance(Z, pd.DataFrame) else pd.DataFrame(np.asarray(Z))
     ids, z = Z.index, Z.to_numpy(dtype=float)
     k_range = [k for k in k_range if 2 <= k < len(z)]
-    if not k_range: raise RadgenError(f'{len(z)} patients cannot be clustered; at least 3 are needed')
+    if not k_range:
+        raise RadgenError(f'{len(z)} patients cannot be clustered; at least 3 are needed')
     fits = {k: KMeans(k, n_init=10, random_state=seed).fit(z) for k in k_range}
-    silhouette = pd.Series({k: silhouette_score(z, m.labels_) for k, m in fits.items()}, name='silhouette').rename_axis('k')
+    silhouette = pd.Series(
+        {k: silhouette_score(z, m.labels_) for k, m in fits.items()}, name='silhouette'
+    ).rename_axis('k')
     k = int(silhouette.idxmax())
     order = np.argsort(-np.bincount(fits[k].labels_), kind='stable')
     labels = pd.Series(np.argsort(order)[fits[k].labels_], index=ids, name='cluster')
     centres = fits[k].cluster_centers_[order]
     away = np.linalg.norm(z - centres[labels], axis=1)
-    near = pd.DataFrame(dict(cluster=labels.to_numpy(), patient_id=ids, distance=away)).sort_values(['cluster', 'distance'], kind='stable')
-    plane = pd.DataFrame(centre_plane(z, centres, np.bincount(labels)), index=ids, columns=['axis1', 'axis2'])
-    return OmicClusters(silhouette, k, labels, centres, near.groupby('cluster').head(n_nearest).reset_index(drop=True), plane, plane.groupby(labels).mean().to_numpy())
+    near = pd.DataFrame(dict(cluster=labels.to_numpy(), patient_id=ids, distance=away)).sort_values(
+        ['cluster', 'distance'], kind='stable'
+    )
+    plane = pd.DataFrame(
+        centre_plane(z, centres, np.bincount(labels)), index=ids, columns=['axis1', 'axis2']
+    )
+    return OmicClusters(
+        silhouette,
+        k,
+        labels,
+        centres,
+        near.groupby('cluster').head(n_nearest).reset_index(drop=True),
+        plane,
+        plane.groupby(labels).mean().to_numpy(),
+    )

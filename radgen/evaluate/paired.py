@@ -7,92 +7,131 @@ __all__ = ['LEGACY_SIZE', 'legacy_fid', 'upsample', 'mse', 'ssim', 'stack_sample
 
 # %% ../../nbs/07_evaluate/04_paired.ipynb #048a7439
 import math
+
 import numpy as np
+
 from ..core.paths import RadgenError
 from .distances import torchmetrics_parts
 
 # %% ../../nbs/07_evaluate/04_paired.ipynb #4465318c
 def _pair(real, generated):
     a, b = np.asarray(real, dtype=np.float64), np.asarray(generated, dtype=np.float64)
-    if a.ndim not in (2, 3) or b.ndim not in (2, 3) or a.shape[-2:] != b.shape[-2:]: raise RadgenError(f'images of shape {a.shape} and {b.shape} cannot be compared pair by pair')
-    if a.ndim == b.ndim == 3 and len(a) != len(b): raise RadgenError(f'{len(a)} real and {len(b)} generated images: one of each a pair')
+    if a.ndim not in (2, 3) or b.ndim not in (2, 3) or a.shape[-2:] != b.shape[-2:]:
+        raise RadgenError(
+            f'images of shape {a.shape} and {b.shape} cannot be compared pair by pair'
+        )
+    if a.ndim == b.ndim == 3 and len(a) != len(b):
+        raise RadgenError(f'{len(a)} real and {len(b)} generated images: one of each a pair')
     return np.broadcast_arrays(a, b)
 
-def _out(x): return float(x) if np.ndim(x) == 0 else x
+
+def _out(x):
+    return float(x) if np.ndim(x) == 0 else x
+
 
 def legacy_fid(
-    real, # [n, H, W] in [0, 1], or one image [H, W]
-    generated, # the same
-): # [n], or one number
+    real,  # [n, H, W] in [0, 1], or one image [H, W]
+    generated,  # the same
+):  # [n], or one number
     "Fréchet distance between the pixel rows of two images, the FID of the code of Chen et al. 2024."
     a, b = _pair(real, generated)
-    n, gap = a.shape[-2] - 1, ((a.mean(-2) - b.mean(-2))**2).sum(-1)
+    n, gap = a.shape[-2] - 1, ((a.mean(-2) - b.mean(-2)) ** 2).sum(-1)
     a, b = a - a.mean(-2, keepdims=True), b - b.mean(-2, keepdims=True)
     cross = np.linalg.svd(a @ b.swapaxes(-1, -2), compute_uv=False).sum(-1)
-    return _out(np.maximum(0, gap + ((a**2).sum((-2, -1)) + (b**2).sum((-2, -1)) - 2*cross)/n))
+    return _out(np.maximum(0, gap + ((a**2).sum((-2, -1)) + (b**2).sum((-2, -1)) - 2 * cross) / n))
 
 # %% ../../nbs/07_evaluate/04_paired.ipynb #e8cb3009
-LEGACY_SIZE = 128 # pixels a side: the only size at which legacy_fid is quoted as such
+LEGACY_SIZE = 128  # pixels a side: the only size at which legacy_fid is quoted as such
 
 # %% ../../nbs/07_evaluate/04_paired.ipynb #4f5ef8de
 def upsample(
-    images, # [..., H, W] in [0, 1]
-    size:int=LEGACY_SIZE, # pixels a side, H or more
-) -> np.ndarray: # float32 [..., size, size] in [0, 1]
+    images,  # [..., H, W] in [0, 1]
+    size: int = LEGACY_SIZE,  # pixels a side, H or more
+) -> np.ndarray:  # float32 [..., size, size] in [0, 1]
     "Pictures brought back to a larger size by Pillow's bicubic interpolation; those that have it are left as they are."
     from PIL import Image
+
     x = np.asarray(images, dtype=np.float32)
-    if max(x.shape[-2:]) > size: raise RadgenError(f'images of {x.shape[-2]} x {x.shape[-1]} pixels cannot be enlarged to {size}')
-    if x.shape[-2:] == (size, size): return x
-    out = [np.asarray(Image.fromarray(i).resize((size, size), Image.Resampling.BICUBIC)) for i in x.reshape(-1, *x.shape[-2:])]
-    return np.clip(np.stack(out), 0, 1).reshape(*x.shape[:-2], size, size) if out else np.zeros((*x.shape[:-2], size, size), np.float32)
+    if max(x.shape[-2:]) > size:
+        raise RadgenError(
+            f'images of {x.shape[-2]} x {x.shape[-1]} pixels cannot be enlarged to {size}'
+        )
+    if x.shape[-2:] == (size, size):
+        return x
+    out = [
+        np.asarray(Image.fromarray(i).resize((size, size), Image.Resampling.BICUBIC))
+        for i in x.reshape(-1, *x.shape[-2:])
+    ]
+    return (
+        np.clip(np.stack(out), 0, 1).reshape(*x.shape[:-2], size, size)
+        if out
+        else np.zeros((*x.shape[:-2], size, size), np.float32)
+    )
 
 # %% ../../nbs/07_evaluate/04_paired.ipynb #4a43f9c2
 def mse(
-    real, # [n, H, W] in [0, 1], or one image [H, W]
-    generated, # the same
-): # [n], or one number
+    real,  # [n, H, W] in [0, 1], or one image [H, W]
+    generated,  # the same
+):  # [n], or one number
     "Mean squared error over the pixels of each pair."
     a, b = _pair(real, generated)
-    return _out(((a - b)**2).mean((-2, -1)))
+    return _out(((a - b) ** 2).mean((-2, -1)))
 
 # %% ../../nbs/07_evaluate/04_paired.ipynb #f5306d0b
 def ssim(
-    real, # [n, H, W] in [0, 1], or one image [H, W]
-    generated, # the same
-): # [n], or one number
+    real,  # [n, H, W] in [0, 1], or one image [H, W]
+    generated,  # the same
+):  # [n], or one number
     "Structural similarity of each pair (Wang et al. 2004) by torchmetrics: 11 x 11 Gaussian window of 1.5 pixels, data range 1."
     import torch
+
     measure, _ = torchmetrics_parts()
     a, b = (x.astype(np.float32) for x in np.broadcast_arrays(*_pair(real, generated)))
     shape = a.shape[:-2]
     a, b = (torch.from_numpy(np.ascontiguousarray(x.reshape(-1, 1, *x.shape[-2:]))) for x in (a, b))
-    step = max(1, (1 << 17)//math.prod(a.shape[-2:])) # larger pieces are slower
-    each = [measure(b[i:i+step], a[i:i+step], data_range=1., reduction='none') for i in range(0, len(a), step)]
+    step = max(1, (1 << 17) // math.prod(a.shape[-2:]))  # larger pieces are slower
+    each = [
+        measure(b[i : i + step], a[i : i + step], data_range=1.0, reduction='none')
+        for i in range(0, len(a), step)
+    ]
     return _out(torch.cat([e.reshape(-1) for e in each]).double().numpy().reshape(shape))
 
 # %% ../../nbs/07_evaluate/04_paired.ipynb #6395c8e5
-def stack_samples(samples): # [n, H, W] or [n, k, H, W] -> [n, k, H, W]
+def stack_samples(samples):  # [n, H, W] or [n, k, H, W] -> [n, k, H, W]
     samples = np.asarray(samples)
-    if samples.ndim not in (3, 4): raise RadgenError(f'samples of shape {samples.shape}: [n, n_samples, H, W] is needed')
+    if samples.ndim not in (3, 4):
+        raise RadgenError(f'samples of shape {samples.shape}: [n, n_samples, H, W] is needed')
     return samples[:, None] if samples.ndim == 3 else samples
 
+
 def estimators(
-    metric, # callable(real, generated) -> [n], e.g. `mse`
-    real, # [n, H, W]
-    samples, # [n, n_samples, H, W], or [n, H, W] for one sample each
-    best=np.min, # np.max where larger is better
-) -> dict[str, np.ndarray]: # 'single' and, with several samples, 'mean' and 'best': [n] each
+    metric,  # callable(real, generated) -> [n], e.g. `mse`
+    real,  # [n, H, W]
+    samples,  # [n, n_samples, H, W], or [n, H, W] for one sample each
+    best=np.min,  # np.max where larger is better
+) -> dict[str, np.ndarray]:  # 'single' and, with several samples, 'mean' and 'best': [n] each
     "A paired metric under the three estimators."
     samples = stack_samples(samples)
     each = np.stack([metric(real, samples[:, k]) for k in range(samples.shape[1])], axis=1)
     out = {'single': each.mean(1)}
-    if samples.shape[1] > 1: out |= {'mean': metric(real, samples.mean(1)), 'best': best(each, axis=1)}
+    if samples.shape[1] > 1:
+        out |= {'mean': metric(real, samples.mean(1)), 'best': best(each, axis=1)}
     return out
 
 # %% ../../nbs/07_evaluate/04_paired.ipynb #a1e5b3e6
-def check_aligned(real, samples, patients, folds): # as arrays, one of each a row
-    real, samples, patients, folds = np.asarray(real), stack_samples(samples), np.asarray(patients), np.asarray(folds)
-    if not len(real) == len(samples) == len(patients) == len(folds): raise RadgenError(f'{len(real)} real images, {len(samples)} rows of samples, {len(patients)} patients, {len(folds)} folds: one of each a row')
-    if real.shape[1:] != samples.shape[2:]: raise RadgenError(f'samples of {samples.shape[2:]} pixels, real images of {real.shape[1:]}: bring them to one size')
+def check_aligned(real, samples, patients, folds):  # as arrays, one of each a row
+    real, samples, patients, folds = (
+        np.asarray(real),
+        stack_samples(samples),
+        np.asarray(patients),
+        np.asarray(folds),
+    )
+    if not len(real) == len(samples) == len(patients) == len(folds):
+        raise RadgenError(
+            f'{len(real)} real images, {len(samples)} rows of samples, {len(patients)} patients, {len(folds)} folds: one of each a row'
+        )
+    if real.shape[1:] != samples.shape[2:]:
+        raise RadgenError(
+            f'samples of {samples.shape[2:]} pixels, real images of {real.shape[1:]}: bring them to one size'
+        )
     return real, samples, patients, folds

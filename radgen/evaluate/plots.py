@@ -7,323 +7,709 @@ __all__ = ['fig_panels', 'fig_gallery', 'fig_roc_pr', 'fig_shap', 'fig_km', 'fig
            'fig_outcomes']
 
 # %% ../../nbs/07_evaluate/09_plots.ipynb #8840feec
-from matplotlib.patches import Rectangle
 import math
+import textwrap
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import textwrap
-from ..core.names import ESTIMATORS, FIDELITY_METRICS, MODEL_NAMES, OUTCOME_METRICS, label_text, value_text
+from matplotlib.patches import Rectangle
+
+from radgen.core.names import (
+    ESTIMATORS,
+    FIDELITY_METRICS,
+    MODEL_NAMES,
+    OUTCOME_METRICS,
+    label_text,
+    value_text,
+)
 from ..core.rows import known_truth, of_samples, ok_rows, own_rows, quotable, without_image
 from ..core.style import GREY, INK, PALETTE, SERIES_COLOURS, WIDTH, new_figure, say
 
 # %% ../../nbs/07_evaluate/09_plots.ipynb #7d6aa234
 def fig_panels(
-    real:np.ndarray,         # [n, H, W] held-out projections in [0, 1]
-    generated:np.ndarray,    # [n, k, H, W] samples for the same patients
-    mean_image:np.ndarray,   # [H, W], or [n, H, W] where it differs by fold
-    nearest_copy:np.ndarray, # [n, H, W]
-    titles=None,             # n row labels, e.g. patient and series kind
-    max_rows:int=6, max_samples:int=3,
+    real: np.ndarray,  # [n, H, W] held-out projections in [0, 1]
+    generated: np.ndarray,  # [n, k, H, W] samples for the same patients
+    mean_image: np.ndarray,  # [H, W], or [n, H, W] where it differs by fold
+    nearest_copy: np.ndarray,  # [n, H, W]
+    titles=None,  # n row labels, e.g. patient and series kind
+    max_rows: int = 6,
+    max_samples: int = 3,
 ):
     "Figure 4: real | samples | mean of n | mean training image | copy of the nearest condition."
     n = min(len(real), max_rows) if real is not None else 0
-    if not n: fig, axes = new_figure(1.6); say(axes[0, 0], 'no held-out patient was generated'); return fig
+    if not n:
+        fig, axes = new_figure(1.6)
+        say(axes[0, 0], 'no held-out patient was generated')
+        return fig
     generated = np.asarray(generated)[:n]
     k = min(generated.shape[1], max_samples)
     mean_image = np.broadcast_to(mean_image, (len(real), *np.shape(real)[1:]))
-    heads = ['real'] + [f'sample {i+1}' for i in range(k)] + [f'mean of {generated.shape[1]}', 'mean training\nimage', 'nearest\ncopy']
-    fig, axes = new_figure(0.35 + n*0.96, n, len(heads))
-    colours = [INK] + [PALETTE['model']]*(k+1) + [PALETTE['control']]*2
+    heads = (
+        ['real']
+        + [f'sample {i + 1}' for i in range(k)]
+        + [f'mean of {generated.shape[1]}', 'mean training\nimage', 'nearest\ncopy']
+    )
+    fig, axes = new_figure(0.35 + n * 0.96, n, len(heads))
+    colours = [INK] + [PALETTE['model']] * (k + 1) + [PALETTE['control']] * 2
     for i in range(n):
-        for ax, picture, colour in zip(axes[i], [real[i], *generated[i, :k], generated[i].mean(0), mean_image[i], nearest_copy[i]], colours):
+        for ax, picture, colour in zip(
+            axes[i],
+            [real[i], *generated[i, :k], generated[i].mean(0), mean_image[i], nearest_copy[i]],
+            colours,
+        ):
             ax.imshow(picture, cmap='gray', vmin=0, vmax=1, interpolation='nearest')
             ax.set(xticks=[], yticks=[])
-            for s in ax.spines.values(): s.set(visible=True, color=colour, linewidth=1)
-        if titles is not None: axes[i, 0].set_ylabel(textwrap.fill(str(titles[i]), 14, break_on_hyphens=False), fontsize=6.2, rotation=0, ha='right', va='center', labelpad=4)
-    for ax, head, colour in zip(axes[0], heads, colours): ax.set_title(head, color=colour, fontsize=7, loc='center')
+            for s in ax.spines.values():
+                s.set(visible=True, color=colour, linewidth=1)
+        if titles is not None:
+            axes[i, 0].set_ylabel(
+                textwrap.fill(str(titles[i]), 14, break_on_hyphens=False),
+                fontsize=6.2,
+                rotation=0,
+                ha='right',
+                va='center',
+                labelpad=4,
+            )
+    for ax, head, colour in zip(axes[0], heads, colours):
+        ax.set_title(head, color=colour, fontsize=7, loc='center')
     return fig
 
 # %% ../../nbs/07_evaluate/09_plots.ipynb #f622e121
 def fig_gallery(
-    images:np.ndarray, # [n, H, W] in [0, 1]
-    title:str='',
-    columns:int=8, max_images:int=32,
+    images: np.ndarray,  # [n, H, W] in [0, 1]
+    title: str = '',
+    columns: int = 8,
+    max_images: int = 32,
 ):
     "A sheet of projections on one gray scale."
     images = np.asarray(images)[:max_images]
-    if not len(images): fig, axes = new_figure(1.6); say(axes[0, 0], 'no image was generated'); return fig
+    if not len(images):
+        fig, axes = new_figure(1.6)
+        say(axes[0, 0], 'no image was generated')
+        return fig
     columns = min(columns, len(images))
-    rows = math.ceil(len(images)/columns)
-    fig, axes = new_figure(.3 + rows*WIDTH/8, rows, columns, width=WIDTH*columns/8 if columns > 2 else 2.6)
-    for ax in axes.flat: ax.axis('off')
-    for ax, picture in zip(axes.flat, images): ax.imshow(picture, cmap='gray', vmin=0, vmax=1, interpolation='nearest')
-    fig.suptitle(title, x=.01, ha='left', fontsize=8, weight='bold')
+    rows = math.ceil(len(images) / columns)
+    fig, axes = new_figure(
+        0.3 + rows * WIDTH / 8, rows, columns, width=WIDTH * columns / 8 if columns > 2 else 2.6
+    )
+    for ax in axes.flat:
+        ax.axis('off')
+    for ax, picture in zip(axes.flat, images):
+        ax.imshow(picture, cmap='gray', vmin=0, vmax=1, interpolation='nearest')
+    fig.suptitle(title, x=0.01, ha='left', fontsize=8, weight='bold')
     return fig
 
 # %% ../../nbs/07_evaluate/09_plots.ipynb #6e08fe78
 def fig_roc_pr(
-    curves:pd.DataFrame, # a row a point: curve ('roc', 'pr'), subset or split ('train', 'test'), label, x, y; optional area, ci_low, ci_high, prevalence
+    curves: pd.DataFrame,  # a row a point: curve ('roc', 'pr'), subset or split ('train', 'test'), label, x, y; optional area, ci_low, ci_high, prevalence
     rows=None,  # tidy rows of one extractor: areas, intervals, prevalence (role reference) and verdicts are read from them; or just {label: verdict}
-    title:str='',
+    title: str = '',
 ):
     "Figure 5: ROC and precision-recall curves, train and test, a colour a label."
     verdicts, rows = (rows, None) if isinstance(rows, dict) else ({}, rows)
-    rows = pd.DataFrame(columns=['metric', 'label', 'subset', 'role', 'value', 'ci_low', 'ci_high', 'verdict']) if rows is None else rows[rows.metric.isin(['auroc', 'auprc'])]
+    rows = (
+        pd.DataFrame(
+            columns=['metric', 'label', 'subset', 'role', 'value', 'ci_low', 'ci_high', 'verdict']
+        )
+        if rows is None
+        else rows[rows.metric.isin(['auroc', 'auprc'])]
+    )
     ours = rows[rows.role == 'model']
-    stopped = pd.concat([ours.drop_duplicates('label').set_index('label').verdict, pd.Series(verdicts, dtype=object)])
+    stopped = pd.concat(
+        [
+            ours.drop_duplicates('label').set_index('label').verdict,
+            pd.Series(verdicts, dtype=object),
+        ]
+    )
     stopped = stopped[stopped != 'ok']
     if curves is None or not len(curves):
         fig, axes = new_figure(1.6)
-        say(axes[0, 0], '; '.join(f'{label_text(k)}: {v}' for k, v in stopped.items()) or 'no classifier could be judged'); return fig
+        say(
+            axes[0, 0],
+            '; '.join(f'{label_text(k)}: {v}' for k, v in stopped.items())
+            or 'no classifier could be judged',
+        )
+        return fig
     curves = curves.rename(columns={'split': 'subset'})
     subsets = [s for s in ('train', 'test') if s in set(curves.subset)]
     labels = list(dict.fromkeys(curves.label))
     stopped = stopped[~stopped.index.isin(labels)]
+
     def area(one, metric, label, subset):
-        found = ours[(ours.metric == metric) & (ours.label == label) & ((ours.subset == subset) | (subset == 'test') & ours.subset.isin(['all', None, '']))]
+        found = ours[
+            (ours.metric == metric)
+            & (ours.label == label)
+            & ((ours.subset == subset) | (subset == 'test') & ours.subset.isin(['all', None, '']))
+        ]
         source = found.rename(columns={'value': 'area'}) if len(found) else one
-        return value_text(*(source[c].iloc[0] if c in source else math.nan for c in ('area', 'ci_low', 'ci_high')))
+        return value_text(
+            *(source[c].iloc[0] if c in source else math.nan for c in ('area', 'ci_low', 'ci_high'))
+        )
+
     def prevalence(one, label):
-        found = rows[(rows.role == 'chance') & (rows.metric == 'auprc') & (rows.label == label)].value
-        return found.iloc[0] if len(found) else one.prevalence.iloc[0] if 'prevalence' in one else math.nan
-    fig, axes = new_figure(4.5 + (.25 if title else 0), 2, len(subsets), width=3.5*len(subsets))
+        found = rows[
+            (rows.role == 'chance') & (rows.metric == 'auprc') & (rows.label == label)
+        ].value
+        return (
+            found.iloc[0]
+            if len(found)
+            else one.prevalence.iloc[0]
+            if 'prevalence' in one
+            else math.nan
+        )
+
+    fig, axes = new_figure(4.5 + (0.25 if title else 0), 2, len(subsets), width=3.5 * len(subsets))
     for i, (kind, metric) in enumerate((('roc', 'auroc'), ('pr', 'auprc'))):
         for ax, subset in zip(axes[i], subsets):
-            if kind == 'roc': ax.plot([0, 1], [0, 1], color=GREY, ls='--', lw=.8, label='chance')
+            if kind == 'roc':
+                ax.plot([0, 1], [0, 1], color=GREY, ls='--', lw=0.8, label='chance')
             for k, label in enumerate(labels):
-                one, colour = curves[(curves.curve == kind) & (curves.subset == subset) & (curves.label == label)], SERIES_COLOURS[k % len(SERIES_COLOURS)]
-                if not len(one): continue
-                ax.plot(one.x, one.y, color=colour, lw=1.2, drawstyle='steps-post', label=f'{label_text(label)}\n{area(one, metric, label, subset)}')
-                if kind == 'pr': ax.axhline(prevalence(one, label), color=colour, lw=.7, ls=(0, (1, 2)))
-            for label, why in stopped.items(): ax.plot([], [], ' ', label=f'{label_text(label)}\n{why.split(":")[0]}')
-            ax.set(xlim=(-.02, 1.02), ylim=(-.02, 1.04), title=f'{dict(roc="ROC", pr="Precision-recall")[kind]}, {subset}',
-                   xlabel=dict(roc='false positive rate', pr='recall')[kind], ylabel=dict(roc='true positive rate', pr='precision')[kind])
+                one, colour = (
+                    curves[
+                        (curves.curve == kind) & (curves.subset == subset) & (curves.label == label)
+                    ],
+                    SERIES_COLOURS[k % len(SERIES_COLOURS)],
+                )
+                if not len(one):
+                    continue
+                ax.plot(
+                    one.x,
+                    one.y,
+                    color=colour,
+                    lw=1.2,
+                    drawstyle='steps-post',
+                    label=f'{label_text(label)}\n{area(one, metric, label, subset)}',
+                )
+                if kind == 'pr':
+                    ax.axhline(prevalence(one, label), color=colour, lw=0.7, ls=(0, (1, 2)))
+            for label, why in stopped.items():
+                ax.plot([], [], ' ', label=f'{label_text(label)}\n{why.split(":")[0]}')
+            ax.set(
+                xlim=(-0.02, 1.02),
+                ylim=(-0.02, 1.04),
+                title=f'{dict(roc="ROC", pr="Precision-recall")[kind]}, {subset}',
+                xlabel=dict(roc='false positive rate', pr='recall')[kind],
+                ylabel=dict(roc='true positive rate', pr='precision')[kind],
+            )
             ax.set_box_aspect(1)
-            ax.legend(loc='upper left', bbox_to_anchor=(1.01, 1.03), title=dict(roc='AUROC', pr='AUPRC\n(dots: prevalence)')[kind], title_fontsize=6.5, labelspacing=.45, borderaxespad=0, handlelength=1.2, alignment='left')
-    if title: fig.suptitle(title, x=.01, ha='left', fontsize=8, weight='bold')
+            ax.legend(
+                loc='upper left',
+                bbox_to_anchor=(1.01, 1.03),
+                title=dict(roc='AUROC', pr='AUPRC\n(dots: prevalence)')[kind],
+                title_fontsize=6.5,
+                labelspacing=0.45,
+                borderaxespad=0,
+                handlelength=1.2,
+                alignment='left',
+            )
+    if title:
+        fig.suptitle(title, x=0.01, ha='left', fontsize=8, weight='bold')
     return fig
 
 # %% ../../nbs/07_evaluate/09_plots.ipynb #75f8a246
 def _swarm(x, rows=11):
     "Vertical offsets in [-1, 1] that spread points of equal value, the same each time."
-    offset, bins = np.zeros(len(x)), pd.cut(pd.Series(x), 60, labels=False) if np.ptp(x) > 0 else pd.Series(np.zeros(len(x)))
+    offset, bins = (
+        np.zeros(len(x)),
+        pd.cut(pd.Series(x), 60, labels=False) if np.ptp(x) > 0 else pd.Series(np.zeros(len(x))),
+    )
     for _, idx in pd.Series(range(len(x))).groupby(np.asarray(bins)):
         m = len(idx)
-        offset[idx.to_numpy()] = np.tile(np.r_[0, np.repeat(np.arange(1, rows), 2)*np.tile([1, -1], rows-1)], m//(2*rows-1)+1)[:m]/max(rows-1, 1)
+        offset[idx.to_numpy()] = np.tile(
+            np.r_[0, np.repeat(np.arange(1, rows), 2) * np.tile([1, -1], rows - 1)],
+            m // (2 * rows - 1) + 1,
+        )[:m] / max(rows - 1, 1)
     return offset
 
+
 def fig_shap(
-    values,           # [n, f] SHAP values; or {panel title: (values, features, names) or radgen.outcomes.ShapSummary}
-    features=None,    # [n, f] the features' values
-    names=None,       # f feature names
-    top:int=12,       # features shown
+    values,  # [n, f] SHAP values; or {panel title: (values, features, names) or radgen.outcomes.ShapSummary}
+    features=None,  # [n, f] the features' values
+    names=None,  # f feature names
+    top: int = 12,  # features shown
 ):
     "Figure 6: SHAP summary of the classifier's features."
     panels = values if isinstance(values, dict) else {'': (values, features, names)}
-    panels = {k: (v.values, v.features, list(v.values.columns)) if hasattr(v, 'importance') else v for k, v in panels.items()}
-    panels = {k: v for k, v in panels.items() if v is not None and v[0] is not None and np.size(v[0])}
-    if not panels: fig, axes = new_figure(1.6); say(axes[0, 0], 'no classifier could be explained: none was estimable'); return fig
+    panels = {
+        k: (v.values, v.features, list(v.values.columns)) if hasattr(v, 'importance') else v
+        for k, v in panels.items()
+    }
+    panels = {
+        k: v for k, v in panels.items() if v is not None and v[0] is not None and np.size(v[0])
+    }
+    if not panels:
+        fig, axes = new_figure(1.6)
+        say(axes[0, 0], 'no classifier could be explained: none was estimable')
+        return fig
     columns = min(len(panels), 2)
-    rows = math.ceil(len(panels)/columns)
+    rows = math.ceil(len(panels) / columns)
     shown = max(min(top, np.shape(v[0])[1]) for v in panels.values())
-    fig, axes = new_figure(rows*(.6 + .19*shown), rows, columns, width=WIDTH if columns > 1 else 5.2)
-    colours = mpl.colors.LinearSegmentedColormap.from_list('low-high', [PALETTE['model'], '#BFBFBF', PALETTE['control']])
-    for ax in list(axes.flat)[len(panels):]: ax.axis('off')
+    fig, axes = new_figure(
+        rows * (0.6 + 0.19 * shown), rows, columns, width=WIDTH if columns > 1 else 5.2
+    )
+    colours = mpl.colors.LinearSegmentedColormap.from_list(
+        'low-high', [PALETTE['model'], '#BFBFBF', PALETTE['control']]
+    )
+    for ax in list(axes.flat)[len(panels) :]:
+        ax.axis('off')
     for ax, (title, (v, f, labels)) in zip(axes.flat, panels.items()):
         v, f = np.asarray(v, float), np.asarray(f, float)
         order = np.argsort(-np.abs(v).mean(0), kind='stable')[:top]
         for row, j in enumerate(order):
             rank = pd.Series(f[:, j]).rank(pct=True).to_numpy()
-            dots = ax.scatter(v[:, j], row + .38*_swarm(v[:, j]), c=rank, cmap=colours, vmin=0, vmax=1, s=4, lw=0, rasterized=True)
-        ax.axvline(0, color=GREY, lw=.7, zorder=0)
+            dots = ax.scatter(
+                v[:, j],
+                row + 0.38 * _swarm(v[:, j]),
+                c=rank,
+                cmap=colours,
+                vmin=0,
+                vmax=1,
+                s=4,
+                lw=0,
+                rasterized=True,
+            )
+        ax.axvline(0, color=GREY, lw=0.7, zorder=0)
         short = [str(labels[j]).replace('original_', '').replace('_', ' ') for j in order]
         ax.set_yticks(range(len(order)), short, fontsize=5.6)
-        ax.set(ylim=(len(order)-.4, -.6), xlabel='SHAP value (log-odds)', title=title)
+        ax.set(ylim=(len(order) - 0.4, -0.6), xlabel='SHAP value (log-odds)', title=title)
         ax.grid(axis='y'), ax.set_axisbelow(True)
-    bar = fig.colorbar(dots, ax=axes, shrink=.6, aspect=30, pad=.01, ticks=[0, 1])
-    bar.ax.set_yticklabels(['low', 'high']), bar.set_label('feature value (rank)'), bar.outline.set_visible(False)
+    bar = fig.colorbar(dots, ax=axes, shrink=0.6, aspect=30, pad=0.01, ticks=[0, 1])
+    (
+        bar.ax.set_yticklabels(['low', 'high']),
+        bar.set_label('feature value (rank)'),
+        bar.outline.set_visible(False),
+    )
     return fig
 
 # %% ../../nbs/07_evaluate/09_plots.ipynb #7dffc162
 def _risk_groups(given):
     "A table with time_days, event, group; or the words that say why there is none."
-    if given is None or isinstance(given, str): return given
+    if given is None or isinstance(given, str):
+        return given
     if hasattr(given, 'verdict'):
-        if given.verdict != 'ok': return given.verdict
+        if given.verdict != 'ok':
+            return given.verdict
         given = given.frame
     table = pd.DataFrame(given).rename(columns={'time': 'time_days'})
-    return table if 'group' in table else table.assign(group=np.where(table.high.astype(bool), 'high', 'low'))
+    return (
+        table
+        if 'group' in table
+        else table.assign(group=np.where(table.high.astype(bool), 'high', 'low'))
+    )
+
 
 def fig_km(
-    groups, # {panel title: table} or one table with time_days (or time), event, group 'low'/'high' (or high: bool); a radgen.survival.RiskTable does, and a text says why there is none
+    groups,  # {panel title: table} or one table with time_days (or time), event, group 'low'/'high' (or high: bool); a radgen.survival.RiskTable does, and a text says why there is none
 ):
     "Figure 7: Kaplan-Meier curves of low and high risk with bands, numbers at risk, events and log-rank p."
     from lifelines import KaplanMeierFitter
     from lifelines.statistics import logrank_test
+
     panels = groups if isinstance(groups, dict) and 'event' not in groups else {'': groups}
     panels = {k: _risk_groups(v) for k, v in panels.items()} or {'': None}
     columns = min(len(panels), 2)
-    rows = math.ceil(len(panels)/columns)
-    fig, axes = new_figure(3.1*rows, 2*rows, columns, width=WIDTH if columns > 1 else 4.5, gridspec_kw=dict(height_ratios=[5.5, 1]*rows))
+    rows = math.ceil(len(panels) / columns)
+    fig, axes = new_figure(
+        3.1 * rows,
+        2 * rows,
+        columns,
+        width=WIDTH if columns > 1 else 4.5,
+        gridspec_kw=dict(height_ratios=[5.5, 1] * rows),
+    )
     colour = dict(low=PALETTE['model'], high=PALETTE['control'])
     for i, (title, part) in enumerate(panels.items()):
-        ax, below = axes[2*(i//columns), i % columns], axes[2*(i//columns)+1, i % columns]
+        ax, below = axes[2 * (i // columns), i % columns], axes[2 * (i // columns) + 1, i % columns]
         below.axis('off')
         ax.set_title(title)
         if part is None or isinstance(part, str) or not len(part) or part.group.nunique() < 2:
-            say(ax, part if isinstance(part, str) else 'not estimable: no two risk groups'); continue
-        end = float(part.time_days.max())/365.25
-        ticks = np.arange(0, end + 1e-9, max(1, round(end/5)))
+            say(ax, part if isinstance(part, str) else 'not estimable: no two risk groups')
+            continue
+        end = float(part.time_days.max()) / 365.25
+        ticks = np.arange(0, end + 1e-9, max(1, round(end / 5)))
         for row, (name, style) in enumerate((('low', '-'), ('high', '--'))):
             g = part[part.group == name]
-            km = KaplanMeierFitter().fit(g.time_days/365.25, g.event)
+            km = KaplanMeierFitter().fit(g.time_days / 365.25, g.event)
             curve, band = km.survival_function_.iloc[:, 0], km.confidence_interval_
-            ax.step(curve.index, curve, where='post', color=colour[name], ls=style, label=f'{name} risk: {int(g.event.sum())} events in {len(g)}')
-            ax.fill_between(band.index, band.iloc[:, 0].fillna(1), band.iloc[:, 1].fillna(1), step='post', color=colour[name], alpha=.15, lw=0)
-            ticked = g.time_days[g.event == 0]/365.25
-            ax.plot(ticked, km.survival_function_at_times(ticked), '|', color=colour[name], ms=3, mew=.5, alpha=.7)
-            for t in ticks: below.text(t, .55-.42*row, f'{int((g.time_days/365.25 >= t).sum())}', ha='center', va='center', fontsize=6.3, color=colour[name])
-            below.text(-.03, .55-.42*row, name, ha='right', va='center', fontsize=6.3, color=colour[name], transform=below.get_yaxis_transform())
-        below.text(0, 1.02, 'at risk', ha='left', va='center', fontsize=6.3, color=GREY, transform=below.transAxes)
+            ax.step(
+                curve.index,
+                curve,
+                where='post',
+                color=colour[name],
+                ls=style,
+                label=f'{name} risk: {int(g.event.sum())} events in {len(g)}',
+            )
+            ax.fill_between(
+                band.index,
+                band.iloc[:, 0].fillna(1),
+                band.iloc[:, 1].fillna(1),
+                step='post',
+                color=colour[name],
+                alpha=0.15,
+                lw=0,
+            )
+            ticked = g.time_days[g.event == 0] / 365.25
+            ax.plot(
+                ticked,
+                km.survival_function_at_times(ticked),
+                '|',
+                color=colour[name],
+                ms=3,
+                mew=0.5,
+                alpha=0.7,
+            )
+            for t in ticks:
+                below.text(
+                    t,
+                    0.55 - 0.42 * row,
+                    f'{int((g.time_days / 365.25 >= t).sum())}',
+                    ha='center',
+                    va='center',
+                    fontsize=6.3,
+                    color=colour[name],
+                )
+            below.text(
+                -0.03,
+                0.55 - 0.42 * row,
+                name,
+                ha='right',
+                va='center',
+                fontsize=6.3,
+                color=colour[name],
+                transform=below.get_yaxis_transform(),
+            )
+        below.text(
+            0,
+            1.02,
+            'at risk',
+            ha='left',
+            va='center',
+            fontsize=6.3,
+            color=GREY,
+            transform=below.transAxes,
+        )
         low, high = part[part.group == 'low'], part[part.group == 'high']
         p = logrank_test(low.time_days, high.time_days, low.event, high.event).p_value
-        ax.legend(loc='lower left', title=f'log-rank p {"< 0.001" if p < .001 else f"= {p:.3f}"}', title_fontsize=6.8, alignment='left')
-        ax.set(ylim=(0, 1.03), xlim=(-.02*end, end*1.02), xticks=ticks, xlabel='years', ylabel='survival')
-        below.set(xlim=ax.get_xlim(), ylim=(-.1, 1.1))
-    for i in range(len(panels), rows*columns): axes[2*(i//columns), i % columns].axis('off'), axes[2*(i//columns)+1, i % columns].axis('off')
+        ax.legend(
+            loc='lower left',
+            title=f'log-rank p {"< 0.001" if p < 0.001 else f"= {p:.3f}"}',
+            title_fontsize=6.8,
+            alignment='left',
+        )
+        ax.set(
+            ylim=(0, 1.03),
+            xlim=(-0.02 * end, end * 1.02),
+            xticks=ticks,
+            xlabel='years',
+            ylabel='survival',
+        )
+        below.set(xlim=ax.get_xlim(), ylim=(-0.1, 1.1))
+    for i in range(len(panels), rows * columns):
+        (
+            axes[2 * (i // columns), i % columns].axis('off'),
+            axes[2 * (i // columns) + 1, i % columns].axis('off'),
+        )
     return fig
 
 # %% ../../nbs/07_evaluate/09_plots.ipynb #48007cfa
 def fig_clusters(
-    embedding,       # DataFrame or array [n, 2], patients on two axes; or all at once, a radgen.outcomes.OmicClusters
-    cluster=None,    # [n] cluster of each patient, 0, 1, ...
-    centres=None,    # [k, 2] the centres on the same axes; their members' means when not given
-    nearest=None,    # for each centre: row number(s), or patient id(s) of the embedding's index
-    silhouette=None, # Series: k -> mean silhouette
-    title:str='',
+    embedding,  # DataFrame or array [n, 2], patients on two axes; or all at once, a radgen.outcomes.OmicClusters
+    cluster=None,  # [n] cluster of each patient, 0, 1, ...
+    centres=None,  # [k, 2] the centres on the same axes; their members' means when not given
+    nearest=None,  # for each centre: row number(s), or patient id(s) of the embedding's index
+    silhouette=None,  # Series: k -> mean silhouette
+    title: str = '',
 ):
     "Figure 8: k-means clusters of the condition, the patients nearest the centres, and silhouette over k."
     if hasattr(embedding, 'plane'):
         found = embedding
-        embedding, cluster, silhouette = found.plane, found.labels.loc[found.plane.index], found.silhouette
+        embedding, cluster, silhouette = (
+            found.plane,
+            found.labels.loc[found.plane.index],
+            found.silhouette,
+        )
         nearest = found.nearest.groupby('cluster').patient_id.first().tolist()
     fig, axes = new_figure(2.9, 1, 2, gridspec_kw=dict(width_ratios=[1.7, 1]))
     ax, right = axes[0]
-    xy = pd.DataFrame(np.asarray(embedding, float), index=getattr(embedding, 'index', None)) if embedding is not None else pd.DataFrame()
-    if len(xy) < 2: say(ax, 'not estimable: fewer than two patients')
+    xy = (
+        pd.DataFrame(np.asarray(embedding, float), index=getattr(embedding, 'index', None))
+        if embedding is not None
+        else pd.DataFrame()
+    )
+    if len(xy) < 2:
+        say(ax, 'not estimable: fewer than two patients')
     else:
         cluster = np.asarray(cluster)
-        centres = xy.groupby(cluster).mean().to_numpy() if centres is None else np.asarray(centres, float)
+        centres = (
+            xy.groupby(cluster).mean().to_numpy() if centres is None else np.asarray(centres, float)
+        )
         shapes = 'osD^vP*X'
         for c in sorted(set(cluster)):
             at = cluster == c
-            ax.scatter(xy.iloc[at, 0], xy.iloc[at, 1], s=9, marker=shapes[int(c) % 8], color=SERIES_COLOURS[int(c) % 8], alpha=.55, lw=0, label=f'cluster {int(c)+1}: {int(at.sum())}')
-        ax.scatter(centres[:, 0], centres[:, 1], marker='+', s=60, color=INK, lw=1.4, label='centre', zorder=4)
+            ax.scatter(
+                xy.iloc[at, 0],
+                xy.iloc[at, 1],
+                s=9,
+                marker=shapes[int(c) % 8],
+                color=SERIES_COLOURS[int(c) % 8],
+                alpha=0.55,
+                lw=0,
+                label=f'cluster {int(c) + 1}: {int(at.sum())}',
+            )
+        ax.scatter(
+            centres[:, 0],
+            centres[:, 1],
+            marker='+',
+            s=60,
+            color=INK,
+            lw=1.4,
+            label='centre',
+            zorder=4,
+        )
         for n, who in enumerate(nearest if nearest is not None else []):
             for k, w in enumerate(np.atleast_1d(who)):
                 p = xy.loc[w] if w in xy.index else xy.iloc[int(w)]
-                ax.scatter(p.iloc[0], p.iloc[1], s=34, facecolor='none', edgecolor=INK, lw=.9, zorder=5, label='nearest patient' if n == k == 0 else None)
+                ax.scatter(
+                    p.iloc[0],
+                    p.iloc[1],
+                    s=34,
+                    facecolor='none',
+                    edgecolor=INK,
+                    lw=0.9,
+                    zorder=5,
+                    label='nearest patient' if n == k == 0 else None,
+                )
         ax.set(xlabel='axis 1 of the plane', ylabel='axis 2', title=title or 'k-means clusters')
-        ax.legend(loc='upper center', bbox_to_anchor=(.5, -.17), ncols=3, columnspacing=1.2, handletextpad=.4)
-    silhouette = pd.Series(silhouette, dtype=float).dropna() if silhouette is not None else pd.Series(dtype=float)
-    if not len(silhouette): say(right, 'silhouette not estimable')
+        ax.legend(
+            loc='upper center',
+            bbox_to_anchor=(0.5, -0.17),
+            ncols=3,
+            columnspacing=1.2,
+            handletextpad=0.4,
+        )
+    silhouette = (
+        pd.Series(silhouette, dtype=float).dropna()
+        if silhouette is not None
+        else pd.Series(dtype=float)
+    )
+    if not len(silhouette):
+        say(right, 'silhouette not estimable')
     else:
         right.plot(silhouette.index, silhouette, 'o-', color=PALETTE['model'])
         right.axhline(0, color=PALETTE['null'], lw=1, ls='--')
         best = silhouette.idxmax()
         right.plot(best, silhouette[best], 'o', ms=9, mfc='none', mec=INK)
-        right.set(xlabel='number of clusters k', ylabel='mean silhouette', title='Silhouette', xticks=silhouette.index, ylim=(min(0, silhouette.min())-.03, max(.3, silhouette.max()*1.15)))
+        right.set(
+            xlabel='number of clusters k',
+            ylabel='mean silhouette',
+            title='Silhouette',
+            xticks=silhouette.index,
+            ylim=(min(0, silhouette.min()) - 0.03, max(0.3, silhouette.max() * 1.15)),
+        )
     return fig
 
 # %% ../../nbs/07_evaluate/09_plots.ipynb #0777973a
-_LINEAR = dict(kid=1., radiomics_frechet=10., inception_fid=10.) # a distance that may be negative: below this a stretched axis is linear
+_LINEAR = dict(
+    kid=1.0, radiomics_frechet=10.0, inception_fid=10.0
+)  # a distance that may be negative: below this a stretched axis is linear
+
 
 def stretch_axis(ax, metric, values):
     "Show values that lie far apart, as those of a model that hardly learned and of the others do, on a logarithmic axis."
     values = values[np.isfinite(values)]
     least, values, linear = values.min(initial=0), np.abs(values), _LINEAR.get(metric, 0)
-    if metric == 'ssim' or not len(values) or values.max() < 6*max(np.median(values), linear): return ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(3))
+    if metric == 'ssim' or not len(values) or values.max() < 6 * max(np.median(values), linear):
+        return ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(3))
     low, high = max(linear, values[values > 0].min()), values.max()
-    if linear: ax.set_xscale('symlog', linthresh=linear, linscale=.6)
-    else: ax.set_xscale('log')
-    round_ = [m*10.**e for e in range(-6, 7) for m in ((1,) if high/low > 60 else (1, 2, 5)) if low*.8 <= m*10.**e <= high]
-    ticks = ([0, linear] if linear else []) + [t for t in round_ if t > 3*linear][(-1 if linear else 0)::max(1, len(round_)//2)]
-    ax.set_xticks(ticks), ax.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda v, _: f'{v:g}')), ax.xaxis.set_minor_locator(mpl.ticker.NullLocator())
-    ax.set_xlim(1.6*least - .4*linear if linear else low*.8, high*1.8 if linear else high*1.2)
+    if linear:
+        ax.set_xscale('symlog', linthresh=linear, linscale=0.6)
+    else:
+        ax.set_xscale('log')
+    round_ = [
+        m * 10.0**e
+        for e in range(-6, 7)
+        for m in ((1,) if high / low > 60 else (1, 2, 5))
+        if low * 0.8 <= m * 10.0**e <= high
+    ]
+    ticks = ([0, linear] if linear else []) + [t for t in round_ if t > 3 * linear][
+        (-1 if linear else 0) :: max(1, len(round_) // 2)
+    ]
+    (
+        ax.set_xticks(ticks),
+        ax.xaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda v, _: f'{v:g}')),
+        ax.xaxis.set_minor_locator(mpl.ticker.NullLocator()),
+    )
+    ax.set_xlim(
+        1.6 * least - 0.4 * linear if linear else low * 0.8, high * 1.8 if linear else high * 1.2
+    )
+
 
 def fig_fidelity(
-    rows:pd.DataFrame, # tidy rows: fidelity metrics of model, control and reference
-    estimators=('single', 'mean'), # lines of a model
+    rows: pd.DataFrame,  # tidy rows: fidelity metrics of model, control and reference
+    estimators=('single', 'mean'),  # lines of a model
 ):
     "Fidelity of each model and control with intervals: protocols side by side, the reference as a band."
     rows = of_samples(quotable(rows))
-    every = rows[rows.metric.isin(FIDELITY_METRICS) & ~rows.subset.isin(['sibling', 'no_sibling', 'train'])]
+    every = rows[
+        rows.metric.isin(FIDELITY_METRICS) & ~rows.subset.isin(['sibling', 'no_sibling', 'train'])
+    ]
     rows = ok_rows(every)
-    lines = rows[(rows.role == 'model') & rows.estimator.isin([*estimators, '', None, np.nan]) | (rows.role == 'control')]
+    lines = rows[
+        (rows.role == 'model') & rows.estimator.isin([*estimators, '', None, np.nan])
+        | (rows.role == 'control')
+    ]
     if not len(lines):
         fig, axes = new_figure(1.6)
-        say(axes[0, 0], 'no fidelity could be measured' + (f': {every.verdict.iloc[0]}' if len(every) else '')); return fig
+        say(
+            axes[0, 0],
+            'no fidelity could be measured' + (f': {every.verdict.iloc[0]}' if len(every) else ''),
+        )
+        return fig
     metrics = [m for m in FIDELITY_METRICS if m in set(lines.metric)]
-    if 'legacy_fid' in metrics: metrics = [m for m in metrics if m != 'legacy_fid_ratio']
+    if 'legacy_fid' in metrics:
+        metrics = [m for m in metrics if m != 'legacy_fid_ratio']
     conditions = sorted(dict.fromkeys(lines.condition.fillna('')), key=lambda c: c != 'multiomic')
-    named = lines.assign(line=list(zip(lines.role, lines.model, lines.estimator.fillna('').where(lines.role == 'model', ''))))
-    place = lambda line: (line[0] != 'model', list(MODEL_NAMES).index(line[1]) if line[1] in MODEL_NAMES else 99, list(estimators).index(line[2]) if line[2] in estimators else -1)
+    named = lines.assign(
+        line=list(
+            zip(
+                lines.role, lines.model, lines.estimator.fillna('').where(lines.role == 'model', '')
+            )
+        )
+    )
+    place = lambda line: (
+        line[0] != 'model',
+        list(MODEL_NAMES).index(line[1]) if line[1] in MODEL_NAMES else 99,
+        list(estimators).index(line[2]) if line[2] in estimators else -1,
+    )
     order = sorted(dict.fromkeys(named.line), key=place)
-    words = [MODEL_NAMES.get(m, m) if (k == 0 or order[k-1][1] != m) else ESTIMATORS.get(e, e) for k, (_, m, e) in enumerate(order)]
-    fig, axes = new_figure(.95 + len(conditions)*(.5 + (.3 if len(order) < 7 else .215)*len(order)), len(conditions), len(metrics), sharey=True, sharex='col')
+    words = [
+        MODEL_NAMES.get(m, m) if (k == 0 or order[k - 1][1] != m) else ESTIMATORS.get(e, e)
+        for k, (_, m, e) in enumerate(order)
+    ]
+    fig, axes = new_figure(
+        0.95 + len(conditions) * (0.5 + (0.3 if len(order) < 7 else 0.215) * len(order)),
+        len(conditions),
+        len(metrics),
+        sharey=True,
+        sharex='col',
+    )
     for i, condition in enumerate(conditions):
         for ax, metric in zip(axes[i], metrics):
             part = named[(named.condition.fillna('') == condition) & (named.metric == metric)]
-            reference = rows[(rows.model == 'real') & (rows.role == 'reference') & (rows.metric == metric) & rows.condition.fillna('').isin([condition, ''])].sort_values('protocol', key=lambda p: p.ne('patient'))
+            reference = rows[
+                (rows.model == 'real')
+                & (rows.role == 'reference')
+                & (rows.metric == metric)
+                & rows.condition.fillna('').isin([condition, ''])
+            ].sort_values('protocol', key=lambda p: p.ne('patient'))
             for f in reference[:1].itertuples():
-                if math.isfinite(f.ci_low): ax.axvspan(f.ci_low, f.ci_high, color=PALETTE['reference'], alpha=.18, lw=0)
+                if math.isfinite(f.ci_low):
+                    ax.axvspan(f.ci_low, f.ci_high, color=PALETTE['reference'], alpha=0.18, lw=0)
                 ax.axvline(f.value, color=PALETTE['reference'], lw=1.2)
             for r in part.itertuples():
-                y = order.index(r.line) + (.17 if r.protocol == 'paper' else -.17)
+                y = order.index(r.line) + (0.17 if r.protocol == 'paper' else -0.17)
                 colour = PALETTE[r.role]
-                if math.isfinite(r.ci_low): ax.plot([r.ci_low, r.ci_high], [y, y], color=colour, lw=1)
-                ax.plot(r.value, y, 'o' if r.role == 'model' else 's', color=colour, mfc='white' if r.protocol == 'paper' else colour, ms=4.2, mew=1)
+                if math.isfinite(r.ci_low):
+                    ax.plot([r.ci_low, r.ci_high], [y, y], color=colour, lw=1)
+                ax.plot(
+                    r.value,
+                    y,
+                    'o' if r.role == 'model' else 's',
+                    color=colour,
+                    mfc='white' if r.protocol == 'paper' else colour,
+                    ms=4.2,
+                    mew=1,
+                )
             name, better = FIDELITY_METRICS[metric]
             ax.set_yticks(range(len(order)), words)
             for label, (k, w) in zip(ax.get_yticklabels(), enumerate(words)):
-                if k and order[k-1][1] == order[k][1]: label.set(color=GREY, fontsize=6.2)
-            ax.set_ylim(len(order)-.5, -.5)
-            if i == 0: stretch_axis(ax, metric, named[named.metric == metric][['value', 'ci_low', 'ci_high']].to_numpy(float).ravel())
+                if k and order[k - 1][1] == order[k][1]:
+                    label.set(color=GREY, fontsize=6.2)
+            ax.set_ylim(len(order) - 0.5, -0.5)
+            if i == 0:
+                stretch_axis(
+                    ax,
+                    metric,
+                    named[named.metric == metric][['value', 'ci_low', 'ci_high']]
+                    .to_numpy(float)
+                    .ravel(),
+                )
             ax.tick_params(axis='y', length=0), ax.tick_params(axis='x', labelsize=6.5)
             ax.grid(axis='y'), ax.set_axisbelow(True)
             size = sorted(set(part.image_size.dropna()))
             if i == 0:
-                ax.set_title(f'{name}\n' + '\n'*bool(size), fontsize=7.2)
-                ax.text(0, 1.01, f'{better} is better' + (f',\n{size[-1]:.0f} px' if size else ''), transform=ax.transAxes, fontsize=6, color=GREY, va='bottom', linespacing=1.15)
-            if not len(part): ax.text(.5, .5, 'none', transform=ax.transAxes, ha='center', color=GREY)
+                ax.set_title(f'{name}\n' + '\n' * bool(size), fontsize=7.2)
+                ax.text(
+                    0,
+                    1.01,
+                    f'{better} is better' + (f',\n{size[-1]:.0f} px' if size else ''),
+                    transform=ax.transAxes,
+                    fontsize=6,
+                    color=GREY,
+                    va='bottom',
+                    linespacing=1.15,
+                )
+            if not len(part):
+                ax.text(0.5, 0.5, 'none', transform=ax.transAxes, ha='center', color=GREY)
         axes[i, 0].set_ylabel(condition, weight='bold')
     mark = lambda **k: mpl.lines.Line2D([], [], ls='', ms=4.5, **k)
     protocols = set(lines.protocol)
-    handles = [(mark(marker='o', color=PALETTE['model']), 'model'), (mark(marker='s', color=PALETTE['control']), 'control'),
-               *([(mark(marker='o', color=INK), 'folds over patients')] if 'patient' in protocols else []), *([(mark(marker='o', color=INK, mfc='white'), 'folds over images (paper)')] if 'paper' in protocols else []),
-               *([(Rectangle((0, 0), 1, 1, color=PALETTE['reference'], alpha=.35), 'reference: real against real')] if (rows.role == 'reference').any() else [])]
-    fig.legend(*zip(*handles), loc='outside lower center', ncols=5, columnspacing=1.2, handletextpad=.4)
+    handles = [
+        (mark(marker='o', color=PALETTE['model']), 'model'),
+        (mark(marker='s', color=PALETTE['control']), 'control'),
+        *([(mark(marker='o', color=INK), 'folds over patients')] if 'patient' in protocols else []),
+        *(
+            [(mark(marker='o', color=INK, mfc='white'), 'folds over images (paper)')]
+            if 'paper' in protocols
+            else []
+        ),
+        *(
+            [
+                (
+                    Rectangle((0, 0), 1, 1, color=PALETTE['reference'], alpha=0.35),
+                    'reference: real against real',
+                )
+            ]
+            if (rows.role == 'reference').any()
+            else []
+        ),
+    ]
+    fig.legend(
+        *zip(*handles), loc='outside lower center', ncols=5, columnspacing=1.2, handletextpad=0.4
+    )
     return fig
 
 # %% ../../nbs/07_evaluate/09_plots.ipynb #eb02772b
 def fig_outcomes(
-    rows:pd.DataFrame,          # tidy rows of outcome metrics
-    metrics=('auroc', 'concordance'), # drawn side by side
-    protocol:str='patient',
+    rows: pd.DataFrame,  # tidy rows of outcome metrics
+    metrics=('auroc', 'concordance'),  # drawn side by side
+    protocol: str = 'patient',
 ):
     "Outcome scores by label: generated images, omics directly, null range, known upper bound."
     rows = own_rows(rows)
-    every = rows[rows.metric.isin(metrics) & ~rows.subset.isin(['train']) & rows.protocol.isin([protocol, '', None, np.nan])]
+    every = rows[
+        rows.metric.isin(metrics)
+        & ~rows.subset.isin(['train'])
+        & rows.protocol.isin([protocol, '', None, np.nan])
+    ]
     lines = every[every.role == 'model']
-    if not len(lines): fig, axes = new_figure(1.6); say(axes[0, 0], 'no outcome was judged'); return fig
+    if not len(lines):
+        fig, axes = new_figure(1.6)
+        say(axes[0, 0], 'no outcome was judged')
+        return fig
     metrics = [m for m in metrics if m in set(lines.metric)]
     conditions = sorted(dict.fromkeys(lines.condition.fillna('')), key=lambda c: c != 'multiomic')
     labels = {m: list(dict.fromkeys(lines[lines.metric == m].label.fillna(''))) for m in metrics}
     extractors = list(dict.fromkeys(ok_rows(lines).extractor.fillna('')))
-    per = .34 + .09*max(1, len(extractors))
-    heights = [.5 + per*len(labels[m]) for m in metrics]
-    fig, axes = new_figure(sum(heights) + .65, len(metrics), len(conditions), gridspec_kw=dict(height_ratios=heights), sharey='row')
+    per = 0.34 + 0.09 * max(1, len(extractors))
+    heights = [0.5 + per * len(labels[m]) for m in metrics]
+    fig, axes = new_figure(
+        sum(heights) + 0.65,
+        len(metrics),
+        len(conditions),
+        gridspec_kw=dict(height_ratios=heights),
+        sharey='row',
+    )
     for i, metric in enumerate(metrics):
         for ax, condition in zip(axes[i], conditions):
             ax.set_title(f'{OUTCOME_METRICS.get(metric, metric)}, {condition}')
@@ -332,26 +718,101 @@ def fig_outcomes(
                 part = here[here.label.fillna('') == label]
                 good, direct = ok_rows(part), without_image(part)
                 for r in good[(good.role == 'null') & good.estimator.isna()].itertuples():
-                    if math.isfinite(r.ci_low): ax.plot([r.ci_low, r.ci_high], [y, y], color=PALETTE['null'], lw=7, alpha=.3, solid_capstyle='butt', zorder=0)
-                for r in good[known_truth(good)].itertuples(): ax.plot([r.value]*2, [y-.34, y+.34], color=PALETTE['upper_bound'], lw=1.8)
+                    if math.isfinite(r.ci_low):
+                        ax.plot(
+                            [r.ci_low, r.ci_high],
+                            [y, y],
+                            color=PALETTE['null'],
+                            lw=7,
+                            alpha=0.3,
+                            solid_capstyle='butt',
+                            zorder=0,
+                        )
+                for r in good[known_truth(good)].itertuples():
+                    ax.plot(
+                        [r.value] * 2, [y - 0.34, y + 0.34], color=PALETTE['upper_bound'], lw=1.8
+                    )
                 control = ok_rows(part[direct])
                 if len(control):
                     r = control.loc[control.value.idxmax()]
-                    if math.isfinite(r.ci_low): ax.plot([r.ci_low, r.ci_high], [y+.24]*2, color=PALETTE['control'], lw=1)
-                    ax.plot(r.value, y+.24, 's', color=PALETTE['control'], ms=4.5)
+                    if math.isfinite(r.ci_low):
+                        ax.plot(
+                            [r.ci_low, r.ci_high], [y + 0.24] * 2, color=PALETTE['control'], lw=1
+                        )
+                    ax.plot(r.value, y + 0.24, 's', color=PALETTE['control'], ms=4.5)
                 ours = part[part.role == 'model']
                 judged = ok_rows(ours)
                 for k, r in enumerate(judged.itertuples()):
-                    at = y + (k - (len(judged)-1)/2)*.3/max(1, len(judged)) - (.1 if len(control) else 0)
-                    if math.isfinite(r.ci_low): ax.plot([r.ci_low, r.ci_high], [at, at], color=PALETTE['model'], lw=1)
-                    ax.plot(r.value, at, 'oD^v'[extractors.index(r.extractor or '') % 4] if isinstance(r.extractor, str) else 'o', color=PALETTE['model'], ms=4.5)
-                if len(ours) and not len(judged): ax.text(.5, y-.06, textwrap.shorten(sorted(ours.verdict, key=lambda v: v.startswith('unavailable'))[0], 46, placeholder='...'), color=GREY, fontsize=6.2, va='center', ha='center', transform=ax.get_yaxis_transform(), bbox=dict(fc='white', ec='none', pad=1))
-            if metric != 'auprc': ax.axvline(.5, color=PALETTE['null'], lw=1, ls='--', zorder=0)
-            ax.set(xlim=(0 if metric == 'auprc' else min(.3, ok_rows(here)[['value', 'ci_low']].min(axis=None, skipna=True) - .03 if len(ok_rows(here)) else .3), 1.02), ylim=(len(labels[metric])-.5, -.5))
-            ax.set_yticks(range(len(labels[metric])), [label_text(l) for l in labels[metric]]), ax.tick_params(axis='y', length=0)
+                    at = (
+                        y
+                        + (k - (len(judged) - 1) / 2) * 0.3 / max(1, len(judged))
+                        - (0.1 if len(control) else 0)
+                    )
+                    if math.isfinite(r.ci_low):
+                        ax.plot([r.ci_low, r.ci_high], [at, at], color=PALETTE['model'], lw=1)
+                    ax.plot(
+                        r.value,
+                        at,
+                        'oD^v'[extractors.index(r.extractor or '') % 4]
+                        if isinstance(r.extractor, str)
+                        else 'o',
+                        color=PALETTE['model'],
+                        ms=4.5,
+                    )
+                if len(ours) and not len(judged):
+                    ax.text(
+                        0.5,
+                        y - 0.06,
+                        textwrap.shorten(
+                            sorted(ours.verdict, key=lambda v: v.startswith('unavailable'))[0],
+                            46,
+                            placeholder='...',
+                        ),
+                        color=GREY,
+                        fontsize=6.2,
+                        va='center',
+                        ha='center',
+                        transform=ax.get_yaxis_transform(),
+                        bbox=dict(fc='white', ec='none', pad=1),
+                    )
+            if metric != 'auprc':
+                ax.axvline(0.5, color=PALETTE['null'], lw=1, ls='--', zorder=0)
+            ax.set(
+                xlim=(
+                    0
+                    if metric == 'auprc'
+                    else min(
+                        0.3,
+                        ok_rows(here)[['value', 'ci_low']].min(axis=None, skipna=True) - 0.03
+                        if len(ok_rows(here))
+                        else 0.3,
+                    ),
+                    1.02,
+                ),
+                ylim=(len(labels[metric]) - 0.5, -0.5),
+            )
+            (
+                ax.set_yticks(range(len(labels[metric])), [label_text(l) for l in labels[metric]]),
+                ax.tick_params(axis='y', length=0),
+            )
             ax.grid(axis='x'), ax.set_axisbelow(True)
     mark = lambda m, c: mpl.lines.Line2D([], [], ls='', marker=m, color=PALETTE[c], ms=4.5)
-    handles = [(mark('oD^v'[k % 4], 'model'), f'generated images: {e or "features"}') for k, e in enumerate(extractors)] + [(mark('s', 'control'), 'omics without an image'), (Rectangle((0, 0), 1, 1, color=PALETTE['null'], alpha=.3), 'permuted labels')]
-    if known_truth(every).any(): handles.append((mpl.lines.Line2D([], [], color=PALETTE['upper_bound'], lw=1.8), 'simulated truth'))
-    fig.legend(*zip(*handles), loc='outside lower center', ncols=min(len(handles), 3) if len(handles) > 4 else len(handles), columnspacing=1.2, handletextpad=.5)
+    handles = [
+        (mark('oD^v'[k % 4], 'model'), f'generated images: {e or "features"}')
+        for k, e in enumerate(extractors)
+    ] + [
+        (mark('s', 'control'), 'omics without an image'),
+        (Rectangle((0, 0), 1, 1, color=PALETTE['null'], alpha=0.3), 'permuted labels'),
+    ]
+    if known_truth(every).any():
+        handles.append(
+            (mpl.lines.Line2D([], [], color=PALETTE['upper_bound'], lw=1.8), 'simulated truth')
+        )
+    fig.legend(
+        *zip(*handles),
+        loc='outside lower center',
+        ncols=min(len(handles), 3) if len(handles) > 4 else len(handles),
+        columnspacing=1.2,
+        handletextpad=0.5,
+    )
     return fig

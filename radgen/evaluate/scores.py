@@ -6,31 +6,34 @@
 __all__ = ['auroc', 'auprc']
 
 # %% ../../nbs/07_evaluate/02_scores.ipynb #394cd258
-from scipy.stats import rankdata
 import math
+
 import numpy as np
+from scipy.stats import rankdata
 
 # %% ../../nbs/07_evaluate/02_scores.ipynb #80042834
 def auroc(
-    y,     # [n] in {0, 1}
-    score, # [n] higher = more likely 1
-) -> float: # nan with a single class
+    y,  # [n] in {0, 1}
+    score,  # [n] higher = more likely 1
+) -> float:  # nan with a single class
     "Area under the ROC curve as the Mann-Whitney statistic (Hanley & McNeil 1982)."
     y = np.asarray(y) == 1
     n, n1 = len(y), int(y.sum())
-    if n1 == 0 or n1 == n: return math.nan
-    return float((rankdata(score)[y].sum() - n1*(n1 + 1)/2)/(n1*(n - n1)))
+    if n1 == 0 or n1 == n:
+        return math.nan
+    return float((rankdata(score)[y].sum() - n1 * (n1 + 1) / 2) / (n1 * (n - n1)))
 
 # %% ../../nbs/07_evaluate/02_scores.ipynb #41707d9a
 def auprc(
-    y,     # [n] in {0, 1}
-    score, # [n] higher = more likely 1
-) -> float: # nan with a single class
+    y,  # [n] in {0, 1}
+    score,  # [n] higher = more likely 1
+) -> float:  # nan with a single class
     "Average precision: the area under the precision-recall curve without interpolation."
     y, score = np.asarray(y) == 1, np.asarray(score, dtype=float)
-    if y.all() or not y.any(): return math.nan
+    if y.all() or not y.any():
+        return math.nan
     order = np.argsort(-score, kind='stable')
     hits = np.cumsum(y[order])
-    last = np.append(np.diff(score[order]) != 0, True)      # last patient of each distinct score
+    last = np.append(np.diff(score[order]) != 0, True)  # last patient of each distinct score
     hits, called = hits[last], np.flatnonzero(last) + 1
-    return float((np.diff(hits, prepend=0)*hits/called).sum()/hits[-1])
+    return float((np.diff(hits, prepend=0) * hits / called).sum() / hits[-1])

@@ -9,15 +9,15 @@ __all__ = ['TEN_YEARS', 'concordance', 'concordant_pairs', 'censoring_survival',
            'survival_null', 'omics_direct_risk', 'survival_rows', 'survival_null_rows']
 
 # %% ../../nbs/07_evaluate/08_survival.ipynb #f609748c
-from dataclasses import dataclass
-from dataclasses import field
-from joblib import Parallel
-from joblib import delayed
-from sklearn.model_selection import StratifiedKFold
 import math
+import warnings
+from dataclasses import dataclass, field
+
 import numpy as np
 import pandas as pd
-import warnings
+from joblib import Parallel, delayed
+from sklearn.model_selection import StratifiedKFold
+
 from ..core.paths import RadgenError
 from ..core.results import Interval, Rows, event_verdict, patient_bootstrap
 from ..data.splits import permute_within, table_folds
@@ -26,286 +26,464 @@ from .outcomes import OmicsStep, check_table, feature_steps, prepare_folds
 # %% ../../nbs/07_evaluate/08_survival.ipynb #f71e59d9
 def concordance(
     time,  # [n] days to death or to the last contact, > 0
-    event, # [n] 1 = died, 0 = censored
+    event,  # [n] 1 = died, 0 = censored
     risk,  # [n] higher = earlier death
-) -> float: # in [0, 1]; nan when no pair is comparable or a risk is missing
+) -> float:  # in [0, 1]; nan when no pair is comparable or a risk is missing
     "Harrell's concordance index (Harrell et al. 1982), by lifelines."
     from lifelines.utils import concordance_index
+
     time, event, risk = (np.asarray(a, dtype=float) for a in (time, event, risk))
-    if not (np.isfinite(time).all() and np.isfinite(event).all() and np.isfinite(risk).all()): return math.nan
-    try: return float(concordance_index(time, -risk, event))
-    except ZeroDivisionError: return math.nan
+    if not (np.isfinite(time).all() and np.isfinite(event).all() and np.isfinite(risk).all()):
+        return math.nan
+    try:
+        return float(concordance_index(time, -risk, event))
+    except ZeroDivisionError:
+        return math.nan
 
 # %% ../../nbs/07_evaluate/08_survival.ipynb #c58d11e0
 def concordant_pairs(
-    time, event, risk, # [n]
-    fold=None,         # [n]: only pairs of the same fold count
-    weight=None,       # [n]: weight of pairs in which patient i dies first
-) -> tuple[np.ndarray, np.ndarray]: # [n, n] concordant, [n, n] comparable; row = who died first
+    time,
+    event,
+    risk,  # [n]
+    fold=None,  # [n]: only pairs of the same fold count
+    weight=None,  # [n]: weight of pairs in which patient i dies first
+) -> tuple[np.ndarray, np.ndarray]:  # [n, n] concordant, [n, n] comparable; row = who died first
     "Concordant and comparable pairs; their sums' ratio is the concordance."
     time, event, risk = (np.asarray(a, dtype=float) for a in (time, event, risk))
     first = (time[:, None] < time) | ((time[:, None] == time) & (event == 0))
     comparable = (first & (event[:, None] == 1)).astype(float)
-    if fold is not None: comparable *= np.asarray(fold)[:, None] == np.asarray(fold)
-    if weight is not None: comparable *= np.asarray(weight)[:, None]
-    return comparable*((risk[:, None] > risk) + .5*(risk[:, None] == risk)), comparable
+    if fold is not None:
+        comparable *= np.asarray(fold)[:, None] == np.asarray(fold)
+    if weight is not None:
+        comparable *= np.asarray(weight)[:, None]
+    return comparable * ((risk[:, None] > risk) + 0.5 * (risk[:, None] == risk)), comparable
+
 
 def _ratio(concordant, comparable, times=None):
-    if times is None: top, below = concordant.sum(), comparable.sum()
-    else: top, below = times@concordant@times, times@comparable@times
-    return float(top/below) if below > 0 else math.nan
+    if times is None:
+        top, below = concordant.sum(), comparable.sum()
+    else:
+        top, below = times @ concordant @ times, times @ comparable @ times
+    return float(top / below) if below > 0 else math.nan
 
 # %% ../../nbs/07_evaluate/08_survival.ipynb #c5010537
 def censoring_survival(
-    train_time, train_event, # [n_train]
-    at,                      # [n] times
-) -> np.ndarray: # [n] in [0, 1]: probability of being still uncensored just before each time
+    train_time,
+    train_event,  # [n_train]
+    at,  # [n] times
+) -> np.ndarray:  # [n] in [0, 1]: probability of being still uncensored just before each time
     "Kaplan-Meier estimate of the censoring distribution; deaths leave before those censored on the same day."
-    train_time, train_event = np.asarray(train_time, dtype=float), np.asarray(train_event, dtype=float)
+    train_time, train_event = (
+        np.asarray(train_time, dtype=float),
+        np.asarray(train_event, dtype=float),
+    )
     times = np.unique(train_time)
     died = np.array([((train_time == t) & (train_event == 1)).sum() for t in times])
     lost = np.array([((train_time == t) & (train_event == 0)).sum() for t in times])
     at_risk = (train_time >= times[:, None]).sum(1) - died
     steps = np.cumprod(1 - np.divide(lost, at_risk, out=np.zeros(len(times)), where=at_risk > 0))
-    return np.append(1., steps)[np.searchsorted(times, np.asarray(at, dtype=float), side='left')]
+    return np.append(1.0, steps)[np.searchsorted(times, np.asarray(at, dtype=float), side='left')]
+
 
 def ipcw_weights(
-    train_time, train_event, time, # [n_train], [n_train], [n]
-    tau:float=None,                # days; deaths at or after tau do not count
-) -> np.ndarray: # [n]
+    train_time,
+    train_event,
+    time,  # [n_train], [n_train], [n]
+    tau: float = None,  # days; deaths at or after tau do not count
+) -> np.ndarray:  # [n]
     "Inverse probability of censoring weights, squared (Uno et al. 2011)."
     g = censoring_survival(train_time, train_event, time)
-    weight = np.divide(1., g**2, out=np.zeros_like(g), where=g > 0)
-    return weight if tau is None else np.where(np.asarray(time) < tau, weight, 0.)
+    weight = np.divide(1.0, g**2, out=np.zeros_like(g), where=g > 0)
+    return weight if tau is None else np.where(np.asarray(time) < tau, weight, 0.0)
 
 # %% ../../nbs/07_evaluate/08_survival.ipynb #ded91777
 def concordance_ipcw(
-    train_time, train_event, # [n_train]: whose censoring is modelled
-    time, event, risk,       # [n]
-    tau:float=None,          # days; deaths at or after tau do not count
-) -> float: # in [0, 1]; nan when no pair is comparable or a risk is missing
+    train_time,
+    train_event,  # [n_train]: whose censoring is modelled
+    time,
+    event,
+    risk,  # [n]
+    tau: float = None,  # days; deaths at or after tau do not count
+) -> float:  # in [0, 1]; nan when no pair is comparable or a risk is missing
     "Uno's concordance index (Uno et al. 2011, Statistics in Medicine 30:1105)."
     time, event, risk = (np.asarray(a, dtype=float) for a in (time, event, risk))
-    if not (np.isfinite(time).all() and np.isfinite(event).all() and np.isfinite(risk).all()): return math.nan
-    return _ratio(*concordant_pairs(time, event, risk, weight=ipcw_weights(train_time, train_event, time, tau)))
+    if not (np.isfinite(time).all() and np.isfinite(event).all() and np.isfinite(risk).all()):
+        return math.nan
+    return _ratio(
+        *concordant_pairs(
+            time, event, risk, weight=ipcw_weights(train_time, train_event, time, tau)
+        )
+    )
 
 # %% ../../nbs/07_evaluate/08_survival.ipynb #6f422c52
 def random_risk_spread(
-    time, event,             # [n]
+    time,
+    event,  # [n]
     *,
-    test_fraction:float=.2,
-    n_splits:int=2000,
-    seed:int=0,
-) -> np.ndarray: # concordances of the splits that had a comparable pair
+    test_fraction: float = 0.2,
+    n_splits: int = 2000,
+    seed: int = 0,
+) -> np.ndarray:  # concordances of the splits that had a comparable pair
     "Concordance of random risk scores on the test side of random splits."
-    time, event, rng = np.asarray(time, dtype=float), np.asarray(event, dtype=float), np.random.default_rng(seed)
-    n_test = max(2, round(test_fraction*len(time)))
+    time, event, rng = (
+        np.asarray(time, dtype=float),
+        np.asarray(event, dtype=float),
+        np.random.default_rng(seed),
+    )
+    n_test = max(2, round(test_fraction * len(time)))
+
     def one():
         test = rng.permutation(len(time))[:n_test]
         return _ratio(*concordant_pairs(time[test], event[test], rng.normal(size=n_test)))
+
     found = np.array([one() for _ in range(n_splits)])
     return found[np.isfinite(found)]
 
 # %% ../../nbs/07_evaluate/08_survival.ipynb #6c413d72
 def fit_cox(
-    Z:np.ndarray,       # [n, d] standardized features
-    time, event,        # [n]
-    penalizer:float=.1, # > 0
-    l1_ratio:float=0.,  # 0 = ridge, 1 = lasso
-) -> tuple[np.ndarray|None, float]: # coefficients [d] (None: did not converge), the penalty that was used
+    Z: np.ndarray,  # [n, d] standardized features
+    time,
+    event,  # [n]
+    penalizer: float = 0.1,  # > 0
+    l1_ratio: float = 0.0,  # 0 = ridge, 1 = lasso
+) -> tuple[
+    np.ndarray | None, float
+]:  # coefficients [d] (None: did not converge), the penalty that was used
     "Penalized Cox regression by lifelines (`CoxPHFitter`), with a higher penalty where it does not converge."
     from lifelines import CoxPHFitter
+
     Z = np.asarray(Z, dtype=float)
-    if not np.isfinite(Z).all(): return None, penalizer
+    if not np.isfinite(Z).all():
+        return None, penalizer
     varies = Z.std(0) > 1e-8
-    frame = pd.DataFrame(Z[:, varies], columns=[f'z{j}' for j in np.flatnonzero(varies)]).assign(time=np.asarray(time, dtype=float), event=np.asarray(event, dtype=int))
-    if not varies.any(): return np.zeros(Z.shape[1]), penalizer
-    for p in (penalizer, 10*penalizer, 100*penalizer):
+    frame = pd.DataFrame(Z[:, varies], columns=[f'z{j}' for j in np.flatnonzero(varies)]).assign(
+        time=np.asarray(time, dtype=float), event=np.asarray(event, dtype=int)
+    )
+    if not varies.any():
+        return np.zeros(Z.shape[1]), penalizer
+    for p in (penalizer, 10 * penalizer, 100 * penalizer):
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            try: found = CoxPHFitter(penalizer=p, l1_ratio=l1_ratio).fit(frame, 'time', 'event').params_.to_numpy()
-            except (ArithmeticError, ValueError, TypeError): continue     # lifelines' ConvergenceError and LinAlgError are ValueErrors
+            try:
+                found = (
+                    CoxPHFitter(penalizer=p, l1_ratio=l1_ratio)
+                    .fit(frame, 'time', 'event')
+                    .params_.to_numpy()
+                )
+            except (ArithmeticError, ValueError, TypeError):
+                continue  # lifelines' ConvergenceError and LinAlgError are ValueErrors
         if np.isfinite(found).all():
-            beta = np.zeros(Z.shape[1]); beta[varies] = found
+            beta = np.zeros(Z.shape[1])
+            beta[varies] = found
             return beta, p
-    return None, 100*penalizer
+    return None, 100 * penalizer
 
 # %% ../../nbs/07_evaluate/08_survival.ipynb #4f79000a
 @dataclass(frozen=True)
 class RiskTable:
     "Out-of-fold risks, one row a patient."
-    frame: pd.DataFrame # index patient_id: time_days, event, risk, rank (share of training risks below), group ('high': rank > 0.5, else 'low'), fold, ipcw (squared weight from the training patients)
+
+    frame: pd.DataFrame  # index patient_id: time_days, event, risk, rank (share of training risks below), group ('high': rank > 0.5, else 'low'), fold, ipcw (squared weight from the training patients)
     n_folds: int
     seed: int
     verdict: str = 'ok'
-    penalizers: list = field(default_factory=list)        # chosen and used, one a fold
-    train_concordance: list = field(default_factory=list) # one a fold: what the fitted patients themselves suggest
+    penalizers: list = field(default_factory=list)  # chosen and used, one a fold
+    train_concordance: list = field(
+        default_factory=list
+    )  # one a fold: what the fitted patients themselves suggest
 
     @property
-    def n(self) -> int: return len(self.frame)
+    def n(self) -> int:
+        return len(self.frame)
+
     @property
-    def n_events(self) -> int: return int(self.frame.event.sum())
+    def n_events(self) -> int:
+        return int(self.frame.event.sum())
+
 
 @dataclass(frozen=True)
 class FoldedSurvival:
     "Features prepared for every outer fold, to be shared by models and by the null."
-    time: np.ndarray     # [n]
-    event: np.ndarray    # int [n]
-    patients: np.ndarray # [n]
-    fold: np.ndarray     # int [n]
-    folds: list          # of radgen.outcomes.Fold; empty where not estimable
+
+    time: np.ndarray  # [n]
+    event: np.ndarray  # int [n]
+    patients: np.ndarray  # [n]
+    fold: np.ndarray  # int [n]
+    folds: list  # of radgen.outcomes.Fold; empty where not estimable
     n_folds: int
     seed: int
     verdict: str
 
 # %% ../../nbs/07_evaluate/08_survival.ipynb #d734f044
 def survival_table(
-    X,           # [n, d] DataFrame (or array), one row a patient or several (averaged)
-    time, event, # [n]; nan where unknown
-    patients,    # [n]
+    X,  # [n, d] DataFrame (or array), one row a patient or several (averaged)
+    time,
+    event,  # [n]; nan where unknown
+    patients,  # [n]
     *,
-    n_folds:int=5, seed:int=0,
-    reduce=None, # transformer after standardization, e.g. `radgen.evaluate.features.fold_pca()`
-    encode=None, # transformer in place of imputation and standardization, e.g. `radgen.evaluate.outcomes.OmicsStep`
+    n_folds: int = 5,
+    seed: int = 0,
+    reduce=None,  # transformer after standardization, e.g. `radgen.evaluate.features.fold_pca()`
+    encode=None,  # transformer in place of imputation and standardization, e.g. `radgen.evaluate.outcomes.OmicsStep`
 ) -> FoldedSurvival:
     "Folds of whole patients, stratified by event, each prepared by its own training patients."
     X, order = check_table(X, patients, time=time, event=event)
-    time, event, patients = np.asarray(time, dtype=float)[order], np.asarray(event, dtype=float)[order], np.asarray(patients)[order]
+    time, event, patients = (
+        np.asarray(time, dtype=float)[order],
+        np.asarray(event, dtype=float)[order],
+        np.asarray(patients)[order],
+    )
     known = np.isfinite(time) & np.isfinite(event)
     X, time, event, patients = X[known], time[known], event[known], patients[known]
-    if (time <= 0).any(): raise RadgenError(f'patient {patients[np.argmax(time <= 0)]} has survival time {time[time <= 0][0]:g}; times must be positive (leave it empty when unknown)')
-    if not np.isin(event, [0, 1]).all(): raise RadgenError(f'events must be 0, 1 or empty, not {event[~np.isin(event, [0, 1])][0]:g}')
+    if (time <= 0).any():
+        raise RadgenError(
+            f'patient {patients[np.argmax(time <= 0)]} has survival time {time[time <= 0][0]:g}; times must be positive (leave it empty when unknown)'
+        )
+    if not np.isin(event, [0, 1]).all():
+        raise RadgenError(
+            f'events must be 0, 1 or empty, not {event[~np.isin(event, [0, 1])][0]:g}'
+        )
     names, first, of_row = np.unique(patients, return_index=True, return_inverse=True)
     differs = (time != time[first][of_row]) | (event != event[first][of_row])
-    if differs.any(): raise RadgenError(f'patient {patients[np.argmax(differs)]} has two different survival times or events')
-    if len(names) < len(patients): X = X.groupby(patients).mean()
+    if differs.any():
+        raise RadgenError(
+            f'patient {patients[np.argmax(differs)]} has two different survival times or events'
+        )
+    if len(names) < len(patients):
+        X = X.groupby(patients).mean()
     time, event = time[first], event[first].astype(int)
     verdict = event_verdict(event)
-    if verdict == 'ok' and len(names) - event.sum() < n_folds: verdict = f'not estimable: {len(names) - event.sum()} censored patients for {n_folds} folds'
+    if verdict == 'ok' and len(names) - event.sum() < n_folds:
+        verdict = f'not estimable: {len(names) - event.sum()} censored patients for {n_folds} folds'
     fold = table_folds(names, event, n_folds, seed) if verdict == 'ok' else np.full(len(names), -1)
-    folds = prepare_folds(fold, X, encode if encode is not None else feature_steps(reduce)) if verdict == 'ok' else []
+    folds = (
+        prepare_folds(fold, X, encode if encode is not None else feature_steps(reduce))
+        if verdict == 'ok'
+        else []
+    )
     return FoldedSurvival(time, event, names, fold, folds, n_folds, seed, verdict)
 
 # %% ../../nbs/07_evaluate/08_survival.ipynb #c41c3a4f
 def tune_penalty(
-    Z:np.ndarray, time:np.ndarray, event:np.ndarray, # training patients of one outer fold
-    penalizers, l1_ratio:float, inner_folds:int, seed:int,
+    Z: np.ndarray,
+    time: np.ndarray,
+    event: np.ndarray,  # training patients of one outer fold
+    penalizers,
+    l1_ratio: float,
+    inner_folds: int,
+    seed: int,
 ) -> float:
     "The penalty with the highest concordance within inner folds; the largest of equals."
     penalizers = sorted(penalizers, reverse=True)
-    if len(penalizers) == 1: return penalizers[0]
+    if len(penalizers) == 1:
+        return penalizers[0]
     inner = np.empty(len(Z), dtype=int)
-    for k, (_, held_out) in enumerate(StratifiedKFold(inner_folds, shuffle=True, random_state=seed).split(Z, event)): inner[held_out] = k
+    for k, (_, held_out) in enumerate(
+        StratifiedKFold(inner_folds, shuffle=True, random_state=seed).split(Z, event)
+    ):
+        inner[held_out] = k
+
     def score(p):
         risk = np.zeros(len(Z))
         for k in range(inner_folds):
             beta, _ = fit_cox(Z[inner != k], time[inner != k], event[inner != k], p, l1_ratio)
-            if beta is None: return -1.
-            risk[inner == k] = Z[inner == k]@beta
-        return np.nan_to_num(_ratio(*concordant_pairs(time, event, risk, inner)), nan=-1.)
+            if beta is None:
+                return -1.0
+            risk[inner == k] = Z[inner == k] @ beta
+        return np.nan_to_num(_ratio(*concordant_pairs(time, event, risk, inner)), nan=-1.0)
+
     return penalizers[int(np.argmax([score(p) for p in penalizers]))]
 
+
 def percentile_among(
-    risk:np.ndarray,  # [n]
-    train:np.ndarray, # [n_train]
-) -> np.ndarray: # [n] in [0, 1]
+    risk: np.ndarray,  # [n]
+    train: np.ndarray,  # [n_train]
+) -> np.ndarray:  # [n] in [0, 1]
     "Share of training risks below each risk, ties counting one half."
     train = np.sort(train)
-    return (np.searchsorted(train, risk, 'left') + np.searchsorted(train, risk, 'right'))/(2*len(train))
+    return (np.searchsorted(train, risk, 'left') + np.searchsorted(train, risk, 'right')) / (
+        2 * len(train)
+    )
 
 # %% ../../nbs/07_evaluate/08_survival.ipynb #620bb338
 def cox_oof(
-    X=None, time=None, event=None, patients=None, # as in `survival_table`
+    X=None,
+    time=None,
+    event=None,
+    patients=None,  # as in `survival_table`
     *,
-    n_folds:int=5, seed:int=0,
-    penalizers=(.01, .1, 1.),  # compared inside each training fold; one = no tuning
-    inner_folds:int=3,
-    l1_ratio:float=0.,         # 0 = ridge
-    reduce=None, encode=None,  # as in `survival_table`
-    n_jobs:int=1,              # outer folds at once
-    table:FoldedSurvival=None, # in place of X, time, event, patients, n_folds, reduce, encode
+    n_folds: int = 5,
+    seed: int = 0,
+    penalizers=(0.01, 0.1, 1.0),  # compared inside each training fold; one = no tuning
+    inner_folds: int = 3,
+    l1_ratio: float = 0.0,  # 0 = ridge
+    reduce=None,
+    encode=None,  # as in `survival_table`
+    n_jobs: int = 1,  # outer folds at once
+    table: FoldedSurvival = None,  # in place of X, time, event, patients, n_folds, reduce, encode
 ) -> RiskTable:
     "Out-of-fold Cox risks; scales, components and penalty from training patients only."
-    table = table or survival_table(X, time, event, patients, n_folds=n_folds, seed=seed, reduce=reduce, encode=encode)
+    table = table or survival_table(
+        X, time, event, patients, n_folds=n_folds, seed=seed, reduce=reduce, encode=encode
+    )
     n = len(table.time)
-    columns = dict(time_days=table.time, event=table.event, risk=np.full(n, np.nan), rank=np.full(n, np.nan), group=np.full(n, None), fold=table.fold, ipcw=np.full(n, np.nan))
-    finish = lambda *rest: RiskTable(pd.DataFrame(columns, index=pd.Index(table.patients, name='patient_id')), table.n_folds, table.seed, *rest)
-    if table.verdict != 'ok': return finish(table.verdict)
+    columns = dict(
+        time_days=table.time,
+        event=table.event,
+        risk=np.full(n, np.nan),
+        rank=np.full(n, np.nan),
+        group=np.full(n, None),
+        fold=table.fold,
+        ipcw=np.full(n, np.nan),
+    )
+    finish = lambda *rest: RiskTable(
+        pd.DataFrame(columns, index=pd.Index(table.patients, name='patient_id')),
+        table.n_folds,
+        table.seed,
+        *rest,
+    )
+    if table.verdict != 'ok':
+        return finish(table.verdict)
+
     def one(k, f):
         t, e = table.time[f.train], table.event[f.train]
         p = tune_penalty(f.z_train, t, e, penalizers, l1_ratio, inner_folds, table.seed + k + 1)
         beta, used = fit_cox(f.z_train, t, e, p, l1_ratio)
-        return None if beta is None else (f.z_test@beta, f.z_train@beta, used, ipcw_weights(t, e, table.time[f.test]))
+        return (
+            None
+            if beta is None
+            else (f.z_test @ beta, f.z_train @ beta, used, ipcw_weights(t, e, table.time[f.test]))
+        )
+
     done = Parallel(n_jobs=n_jobs)(delayed(one)(k, f) for k, f in enumerate(table.folds))
-    if any(d is None for d in done): return finish('not estimable: Cox did not converge')
+    if any(d is None for d in done):
+        return finish('not estimable: Cox did not converge')
     for f, (risk, train, _, weight) in zip(table.folds, done):
         rank = percentile_among(risk, train)
-        for column, values in dict(risk=risk, rank=rank, group=np.where(rank > .5, 'high', 'low'), ipcw=weight).items(): columns[column][f.test] = values
-    return finish('ok', [d[2] for d in done], [concordance(table.time[f.train], table.event[f.train], d[1]) for f, d in zip(table.folds, done)])
+        for column, values in dict(
+            risk=risk, rank=rank, group=np.where(rank > 0.5, 'high', 'low'), ipcw=weight
+        ).items():
+            columns[column][f.test] = values
+    return finish(
+        'ok',
+        [d[2] for d in done],
+        [
+            concordance(table.time[f.train], table.event[f.train], d[1])
+            for f, d in zip(table.folds, done)
+        ],
+    )
 
 # %% ../../nbs/07_evaluate/08_survival.ipynb #0827a6dd
 def oof_concordance(
-    scores:RiskTable,
+    scores: RiskTable,
     *,
-    ipcw:bool=False,    # Uno's weights, from each fold's training patients
-    tau:float=None,     # days; with `ipcw`, deaths at or after tau do not count
-    n_boot:int=1000, seed:int=0,
-) -> Interval: # nan where not estimable
+    ipcw: bool = False,  # Uno's weights, from each fold's training patients
+    tau: float = None,  # days; with `ipcw`, deaths at or after tau do not count
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> Interval:  # nan where not estimable
     "Concordance over pairs of the same fold, with a patient-bootstrap 95 % interval."
     s = scores.frame
-    if scores.verdict != 'ok': return Interval(math.nan, math.nan, math.nan)
-    weight = None if not ipcw else s.ipcw.to_numpy()*(1 if tau is None else (s.time_days < tau).to_numpy())
+    if scores.verdict != 'ok':
+        return Interval(math.nan, math.nan, math.nan)
+    weight = (
+        None
+        if not ipcw
+        else s.ipcw.to_numpy() * (1 if tau is None else (s.time_days < tau).to_numpy())
+    )
     concordant, comparable = concordant_pairs(s.time_days, s.event, s.risk, s.fold, weight)
-    statistic = lambda rows: _ratio(concordant, comparable, np.bincount(rows, minlength=len(s)).astype(float))
+    statistic = lambda rows: _ratio(
+        concordant, comparable, np.bincount(rows, minlength=len(s)).astype(float)
+    )
     return patient_bootstrap(statistic, s.index, np.arange(len(s)), n_boot=n_boot, seed=seed)
 
 # %% ../../nbs/07_evaluate/08_survival.ipynb #a6ad61e2
 @dataclass(frozen=True)
 class KaplanMeier:
     "Figure 7's material."
+
     curves: pd.DataFrame  # group ('low', 'high'), time_days, survival, low, high (95 % band)
-    at_risk: pd.DataFrame # index group, columns days: numbers at risk
+    at_risk: pd.DataFrame  # index group, columns days: numbers at risk
     groups: pd.DataFrame  # index group: n, n_events
-    statistic: float      # log-rank chi-squared
+    statistic: float  # log-rank chi-squared
     p: float
     verdict: str = 'ok'
 
+
 def log_rank(
-    time, event, high, # [n]
-) -> tuple[float, float]: # chi-squared, p; nan when a group is empty
+    time,
+    event,
+    high,  # [n]
+) -> tuple[float, float]:  # chi-squared, p; nan when a group is empty
     "Log-rank test between low and high risk, by lifelines."
     from lifelines.statistics import logrank_test
-    time, event, high = np.asarray(time, dtype=float), np.asarray(event), np.asarray(high, dtype=bool)
-    if high.all() or not high.any() or not np.any(event): return math.nan, math.nan
+
+    time, event, high = (
+        np.asarray(time, dtype=float),
+        np.asarray(event),
+        np.asarray(high, dtype=bool),
+    )
+    if high.all() or not high.any() or not np.any(event):
+        return math.nan, math.nan
     found = logrank_test(time[high], time[~high], event[high], event[~high])
     return float(found.test_statistic), float(found.p_value)
 
 # %% ../../nbs/07_evaluate/08_survival.ipynb #36ac34bf
 def km_logrank(
-    scores:RiskTable,
-    n_times:int=6, # columns of the table of numbers at risk
+    scores: RiskTable,
+    n_times: int = 6,  # columns of the table of numbers at risk
 ) -> KaplanMeier:
     "Kaplan-Meier curves of the out-of-fold low- and high-risk groups, with numbers at risk and log-rank test."
     from lifelines import KaplanMeierFitter
+
     s, curves, columns = scores.frame, [], ['group', 'time_days', 'survival', 'low', 'high']
-    groups = s.groupby('group').event.agg(n='size', n_events='sum').reindex(['low', 'high'], fill_value=0).rename_axis('group')
+    groups = (
+        s.groupby('group')
+        .event.agg(n='size', n_events='sum')
+        .reindex(['low', 'high'], fill_value=0)
+        .rename_axis('group')
+    )
     days = np.linspace(0, s.time_days.max() if len(s) else 0, n_times).astype(int)
-    at_risk = pd.DataFrame([[int((s.time_days[s.group == g] >= d).sum()) for d in days] for g in groups.index], index=groups.index, columns=days)
+    at_risk = pd.DataFrame(
+        [[int((s.time_days[s.group == g] >= d).sum()) for d in days] for g in groups.index],
+        index=groups.index,
+        columns=days,
+    )
     verdict = scores.verdict
-    if verdict == 'ok' and (groups.n == 0).any(): verdict = 'not estimable: all patients in one risk group'
-    if verdict != 'ok': return KaplanMeier(pd.DataFrame(columns=columns), at_risk, groups, math.nan, math.nan, verdict)
+    if verdict == 'ok' and (groups.n == 0).any():
+        verdict = 'not estimable: all patients in one risk group'
+    if verdict != 'ok':
+        return KaplanMeier(
+            pd.DataFrame(columns=columns), at_risk, groups, math.nan, math.nan, verdict
+        )
     for g in groups.index:
         km = KaplanMeierFitter().fit(s.time_days[s.group == g], s.event[s.group == g])
         band = km.confidence_interval_survival_function_
-        curves.append(pd.DataFrame(dict(group=g, time_days=km.survival_function_.index, survival=km.survival_function_.iloc[:, 0].to_numpy(),
-                                        low=band.iloc[:, 0].to_numpy(), high=band.iloc[:, 1].to_numpy())))
-    return KaplanMeier(pd.concat(curves, ignore_index=True)[columns], at_risk, groups, *log_rank(s.time_days, s.event, s.group == 'high'), verdict)
+        curves.append(
+            pd.DataFrame(
+                dict(
+                    group=g,
+                    time_days=km.survival_function_.index,
+                    survival=km.survival_function_.iloc[:, 0].to_numpy(),
+                    low=band.iloc[:, 0].to_numpy(),
+                    high=band.iloc[:, 1].to_numpy(),
+                )
+            )
+        )
+    return KaplanMeier(
+        pd.concat(curves, ignore_index=True)[columns],
+        at_risk,
+        groups,
+        *log_rank(s.time_days, s.event, s.group == 'high'),
+        verdict,
+    )
 
 # %% ../../nbs/07_evaluate/08_survival.ipynb #f02114ab
 @dataclass(frozen=True)
 class SurvivalNull:
     "Concordance and log-rank statistic under permutation, and as observed by the same procedure."
-    values: pd.DataFrame # [permutations, ('concordance', 'logrank')]
+
+    values: pd.DataFrame  # [permutations, ('concordance', 'logrank')]
     observed: dict
     penalizer: float
     n: int
@@ -314,97 +492,187 @@ class SurvivalNull:
     seed: int
     verdict: str = 'ok'
 
-    def p_value(self, metric:str='concordance') -> float:
+    def p_value(self, metric: str = 'concordance') -> float:
         "One-sided: (1 + number of permutations at least as high) / (1 + permutations that could be scored)."
         v = self.values[metric].dropna()
-        return float((1 + (v >= self.observed[metric] - 1e-12).sum())/(1 + len(v)))
-    def interval(self, metric:str='concordance') -> Interval:
+        return float((1 + (v >= self.observed[metric] - 1e-12).sum()) / (1 + len(v)))
+
+    def interval(self, metric: str = 'concordance') -> Interval:
         "Mean and 95 % range of the null."
         v = self.values[metric].dropna()
-        return Interval(float(v.mean()), *map(float, np.quantile(v, [.025, .975])), len(v))
+        return Interval(float(v.mean()), *map(float, np.quantile(v, [0.025, 0.975])), len(v))
 
 # %% ../../nbs/07_evaluate/08_survival.ipynb #e64e4999
 def survival_null(
-    X=None, time=None, event=None, patients=None, # as in `survival_table`
+    X=None,
+    time=None,
+    event=None,
+    patients=None,  # as in `survival_table`
     *,
-    n_permutations:int=19,
-    n_folds:int=5, seed:int=0,
-    penalizer:float=.1, l1_ratio:float=0.,
-    reduce=None, encode=None,
-    n_jobs:int=1,              # permutations at once
-    table:FoldedSurvival=None, # in place of X, time, event, patients, n_folds, reduce, encode
+    n_permutations: int = 19,
+    n_folds: int = 5,
+    seed: int = 0,
+    penalizer: float = 0.1,
+    l1_ratio: float = 0.0,
+    reduce=None,
+    encode=None,
+    n_jobs: int = 1,  # permutations at once
+    table: FoldedSurvival = None,  # in place of X, time, event, patients, n_folds, reduce, encode
 ) -> SurvivalNull:
     "Concordance when (time, event) pairs are permuted among the patients of each fold; Cox is refitted, its penalty fixed."
-    table = table or survival_table(X, time, event, patients, n_folds=n_folds, seed=seed, reduce=reduce, encode=encode)
-    facts = dict(penalizer=penalizer, n=len(table.time), n_events=int(table.event.sum()), n_folds=table.n_folds, seed=table.seed)
-    nothing = lambda verdict: SurvivalNull(pd.DataFrame(columns=['concordance', 'logrank']), {}, **facts, verdict=verdict)
-    if table.verdict != 'ok': return nothing(table.verdict)
+    table = table or survival_table(
+        X, time, event, patients, n_folds=n_folds, seed=seed, reduce=reduce, encode=encode
+    )
+    facts = dict(
+        penalizer=penalizer,
+        n=len(table.time),
+        n_events=int(table.event.sum()),
+        n_folds=table.n_folds,
+        seed=table.seed,
+    )
+    nothing = lambda verdict: SurvivalNull(
+        pd.DataFrame(columns=['concordance', 'logrank']), {}, **facts, verdict=verdict
+    )
+    if table.verdict != 'ok':
+        return nothing(table.verdict)
+
     def one(order):
         t, e = table.time[order], table.event[order]
         risk, high = np.zeros(len(t)), np.zeros(len(t), dtype=bool)
         for f in table.folds:
             beta, _ = fit_cox(f.z_train, t[f.train], e[f.train], penalizer, l1_ratio)
-            if beta is None: return math.nan, math.nan
-            risk[f.test], high[f.test] = f.z_test@beta, percentile_among(f.z_test@beta, f.z_train@beta) > .5
+            if beta is None:
+                return math.nan, math.nan
+            risk[f.test], high[f.test] = (
+                f.z_test @ beta,
+                percentile_among(f.z_test @ beta, f.z_train @ beta) > 0.5,
+            )
         return _ratio(*concordant_pairs(t, e, risk, table.fold)), log_rank(t, e, high)[0]
+
     rng = np.random.default_rng(seed)
-    orders = [np.arange(len(table.time)), *(permute_within(table.fold, rng) for _ in range(n_permutations))]
-    found = pd.DataFrame(Parallel(n_jobs=n_jobs)(delayed(one)(o) for o in orders), columns=['concordance', 'logrank'])
-    if np.isnan(found.concordance[0]) or found.concordance[1:].isna().all(): return nothing('not estimable: Cox did not converge')
+    orders = [
+        np.arange(len(table.time)),
+        *(permute_within(table.fold, rng) for _ in range(n_permutations)),
+    ]
+    found = pd.DataFrame(
+        Parallel(n_jobs=n_jobs)(delayed(one)(o) for o in orders), columns=['concordance', 'logrank']
+    )
+    if np.isnan(found.concordance[0]) or found.concordance[1:].isna().all():
+        return nothing('not estimable: Cox did not converge')
     return SurvivalNull(found[1:].reset_index(drop=True), found.loc[0].to_dict(), **facts)
 
 # %% ../../nbs/07_evaluate/08_survival.ipynb #d0c998f2
 def omics_direct_risk(
-    frame:pd.DataFrame,    # [patients, features]: a condition as given
-    condition:str,         # 'expression' or 'multiomic'
-    time, event, patients, # [n]; every patient must be in `frame`
+    frame: pd.DataFrame,  # [patients, features]: a condition as given
+    condition: str,  # 'expression' or 'multiomic'
+    time,
+    event,
+    patients,  # [n]; every patient must be in `frame`
     *,
-    n_components:int=17,
-    **settings             # of `cox_oof`
+    n_components: int = 17,
+    **settings,  # of `cox_oof`
 ) -> RiskTable:
     "The omics-direct control: Cox on the condition encoded inside the fold."
     patients = pd.Index(np.asarray(patients))
     missing = patients.difference(frame.index)
-    if len(missing): raise RadgenError(f'{condition}: patient {missing[0]} has no such condition; give only patients that have it')
-    return cox_oof(frame.loc[patients], time, event, patients, encode=OmicsStep(condition, n_components), **settings)
+    if len(missing):
+        raise RadgenError(
+            f'{condition}: patient {missing[0]} has no such condition; give only patients that have it'
+        )
+    return cox_oof(
+        frame.loc[patients],
+        time,
+        event,
+        patients,
+        encode=OmicsStep(condition, n_components),
+        **settings,
+    )
 
 # %% ../../nbs/07_evaluate/08_survival.ipynb #06221627
-TEN_YEARS = 3652.5 # days: the truncation of Uno's concordance in rows
+TEN_YEARS = 3652.5  # days: the truncation of Uno's concordance in rows
+
 
 def survival_rows(
-    rows:Rows,          # collector the rows go to
-    scores:RiskTable,
+    rows: Rows,  # collector the rows go to
+    scores: RiskTable,
     *,
-    role:str='model',   # 'upper_bound' for the omics-direct control
-    n_boot:int=1000,
-    seed:int=0,         # of the bootstrap
-    **fields            # condition, extractor, ...
+    role: str = 'model',  # 'upper_bound' for the omics-direct control
+    n_boot: int = 1000,
+    seed: int = 0,  # of the bootstrap
+    **fields,  # condition, extractor, ...
 ):
     "Concordance (Harrell's and Uno's, within folds) with intervals, log-rank p and training concordance."
-    fields = dict(role=role, classifier='cox', label='survival', subset='test', n=scores.n, n_events=scores.n_events, n_folds=scores.n_folds, seed=scores.seed) | fields
+    fields = (
+        dict(
+            role=role,
+            classifier='cox',
+            label='survival',
+            subset='test',
+            n=scores.n,
+            n_events=scores.n_events,
+            n_folds=scores.n_folds,
+            seed=scores.seed,
+        )
+        | fields
+    )
     if scores.verdict != 'ok':
-        for metric in 'concordance', 'concordance_ipcw', 'logrank_p': rows.add(metric=metric, verdict=scores.verdict, **fields)
+        for metric in 'concordance', 'concordance_ipcw', 'logrank_p':
+            rows.add(metric=metric, verdict=scores.verdict, **fields)
         return
+
     def add(metric, value, low=None, high=None, **more):
         verdict = 'ok' if np.isfinite(value) else 'not estimable: no comparable pair'
-        rows.add(metric=metric, value=value if verdict == 'ok' else None, ci_low=low, ci_high=high, verdict=verdict, **(fields | more))
-    for metric, i in (('concordance', oof_concordance(scores, n_boot=n_boot, seed=seed)),
-                      ('concordance_ipcw', oof_concordance(scores, ipcw=True, tau=TEN_YEARS, n_boot=n_boot, seed=seed))): add(metric, i.value, i.low, i.high)
+        rows.add(
+            metric=metric,
+            value=value if verdict == 'ok' else None,
+            ci_low=low,
+            ci_high=high,
+            verdict=verdict,
+            **(fields | more),
+        )
+
+    for metric, i in (
+        ('concordance', oof_concordance(scores, n_boot=n_boot, seed=seed)),
+        (
+            'concordance_ipcw',
+            oof_concordance(scores, ipcw=True, tau=TEN_YEARS, n_boot=n_boot, seed=seed),
+        ),
+    ):
+        add(metric, i.value, i.low, i.high)
     add('concordance', float(np.mean(scores.train_concordance)), subset='train')
     km = km_logrank(scores)
-    if km.verdict == 'ok': add('logrank_p', km.p)
-    else: rows.add(metric='logrank_p', verdict=km.verdict, **fields)
+    if km.verdict == 'ok':
+        add('logrank_p', km.p)
+    else:
+        rows.add(metric='logrank_p', verdict=km.verdict, **fields)
+
 
 def survival_null_rows(
-    rows:Rows,
-    null:SurvivalNull,
-    **fields # condition, extractor, ...
+    rows: Rows,
+    null: SurvivalNull,
+    **fields,  # condition, extractor, ...
 ):
     "Mean and 95 % range of the permuted concordance, p values, and how many permutations made them."
-    fields = dict(role='null', classifier='cox', label='survival', subset='test', n=null.n, n_events=null.n_events, n_folds=null.n_folds, seed=null.seed) | fields
-    if null.verdict != 'ok': rows.add(metric='concordance', verdict=null.verdict, **fields); return
+    fields = (
+        dict(
+            role='null',
+            classifier='cox',
+            label='survival',
+            subset='test',
+            n=null.n,
+            n_events=null.n_events,
+            n_folds=null.n_folds,
+            seed=null.seed,
+        )
+        | fields
+    )
+    if null.verdict != 'ok':
+        rows.add(metric='concordance', verdict=null.verdict, **fields)
+        return
     i = null.interval()
     rows.add(metric='concordance', value=i.value, ci_low=i.low, ci_high=i.high, **fields)
     rows.add(metric='concordance_p', value=null.p_value('concordance'), **fields)
-    rows.add(metric='logrank_p_p', value=null.p_value('logrank'), **fields)     # share of permutations with a log-rank statistic at least as large
+    rows.add(
+        metric='logrank_p_p', value=null.p_value('logrank'), **fields
+    )  # share of permutations with a log-rank statistic at least as large
     rows.add(metric='n_permutations', value=i.n_boot_used, **fields)

@@ -7,391 +7,565 @@ __all__ = ['RELEASED_EPOCHS', 'mean_image', 'nearest_copy', 'fold_controls', 'ch
            'Trunk', 'CVAEConfig', 'CVAE', 'released_cvae_steps', 'CGANConfig', 'Critic', 'CGAN']
 
 # %% ../../nbs/06_models/04_baselines.ipynb #b2b3e1ad
-from dataclasses import dataclass
-from torch import nn
 import math
+from pydantic.dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from torch import nn
+
+from ..core.checks import STRICT, validated
 from ..core.paths import RadgenError
-from ..core.checks import check_types, from_known
 from .cpdm import N_AUGMENT, augment, fan_in_init
 
 # %% ../../nbs/06_models/04_baselines.ipynb #91cb130d
 def mean_image(
-    images, # [n, H, W] training images
-) -> np.ndarray: # float32 [H, W]
+    images,  # [n, H, W] training images
+) -> np.ndarray:  # float32 [H, W]
     "The mean training image."
     images = np.asarray(images)
-    if images.ndim != 3 or not len(images): raise RadgenError(f'images of shape {images.shape}: the mean image needs [n, H, W] with n > 0')
+    if images.ndim != 3 or not len(images):
+        raise RadgenError(
+            f'images of shape {images.shape}: the mean image needs [n, H, W] with n > 0'
+        )
     return images.mean(0, dtype=np.float64).astype(np.float32)
 
 # %% ../../nbs/06_models/04_baselines.ipynb #8a355a96
 def nearest_copy(
-    train_images, # [m, H, W]
-    train_conditions, # [m, d] condition of each training image, as the model is given it
-    train_patients, # [m] patient of each training image
-    conditions, # [n, d] conditions asked for
-    seed:int=0, # draws one of the nearest patient's series
-) -> tuple[np.ndarray, np.ndarray]: # images [n, H, W] and the training row each was copied from [n]
+    train_images,  # [m, H, W]
+    train_conditions,  # [m, d] condition of each training image, as the model is given it
+    train_patients,  # [m] patient of each training image
+    conditions,  # [n, d] conditions asked for
+    seed: int = 0,  # draws one of the nearest patient's series
+) -> tuple[
+    np.ndarray, np.ndarray
+]:  # images [n, H, W] and the training row each was copied from [n]
     "An image of the training patient with the nearest condition."
     from scipy.spatial.distance import cdist
-    train_images, X, Z = np.asarray(train_images), np.asarray(train_conditions, dtype=float), np.asarray(conditions, dtype=float)
-    if X.ndim != 2 or Z.ndim != 2 or X.shape[1] != Z.shape[1]: raise RadgenError(f'conditions of shape {Z.shape}, but the training conditions are {X.shape}')
-    if not (np.isfinite(X).all() and np.isfinite(Z).all()): raise RadgenError('a condition holds a missing value; impute it (radgen.conditions) before looking for the nearest')
+
+    train_images, X, Z = (
+        np.asarray(train_images),
+        np.asarray(train_conditions, dtype=float),
+        np.asarray(conditions, dtype=float),
+    )
+    if X.ndim != 2 or Z.ndim != 2 or X.shape[1] != Z.shape[1]:
+        raise RadgenError(
+            f'conditions of shape {Z.shape}, but the training conditions are {X.shape}'
+        )
+    if not (np.isfinite(X).all() and np.isfinite(Z).all()):
+        raise RadgenError(
+            'a condition holds a missing value; impute it (radgen.conditions) before looking for the nearest'
+        )
     who, _ = pd.factorize(np.asarray(train_patients))
-    if not len(who) == len(X) == len(train_images): raise RadgenError(f'{len(train_images)} training images, {len(X)} conditions, {len(who)} patients: one of each is needed')
+    if not len(who) == len(X) == len(train_images):
+        raise RadgenError(
+            f'{len(train_images)} training images, {len(X)} conditions, {len(who)} patients: one of each is needed'
+        )
     P = pd.DataFrame(X).groupby(who).mean().to_numpy()
     mean, sd = P.mean(0), P.std(0)
-    known = sd > 1e-9*(1 + abs(mean))
-    nearest = cdist(((Z - mean)/np.where(known, sd, 1))[:, known], ((P - mean)/np.where(known, sd, 1))[:, known]).argmin(1)
+    known = sd > 1e-9 * (1 + abs(mean))
+    nearest = cdist(
+        ((Z - mean) / np.where(known, sd, 1))[:, known],
+        ((P - mean) / np.where(known, sd, 1))[:, known],
+    ).argmin(1)
     rng = np.random.default_rng(seed)
     index = np.array([rng.choice(np.flatnonzero(who == q)) for q in nearest], dtype=int)
     return train_images[index], index
 
 # %% ../../nbs/06_models/04_baselines.ipynb #31cdc9ec
 def fold_controls(
-    images,             # [n, H, W]
-    given:pd.DataFrame, # [n, features] conditions as given, a row an image; the index names the patient
-    patients,           # [n] patient of each image
-    folds,              # int [n]: the fold that holds the image out
-    condition:str,      # 'multiomic' or 'expression'
-    n_components:int,   # principal components kept from raw omics
-    seed:int=0,         # fold k of K draws its copies by K*seed + k
-) -> dict: # mean_image [n, H, W], nearest_copy [n, H, W], copied int [n]: the row each copy was taken from
+    images,  # [n, H, W]
+    given: pd.DataFrame,  # [n, features] conditions as given, a row an image; the index names the patient
+    patients,  # [n] patient of each image
+    folds,  # int [n]: the fold that holds the image out
+    condition: str,  # 'multiomic' or 'expression'
+    n_components: int,  # principal components kept from raw omics
+    seed: int = 0,  # fold k of K draws its copies by K*seed + k
+) -> (
+    dict
+):  # mean_image [n, H, W], nearest_copy [n, H, W], copied int [n]: the row each copy was taken from
     "The two trivial answers for every image, each from the training images of its fold."
     from radgen.conditions.encoder import ConditionEncoder
+
     images, patients, folds = np.asarray(images), np.asarray(patients), np.asarray(folds)
     sizes = dict(images=len(images), given=len(given), patients=len(patients), folds=len(folds))
-    if len(set(sizes.values())) > 1: raise RadgenError(f'one row an image is needed, got {", ".join(f"{n} {name}" for name, n in sizes.items())}')
-    if not np.array_equal(np.asarray(given.index, dtype=str), patients.astype(str)): raise RadgenError('the rows of the conditions are not those of the images; index the table by `patients`')
+    if len(set(sizes.values())) > 1:
+        raise RadgenError(
+            f'one row an image is needed, got {", ".join(f"{n} {name}" for name, n in sizes.items())}'
+        )
+    if not np.array_equal(np.asarray(given.index, dtype=str), patients.astype(str)):
+        raise RadgenError(
+            'the rows of the conditions are not those of the images; index the table by `patients`'
+        )
     names = np.unique(folds)
-    if len(names) < 2: raise RadgenError(f'{len(names)} fold: at least 2 are needed, so that every image has training images')
-    out = dict(mean_image=np.empty(images.shape, np.float32), nearest_copy=np.empty(images.shape, np.float32), copied=np.empty(len(images), dtype=int))
+    if len(names) < 2:
+        raise RadgenError(
+            f'{len(names)} fold: at least 2 are needed, so that every image has training images'
+        )
+    out = dict(
+        mean_image=np.empty(images.shape, np.float32),
+        nearest_copy=np.empty(images.shape, np.float32),
+        copied=np.empty(len(images), dtype=int),
+    )
     for k in names:
         train, test = np.flatnonzero(folds != k), np.flatnonzero(folds == k)
         z = ConditionEncoder(condition, n_components).fit(given.iloc[train]).transform(given)
         out['mean_image'][test] = mean_image(images[train])
-        out['nearest_copy'][test], row = nearest_copy(images[train], z[train], patients[train], z[test], seed=len(names)*seed + int(k))
+        out['nearest_copy'][test], row = nearest_copy(
+            images[train], z[train], patients[train], z[test], seed=len(names) * seed + int(k)
+        )
         out['copied'][test] = train[row]
     return out
 
 # %% ../../nbs/06_models/04_baselines.ipynb #8a4db044
 def check_shape(
-    config, # has image_size and grid
+    config,  # has image_size and grid
 ):
     "Refuse sizes that the network cannot halve down to 4 positions."
     for name in ('image_size', 'grid'):
         n = getattr(config, name)
-        if n < 8 or n & (n - 1): raise RadgenError(f'{type(config).__name__}: {name} must be a power of two from 8 on, got {n}')
+        if n < 8 or n & (n - 1):
+            raise RadgenError(
+                f'{type(config).__name__}: {name} must be a power of two from 8 on, got {n}'
+            )
+
 
 class ImageModel(nn.Module):
     "What a model of one-channel images needs beside its networks: the mean image, the scale, and the vector it is told."
+
     def __init__(self, config):
         super().__init__()
         self.config, self.encoder, self.facts = config, None, {}
-        self.patch, self.levels = max(1, config.image_size//config.grid), int(math.log2(min(config.image_size, config.grid)//4))
+        self.patch, self.levels = (
+            max(1, config.image_size // config.grid),
+            int(math.log2(min(config.image_size, config.grid) // 4)),
+        )
         self.n_told = config.n_features + len(config.kinds)
         self.register_buffer('mean', torch.zeros(1, config.image_size, config.image_size))
-        self.register_buffer('scale', torch.tensor(1.))
+        self.register_buffer('scale', torch.tensor(1.0))
 
-    def prepare(self,
-        images:torch.Tensor, # [n, H, W] in [0, 1], the training images
+    def prepare(
+        self,
+        images: torch.Tensor,  # [n, H, W] in [0, 1], the training images
     ):
         "Learn the mean image and the scale."
-        if not self.config.center: return
+        if not self.config.center:
+            return
         self.mean.copy_(images.mean(0)[None])
-        self.scale.copy_((2*(images - images.mean(0)).square().mean().sqrt()).clamp(min=.05))
+        self.scale.copy_((2 * (images - images.mean(0)).square().mean().sqrt()).clamp(min=0.05))
 
-    def to_network(self, images): return (images - self.mean)/self.scale # [b, 1, H, W] in [0, 1] -> deviations
+    def to_network(self, images):
+        return (images - self.mean) / self.scale  # [b, 1, H, W] in [0, 1] -> deviations
 
-    def to_pixels(self, x): return x*self.scale + self.mean # the other way
+    def to_pixels(self, x):
+        return x * self.scale + self.mean  # the other way
 
     @property
-    def device(self): return self.mean.device
+    def device(self):
+        return self.mean.device
 
-    def told(self,
-        conditions:torch.Tensor, # [b, n_features]
-        kinds:torch.Tensor|None, # long [b]; -1 or None: left open
-    ) -> torch.Tensor: # [b, n_told]
+    def told(
+        self,
+        conditions: torch.Tensor,  # [b, n_features]
+        kinds: torch.Tensor | None,  # long [b]; -1 or None: left open
+    ) -> torch.Tensor:  # [b, n_told]
         "Condition and kind as one vector; in training mode some kinds are left open."
         if conditions.shape[1] != self.config.n_features:
-            raise RadgenError(f'the model takes {self.config.n_features} condition features, got {conditions.shape[1]}')
+            raise RadgenError(
+                f'the model takes {self.config.n_features} condition features, got {conditions.shape[1]}'
+            )
         one_hot = torch.zeros(len(conditions), len(self.config.kinds), device=conditions.device)
         if kinds is not None and len(self.config.kinds):
-            if self.training: kinds = torch.where(torch.rand(len(kinds), device=kinds.device) < self.config.kind_dropout, -1, kinds)
+            if self.training:
+                kinds = torch.where(
+                    torch.rand(len(kinds), device=kinds.device) < self.config.kind_dropout,
+                    -1,
+                    kinds,
+                )
             known = kinds >= 0
             one_hot[known] = F.one_hot(kinds[known], len(self.config.kinds)).float()
         return torch.cat([conditions, one_hot], 1)
 
-    def noise(self, generators): return torch.stack([torch.randn(self.config.latent, generator=g) for g in generators]).to(self.device) # [b, latent], each row from its own source
+    def noise(self, generators):
+        return torch.stack([torch.randn(self.config.latent, generator=g) for g in generators]).to(
+            self.device
+        )  # [b, latent], each row from its own source
 
 # %% ../../nbs/06_models/04_baselines.ipynb #a29f9bed
 class UpBlock(nn.Module):
     "Twice the positions, residual, modulated by a vector."
+
     def __init__(self, n_in, n_out, n_vector):
         super().__init__()
         self.norm1, self.norm2 = nn.GroupNorm(4, n_in), nn.GroupNorm(4, n_out, affine=False)
-        self.conv1, self.conv2 = nn.Conv2d(n_in, n_out, 3, padding=1), nn.Conv2d(n_out, n_out, 3, padding=1)
-        self.skip, self.modulate = nn.Conv2d(n_in, n_out, 1) if n_in != n_out else nn.Identity(), nn.Linear(n_vector, 2*n_out)
+        self.conv1, self.conv2 = (
+            nn.Conv2d(n_in, n_out, 3, padding=1),
+            nn.Conv2d(n_out, n_out, 3, padding=1),
+        )
+        self.skip, self.modulate = (
+            nn.Conv2d(n_in, n_out, 1) if n_in != n_out else nn.Identity(),
+            nn.Linear(n_vector, 2 * n_out),
+        )
 
     def forward(self, x, vector):
         gain, shift = self.modulate(vector)[:, :, None, None].chunk(2, 1)
         up = lambda x: F.interpolate(x, scale_factor=2, mode='nearest')
         h = up(self.conv1(F.silu(self.norm1(x))))
-        return up(self.skip(x)) + self.conv2(F.silu(self.norm2(h)*(1 + gain) + shift))
+        return up(self.skip(x)) + self.conv2(F.silu(self.norm2(h) * (1 + gain) + shift))
+
 
 class Decoder(nn.Module):
     "Vector -> picture."
-    def __init__(self,
-        n_vector:int, # what it is told, noise included
-        dim:int,      # width at the finest level; at most 4 times that at the coarsest
-        levels:int,   # doublings, from 4 positions a side
-        patch:int,    # pixels a side of one position
+
+    def __init__(
+        self,
+        n_vector: int,  # what it is told, noise included
+        dim: int,  # width at the finest level; at most 4 times that at the coarsest
+        levels: int,  # doublings, from 4 positions a side
+        patch: int,  # pixels a side of one position
     ):
         super().__init__()
-        widths, self.patch = [dim*min(4, 2**level) for level in range(levels, -1, -1)], patch
-        self.vector = nn.Sequential(nn.Linear(n_vector, 4*dim), nn.SiLU(), nn.Linear(4*dim, 4*dim), nn.SiLU())
-        self.start = nn.Linear(4*dim, 16*widths[0])
-        for layer in (self.vector[0], self.vector[2], self.start): fan_in_init(layer, 1.5)
-        self.blocks = nn.ModuleList(UpBlock(a, b, 4*dim) for a, b in zip(widths, widths[1:]))
+        widths, self.patch = [dim * min(4, 2**level) for level in range(levels, -1, -1)], patch
+        self.vector = nn.Sequential(
+            nn.Linear(n_vector, 4 * dim), nn.SiLU(), nn.Linear(4 * dim, 4 * dim), nn.SiLU()
+        )
+        self.start = nn.Linear(4 * dim, 16 * widths[0])
+        for layer in (self.vector[0], self.vector[2], self.start):
+            fan_in_init(layer, 1.5)
+        self.blocks = nn.ModuleList(UpBlock(a, b, 4 * dim) for a, b in zip(widths, widths[1:]))
         self.norm, self.out = nn.GroupNorm(4, dim), nn.Conv2d(dim, patch**2, 3, padding=1)
-        nn.init.normal_(self.out.weight, std=.1/(9*dim)**.5)              # it starts near the mean image
+        nn.init.normal_(
+            self.out.weight, std=0.1 / (9 * dim) ** 0.5
+        )  # it starts near the mean image
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, vector): # [b, n_vector] -> [b, 1, H, W]
+    def forward(self, vector):  # [b, n_vector] -> [b, 1, H, W]
         vector = self.vector(vector)
         x = self.start(vector).unflatten(1, (-1, 4, 4))
-        for block in self.blocks: x = block(x, vector)
+        for block in self.blocks:
+            x = block(x, vector)
         return F.pixel_shuffle(self.out(F.silu(self.norm(x))), self.patch)
 
 # %% ../../nbs/06_models/04_baselines.ipynb #4b920a03
 class Trunk(nn.Module):
     "Picture -> features [b, n_out], for an encoder or a critic."
-    def __init__(self,
-        dim:int, levels:int, patch:int, # as of the decoder
+
+    def __init__(
+        self,
+        dim: int,
+        levels: int,
+        patch: int,  # as of the decoder
     ):
         super().__init__()
-        widths, self.patch = [dim*min(4, 2**level) for level in range(levels + 1)], patch
-        self.convs = nn.ModuleList([nn.Conv2d(patch**2, dim, 3, padding=1)] + [nn.Conv2d(a, b, 4, 2, 1) for a, b in zip(widths, widths[1:])])
+        widths, self.patch = [dim * min(4, 2**level) for level in range(levels + 1)], patch
+        self.convs = nn.ModuleList(
+            [nn.Conv2d(patch**2, dim, 3, padding=1)]
+            + [nn.Conv2d(a, b, 4, 2, 1) for a, b in zip(widths, widths[1:])]
+        )
         for conv in self.convs:
-            nn.init.kaiming_normal_(conv.weight, a=.2)
+            nn.init.kaiming_normal_(conv.weight, a=0.2)
             nn.init.zeros_(conv.bias)
-        self.n_out = 16*widths[-1]
+        self.n_out = 16 * widths[-1]
 
-    def forward(self, x): # [b, 1, H, W] -> [b, n_out]
+    def forward(self, x):  # [b, 1, H, W] -> [b, n_out]
         x = F.pixel_unshuffle(x, self.patch)
-        for conv in self.convs: x = F.leaky_relu(conv(x), .2)
+        for conv in self.convs:
+            x = F.leaky_relu(conv(x), 0.2)
         return x.flatten(1)
 
 # %% ../../nbs/06_models/04_baselines.ipynb #d81425df
-@dataclass(frozen=True)
+@dataclass(config=STRICT)
 class CVAEConfig:
     "All that shapes the autoencoder; the defaults are the preset `radgen`."
-    n_features: int             # length of the encoded condition
-    image_size: int             # pixels a side, a power of two
+
+    n_features: int  # length of the encoded condition
+    image_size: int  # pixels a side, a power of two
     preset: str = 'radgen'
-    kinds: tuple = ()           # names of the series kinds, a nuisance input
-    latent: int = 16            # dimensions of z
-    dim: int = 16               # width at the finest level
-    grid: int = 32              # positions a side that the network works on, at most
-    beta: float = 1.            # weight of the KL divergence
-    likelihood: str = 'sigma'   # Gaussian of the best noise level ('sigma'), or squared error as it is ('mse')
-    decoder_told: bool = True   # the decoder is given condition and kind
-    zero_image: bool = False    # generate from the code of a black image instead of from N(0, I)
-    center: bool = True         # work on deviations from the mean training image, scaled to half a unit
-    kind_dropout: float = .2    # share of training images whose kind is left open
-    augment: float = .5         # probability of each augmentation
-    shift_rows: float = .035    # largest vertical shift, in image heights
-    shift_columns: float = .035 # largest horizontal shift, in image widths
-    gain: float = .1            # largest relative change of brightness
+    kinds: tuple = ()  # names of the series kinds, a nuisance input
+    latent: int = 16  # dimensions of z
+    dim: int = 16  # width at the finest level
+    grid: int = 32  # positions a side that the network works on, at most
+    beta: float = 1.0  # weight of the KL divergence
+    likelihood: str = (
+        'sigma'  # Gaussian of the best noise level ('sigma'), or squared error as it is ('mse')
+    )
+    decoder_told: bool = True  # the decoder is given condition and kind
+    zero_image: bool = False  # generate from the code of a black image instead of from N(0, I)
+    center: bool = True  # work on deviations from the mean training image, scaled to half a unit
+    kind_dropout: float = 0.2  # share of training images whose kind is left open
+    augment: float = 0.5  # probability of each augmentation
+    shift_rows: float = 0.035  # largest vertical shift, in image heights
+    shift_columns: float = 0.035  # largest horizontal shift, in image widths
+    gain: float = 0.1  # largest relative change of brightness
 
     def __post_init__(self):
-        check_types(self); check_shape(self)
-        if self.likelihood not in ('sigma', 'mse'): raise RadgenError(f'CVAEConfig: likelihood must be one of sigma, mse, got {self.likelihood!r}')
+        check_shape(self)
+        if self.likelihood not in ('sigma', 'mse'):
+            raise RadgenError(
+                f'CVAEConfig: likelihood must be one of sigma, mse, got {self.likelihood!r}'
+            )
 
     @classmethod
-    def from_dict(cls, values:dict) -> 'CVAEConfig':
+    def from_dict(cls, values: dict) -> 'CVAEConfig':
         "The configuration that a checkpoint or a file holds."
-        return from_known(cls, values)
+        return validated(cls, {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
     @classmethod
-    def radgen(cls, n_features:int, image_size:int, **changes) -> 'CVAEConfig':
+    def radgen(cls, n_features: int, image_size: int, **changes) -> 'CVAEConfig':
         "The fair baseline."
         return cls.from_dict(dict(n_features=n_features, image_size=image_size, **changes))
 
     @classmethod
-    def paper(cls, n_features:int, image_size:int=128, **changes) -> 'CVAEConfig':
+    def paper(cls, n_features: int, image_size: int = 128, **changes) -> 'CVAEConfig':
         "The autoencoder as released (Chen et al. 2024)."
-        released = dict(preset='paper', latent=2, likelihood='mse', decoder_told=False, zero_image=True, center=False, augment=0., kind_dropout=0.)
-        return cls.from_dict(dict(n_features=n_features, image_size=image_size) | released | changes)
+        released = dict(
+            preset='paper',
+            latent=2,
+            likelihood='mse',
+            decoder_told=False,
+            zero_image=True,
+            center=False,
+            augment=0.0,
+            kind_dropout=0.0,
+        )
+        return cls.from_dict(
+            dict(n_features=n_features, image_size=image_size) | released | changes
+        )
 
 # %% ../../nbs/06_models/04_baselines.ipynb #15e3cf38
 class CVAE(ImageModel):
     "Conditional variational autoencoder (Sohn 2015) with an optimal noise level (Rybkin 2021)."
-    def __init__(self,
-        config:CVAEConfig,
-        seed:int=0, # of the initial weights
+
+    def __init__(
+        self,
+        config: CVAEConfig,
+        seed: int = 0,  # of the initial weights
     ):
         super().__init__(config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.trunk = Trunk(config.dim, self.levels, self.patch)
-            self.code = nn.Sequential(nn.Linear(self.trunk.n_out + self.n_told + N_AUGMENT, 4*config.dim), nn.SiLU(), nn.Linear(4*config.dim, 2*config.latent))
-            self.decoder = Decoder(config.latent + (self.n_told + N_AUGMENT)*config.decoder_told, config.dim, self.levels, self.patch)
-        self.register_buffer('variance', torch.tensor(.25)) # of a pixel given z, on the network's scale: running value
+            self.code = nn.Sequential(
+                nn.Linear(self.trunk.n_out + self.n_told + N_AUGMENT, 4 * config.dim),
+                nn.SiLU(),
+                nn.Linear(4 * config.dim, 2 * config.latent),
+            )
+            self.decoder = Decoder(
+                config.latent + (self.n_told + N_AUGMENT) * config.decoder_told,
+                config.dim,
+                self.levels,
+                self.patch,
+            )
+        self.register_buffer(
+            'variance', torch.tensor(0.25)
+        )  # of a pixel given z, on the network's scale: running value
 
-    def encode(self,
-        x:torch.Tensor,            # [b, 1, H, W], on the network's scale
-        told:torch.Tensor,         # [b, n_told]
-        augmentation:torch.Tensor, # [b, 3]
-    ) -> tuple[torch.Tensor, torch.Tensor]: # mean and log variance of q(z|x, c), [b, latent]
+    def encode(
+        self,
+        x: torch.Tensor,  # [b, 1, H, W], on the network's scale
+        told: torch.Tensor,  # [b, n_told]
+        augmentation: torch.Tensor,  # [b, 3]
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # mean and log variance of q(z|x, c), [b, latent]
         "The code of an image."
-        mu, logvar = self.code(torch.cat([self.trunk(x), told, augmentation], 1)).float().chunk(2, 1)
+        mu, logvar = (
+            self.code(torch.cat([self.trunk(x), told, augmentation], 1)).float().chunk(2, 1)
+        )
         return mu, logvar.clamp(-12, 6)
 
-    def decode(self, z, told, augmentation): # [b, latent], [b, n_told], [b, 3] -> [b, 1, H, W], on the network's scale
-        return self.decoder(torch.cat([z, told, augmentation], 1) if self.config.decoder_told else z).float()
+    def decode(
+        self, z, told, augmentation
+    ):  # [b, latent], [b, n_told], [b, 3] -> [b, 1, H, W], on the network's scale
+        return self.decoder(
+            torch.cat([z, told, augmentation], 1) if self.config.decoder_told else z
+        ).float()
 
-    def loss(self,
-        images:torch.Tensor,     # [b, H, W] in [0, 1]
-        conditions:torch.Tensor, # [b, n_features]
-        kinds:torch.Tensor|None=None, # long [b]; -1: left open
-    ) -> torch.Tensor: # scalar
+    def loss(
+        self,
+        images: torch.Tensor,  # [b, H, W] in [0, 1]
+        conditions: torch.Tensor,  # [b, n_features]
+        kinds: torch.Tensor | None = None,  # long [b]; -1: left open
+    ) -> torch.Tensor:  # scalar
         "Negative bound in nats a pixel, without the constant."
-        config, augmentation = self.config, torch.zeros(len(images), N_AUGMENT, device=images.device)
+        config, augmentation = (
+            self.config,
+            torch.zeros(len(images), N_AUGMENT, device=images.device),
+        )
         x = images.reshape(len(images), 1, *images.shape[-2:])
-        if self.training: x, augmentation = augment(x, config)
+        if self.training:
+            x, augmentation = augment(x, config)
         x, told = self.to_network(x), self.told(conditions, kinds)
         mu, logvar = self.encode(x, told, augmentation)
-        out = self.decode(mu + (logvar/2).exp()*torch.randn_like(mu), told, augmentation)
-        kl, mse = (mu**2 + logvar.exp() - 1 - logvar).sum(1).mean()/2, F.mse_loss(out, x)
-        if config.likelihood == 'mse': return mse + config.beta*kl/x[0].numel()       # both summed over an image, then divided by its pixels
+        out = self.decode(mu + (logvar / 2).exp() * torch.randn_like(mu), told, augmentation)
+        kl, mse = (mu**2 + logvar.exp() - 1 - logvar).sum(1).mean() / 2, F.mse_loss(out, x)
+        if config.likelihood == 'mse':
+            return (
+                mse + config.beta * kl / x[0].numel()
+            )  # both summed over an image, then divided by its pixels
         if self.training:
-            self.variance.lerp_(mse.detach(), .05)
-            return ((mse + 1e-6).log() + 1)/2 + config.beta*kl/x[0].numel()
-        return (self.variance.log() + mse/self.variance)/2 + config.beta*kl/x[0].numel()
+            self.variance.lerp_(mse.detach(), 0.05)
+            return ((mse + 1e-6).log() + 1) / 2 + config.beta * kl / x[0].numel()
+        return (self.variance.log() + mse / self.variance) / 2 + config.beta * kl / x[0].numel()
 
-    def draw(self,
-        conditions:torch.Tensor, # [b, n_features]
-        generators:list,         # on the CPU, one an image: the source of all its random numbers
-        kinds:torch.Tensor|None=None, # long [b]; -1: left open
-    ) -> torch.Tensor: # [b, H, W] in [0, 1]
+    def draw(
+        self,
+        conditions: torch.Tensor,  # [b, n_features]
+        generators: list,  # on the CPU, one an image: the source of all its random numbers
+        kinds: torch.Tensor | None = None,  # long [b]; -1: left open
+    ) -> torch.Tensor:  # [b, H, W] in [0, 1]
         "Images of conditions: the decoder's mean for a random code."
-        z, told, blank = self.noise(generators), self.told(conditions, kinds), torch.zeros(len(conditions), N_AUGMENT, device=self.device)
+        z, told, blank = (
+            self.noise(generators),
+            self.told(conditions, kinds),
+            torch.zeros(len(conditions), N_AUGMENT, device=self.device),
+        )
         if self.config.zero_image:
             size = self.config.image_size
-            mu, logvar = self.encode(self.to_network(torch.zeros(len(z), 1, size, size, device=self.device)), told, blank)
-            z = mu + (logvar/2).exp()*z
+            mu, logvar = self.encode(
+                self.to_network(torch.zeros(len(z), 1, size, size, device=self.device)), told, blank
+            )
+            z = mu + (logvar / 2).exp() * z
         return self.to_pixels(self.decode(z, told, blank))[:, 0].clamp(0, 1)
 
 # %% ../../nbs/06_models/04_baselines.ipynb #321436c5
-RELEASED_EPOCHS = 70 # of the released autoencoder
+RELEASED_EPOCHS = 70  # of the released autoencoder
+
 
 def released_cvae_steps(
-    n_train:int, # training images
-    batch_size:int=16,
+    n_train: int,  # training images
+    batch_size: int = 16,
 ) -> int:
     "Training steps of the released length."
-    return RELEASED_EPOCHS*math.ceil(n_train/batch_size)
+    return RELEASED_EPOCHS * math.ceil(n_train / batch_size)
 
 # %% ../../nbs/06_models/04_baselines.ipynb #91b38d07
-@dataclass(frozen=True)
+@dataclass(config=STRICT)
 class CGANConfig:
     "All that shapes the adversarial network."
-    n_features: int             # length of the encoded condition
-    image_size: int             # pixels a side, a power of two
+
+    n_features: int  # length of the encoded condition
+    image_size: int  # pixels a side, a power of two
     preset: str = 'radgen'
-    kinds: tuple = ()           # names of the series kinds, a nuisance input
-    latent: int = 16            # dimensions of the noise
-    dim: int = 16               # width at the finest level
-    grid: int = 32              # positions a side that the networks work on, at most
-    gamma: float = 1.           # weight of both gradient penalties
-    center: bool = True         # work on deviations from the mean training image, scaled to half a unit
-    kind_dropout: float = .2    # share of training images whose kind is left open
-    augment: float = .5         # probability of each augmentation
-    shift_rows: float = .035    # largest vertical shift, in image heights
-    shift_columns: float = .035 # largest horizontal shift, in image widths
-    gain: float = .1            # largest relative change of brightness
+    kinds: tuple = ()  # names of the series kinds, a nuisance input
+    latent: int = 16  # dimensions of the noise
+    dim: int = 16  # width at the finest level
+    grid: int = 32  # positions a side that the networks work on, at most
+    gamma: float = 1.0  # weight of both gradient penalties
+    center: bool = True  # work on deviations from the mean training image, scaled to half a unit
+    kind_dropout: float = 0.2  # share of training images whose kind is left open
+    augment: float = 0.5  # probability of each augmentation
+    shift_rows: float = 0.035  # largest vertical shift, in image heights
+    shift_columns: float = 0.035  # largest horizontal shift, in image widths
+    gain: float = 0.1  # largest relative change of brightness
 
-    def __post_init__(self): check_types(self); check_shape(self)
+    def __post_init__(self):
+        check_shape(self)
 
     @classmethod
-    def from_dict(cls, values:dict) -> 'CGANConfig':
+    def from_dict(cls, values: dict) -> 'CGANConfig':
         "The configuration that a checkpoint or a file holds."
-        return from_known(cls, values)
+        return validated(cls, {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
     @classmethod
-    def radgen(cls, n_features:int, image_size:int, **changes) -> 'CGANConfig':
+    def radgen(cls, n_features: int, image_size: int, **changes) -> 'CGANConfig':
         "The fair baseline."
         return cls.from_dict(dict(n_features=n_features, image_size=image_size, **changes))
 
+
 class Critic(nn.Module):
     "Picture and what is told -> one number, by projection (Miyato & Koyama 2018)."
-    def __init__(self,
-        n_told:int, dim:int, levels:int, patch:int,
+
+    def __init__(
+        self,
+        n_told: int,
+        dim: int,
+        levels: int,
+        patch: int,
     ):
         super().__init__()
         self.trunk = Trunk(dim, levels, patch)
-        self.features, self.alone = nn.Linear(self.trunk.n_out, 4*dim), nn.Linear(4*dim, 1)
-        self.told = nn.Sequential(nn.Linear(n_told, 4*dim), nn.SiLU(), nn.Linear(4*dim, 4*dim))
+        self.features, self.alone = nn.Linear(self.trunk.n_out, 4 * dim), nn.Linear(4 * dim, 1)
+        self.told = nn.Sequential(
+            nn.Linear(n_told, 4 * dim), nn.SiLU(), nn.Linear(4 * dim, 4 * dim)
+        )
         fan_in_init(self.features, 1.4)
-        for layer in (self.alone, self.told[0], self.told[2]): fan_in_init(layer)
+        for layer in (self.alone, self.told[0], self.told[2]):
+            fan_in_init(layer)
 
-    def forward(self, x, told): # [b, 1, H, W], [b, n_told] -> [b]
-        φ = F.leaky_relu(self.features(self.trunk(x)), .2)
-        return self.alone(φ)[:, 0] + (self.told(told)*φ).sum(1)/φ.shape[1]**.5
+    def forward(self, x, told):  # [b, 1, H, W], [b, n_told] -> [b]
+        φ = F.leaky_relu(self.features(self.trunk(x)), 0.2)
+        return self.alone(φ)[:, 0] + (self.told(told) * φ).sum(1) / φ.shape[1] ** 0.5
 
 # %% ../../nbs/06_models/04_baselines.ipynb #a8457e56
 class CGAN(ImageModel):
     "Conditional adversarial network: relativistic pairing, gradient penalties, projection critic (Huang 2024, Miyato & Koyama 2018)."
-    def __init__(self,
-        config:CGANConfig,
-        seed:int=0, # of the initial weights
+
+    def __init__(
+        self,
+        config: CGANConfig,
+        seed: int = 0,  # of the initial weights
     ):
         super().__init__(config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.generator = Decoder(config.latent + self.n_told, config.dim, self.levels, self.patch)
+            self.generator = Decoder(
+                config.latent + self.n_told, config.dim, self.levels, self.patch
+            )
             self.critic = Critic(self.n_told, config.dim, self.levels, self.patch)
 
-    def imagine(self, z, told): # [b, latent], [b, n_told] -> [b, 1, H, W] in [0, 1]
+    def imagine(self, z, told):  # [b, latent], [b, n_told] -> [b, 1, H, W] in [0, 1]
         return self.to_pixels(self.generator(torch.cat([z, told], 1)).float()).clamp(0, 1)
 
-    def parts(self,
-        images:torch.Tensor,     # [b, H, W] in [0, 1]
-        conditions:torch.Tensor, # [b, n_features]
-        kinds:torch.Tensor|None=None, # long [b]; -1: left open
-    ) -> dict: # critic, penalty, generator: scalars
+    def parts(
+        self,
+        images: torch.Tensor,  # [b, H, W] in [0, 1]
+        conditions: torch.Tensor,  # [b, n_features]
+        kinds: torch.Tensor | None = None,  # long [b]; -1: left open
+    ) -> dict:  # critic, penalty, generator: scalars
         "The parts of the training loss."
         told, b = self.told(conditions, kinds), len(images)
         fake = self.imagine(torch.randn(b, self.config.latent, device=images.device), told)
         both, _ = augment(torch.cat([images.reshape(b, 1, *images.shape[-2:]), fake]), self.config)
-        with torch.autocast(images.device.type, enabled=False):              # a gradient of a gradient needs float32
+        with torch.autocast(
+            images.device.type, enabled=False
+        ):  # a gradient of a gradient needs float32
             real, fake = self.to_network(both.float()).split(b)
             x, told = torch.cat([real, fake]).detach().requires_grad_(), told.float()
             score = self.critic(x, torch.cat([told, told]))
-            gradient, = torch.autograd.grad(score.sum(), x, create_graph=True)
+            (gradient,) = torch.autograd.grad(score.sum(), x, create_graph=True)
             frozen = {name: p.detach() for name, p in self.critic.named_parameters()}
             against = torch.func.functional_call(self.critic, frozen, (fake, told))
-            return dict(critic=F.softplus(score[b:] - score[:b]).mean(), penalty=self.config.gamma*gradient.square().sum((1, 2, 3)).mean(),
-                        generator=F.softplus(score[:b].detach() - against).mean())
+            return dict(
+                critic=F.softplus(score[b:] - score[:b]).mean(),
+                penalty=self.config.gamma * gradient.square().sum((1, 2, 3)).mean(),
+                generator=F.softplus(score[:b].detach() - against).mean(),
+            )
 
-    def loss(self,
-        images:torch.Tensor, conditions:torch.Tensor, kinds:torch.Tensor|None=None, # as of `parts`
-    ) -> torch.Tensor: # scalar
+    def loss(
+        self,
+        images: torch.Tensor,
+        conditions: torch.Tensor,
+        kinds: torch.Tensor | None = None,  # as of `parts`
+    ) -> torch.Tensor:  # scalar
         "Critic, penalties and generator; in evaluation mode what the critic makes of these images beside fakes of a fixed noise (log 2: it cannot tell)."
-        if self.training: return sum(self.parts(images, conditions, kinds).values())
-        told, real = self.told(conditions, kinds), self.to_network(images.reshape(len(images), 1, *images.shape[-2:]))
-        z = torch.randn(len(images), self.config.latent, generator=torch.Generator().manual_seed(0)).to(images.device)
+        if self.training:
+            return sum(self.parts(images, conditions, kinds).values())
+        told, real = (
+            self.told(conditions, kinds),
+            self.to_network(images.reshape(len(images), 1, *images.shape[-2:])),
+        )
+        z = torch.randn(
+            len(images), self.config.latent, generator=torch.Generator().manual_seed(0)
+        ).to(images.device)
         fake = self.to_network(self.imagine(z, told))
         return F.softplus(self.critic(fake, told) - self.critic(real, told)).float().mean()
 
-    def draw(self,
-        conditions:torch.Tensor, # [b, n_features]
-        generators:list,         # on the CPU, one an image: the source of all its random numbers
-        kinds:torch.Tensor|None=None, # long [b]; -1: left open
-    ) -> torch.Tensor: # [b, H, W] in [0, 1]
+    def draw(
+        self,
+        conditions: torch.Tensor,  # [b, n_features]
+        generators: list,  # on the CPU, one an image: the source of all its random numbers
+        kinds: torch.Tensor | None = None,  # long [b]; -1: left open
+    ) -> torch.Tensor:  # [b, H, W] in [0, 1]
         "Images of conditions."
         return self.imagine(self.noise(generators), self.told(conditions, kinds))[:, 0]

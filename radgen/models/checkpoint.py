@@ -6,87 +6,128 @@
 __all__ = ['save_tensors', 'load_tensors', 'load_facts', 'load_model', 'restore', 'start_from', 'describe_class', 'set_aside']
 
 # %% ../../nbs/06_models/07_checkpoint.ipynb #79256d9a
-from pathlib import Path
-from safetensors import SafetensorError
-from safetensors import safe_open
-from safetensors.torch import save as safetensors_bytes
-from torch import nn
 import importlib
 import json
+from pathlib import Path
+
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as safetensors_bytes
+from torch import nn
+
 from ..core.paths import RadgenError, atomic, make_folder
 
 # %% ../../nbs/06_models/07_checkpoint.ipynb #dc851157
 def save_tensors(
-    path:str|Path,
-    tensors:dict, # name -> tensor
-    facts:dict,   # anything json can hold; kept in the file's metadata
+    path: str | Path,
+    tensors: dict,  # name -> tensor
+    facts: dict,  # anything json can hold; kept in the file's metadata
 ):
     "Write a safetensors file atomically."
     plain = {name: torch.as_tensor(t).detach().cpu().contiguous() for name, t in tensors.items()}
-    content = safetensors_bytes(plain, {name: json.dumps(value, sort_keys=True) for name, value in facts.items()})
-    with atomic(path) as tmp: tmp.write_bytes(content)
+    content = safetensors_bytes(
+        plain, {name: json.dumps(value, sort_keys=True) for name, value in facts.items()}
+    )
+    with atomic(path) as tmp:
+        tmp.write_bytes(content)
+
 
 def load_tensors(
-    path:str|Path,
-) -> tuple[dict, dict]: # tensors, facts
+    path: str | Path,
+) -> tuple[dict, dict]:  # tensors, facts
     "Read what `save_tensors` wrote, or say in one line why not."
     try:
         with safe_open(str(path), 'pt') as f:
-            return {name: f.get_tensor(name) for name in f.keys()}, {name: json.loads(value) for name, value in (f.metadata() or {}).items()}
-    except FileNotFoundError: raise RadgenError(f'{path}: no such file; train the model first') from None
+            return {name: f.get_tensor(name) for name in f.keys()}, {
+                name: json.loads(value) for name, value in (f.metadata() or {}).items()
+            }
+    except FileNotFoundError:
+        raise RadgenError(f'{path}: no such file; train the model first') from None
     except (SafetensorError, OSError, ValueError) as e:
-        raise RadgenError(f'{path}: truncated or not a safetensors file ({e}); delete it and train again') from None
+        raise RadgenError(
+            f'{path}: truncated or not a safetensors file ({e}); delete it and train again'
+        ) from None
+
 
 def load_facts(
-    path:str|Path,
+    path: str | Path,
 ) -> dict:
     "Only the facts: the tensors stay on disk."
     try:
-        with safe_open(str(path), 'pt') as f: return {name: json.loads(value) for name, value in (f.metadata() or {}).items()}
-    except (SafetensorError, OSError, ValueError): return load_tensors(path)[1]
+        with safe_open(str(path), 'pt') as f:
+            return {name: json.loads(value) for name, value in (f.metadata() or {}).items()}
+    except (SafetensorError, OSError, ValueError):
+        return load_tensors(path)[1]
 
 # %% ../../nbs/06_models/07_checkpoint.ipynb #46bd6f60
 def load_model(
-    folder:str|Path, # what `fit` wrote to
-) -> nn.Module: # averaged weights, in evaluation mode, with `.encoder` and `.facts`
+    folder: str | Path,  # what `fit` wrote to
+) -> nn.Module:  # averaged weights, in evaluation mode, with `.encoder` and `.facts`
     "A trained model."
-    path = Path(folder)/'model.safetensors'
+    path = Path(folder) / 'model.safetensors'
     tensors, facts = load_tensors(path)
     try:
         module, name = facts['class'].split(':')
-        if not module.startswith('radgen.'): raise RadgenError(f'{path}: holds a {facts["class"]}, which is not part of radgen')
+        if not module.startswith('radgen.'):
+            raise RadgenError(f'{path}: holds a {facts["class"]}, which is not part of radgen')
         cls, config = getattr(importlib.import_module(module), name), facts['config']
-        config_cls = getattr(importlib.import_module(facts['config_class'].split(':')[0]), facts['config_class'].split(':')[1])
+        config_cls = getattr(
+            importlib.import_module(facts['config_class'].split(':')[0]),
+            facts['config_class'].split(':')[1],
+        )
         model = cls(config_cls.from_dict(config))
         restore(model, tensors, facts)
     except (KeyError, ValueError, AttributeError, ImportError, RuntimeError) as e:
-        raise RadgenError(f'{path}: not a model of this version of radgen ({str(e).splitlines()[0]}); train it again') from None
+        raise RadgenError(
+            f'{path}: not a model of this version of radgen ({str(e).splitlines()[0]}); train it again'
+        ) from None
     return model
 
-def restore(model:nn.Module, tensors:dict, facts:dict):
+
+def restore(model: nn.Module, tensors: dict, facts: dict):
     "Put stored weights, encoder and facts into a model of the same configuration."
-    part = lambda prefix: {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    part = lambda prefix: {
+        name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)
+    }
     model.load_state_dict(part('model.'))
     model.encoder, model.facts = None, facts['facts']
     if facts['encoder'] is not None:
         from radgen.conditions.encoder import ConditionEncoder
-        model.encoder = ConditionEncoder.from_state({k: t.numpy() for k, t in part('encoder.').items()}, facts['encoder'])
+
+        model.encoder = ConditionEncoder.from_state(
+            {k: t.numpy() for k, t in part('encoder.').items()}, facts['encoder']
+        )
     return model.eval()
 
+
 def start_from(
-    model:nn.Module,   # about to be trained
-    folder:str|Path,   # of another training, e.g. on simulated patients
-    leave_out=('classes_emb', 'mean', 'scale'), # parts of names that are not taken: what belongs to the other data
-) -> list[str]: # the names taken
+    model: nn.Module,  # about to be trained
+    folder: str | Path,  # of another training, e.g. on simulated patients
+    leave_out=(
+        'classes_emb',
+        'mean',
+        'scale',
+    ),  # parts of names that are not taken: what belongs to the other data
+) -> list[str]:  # the names taken
     "Begin from the weights of another training, where name and shape agree."
-    tensors, _ = load_tensors(Path(folder)/'model.safetensors')
+    tensors, _ = load_tensors(Path(folder) / 'model.safetensors')
     own = model.state_dict()
-    taken = {name: t for name, t in ((n.removeprefix('model.'), t) for n, t in tensors.items() if n.startswith('model.'))
-             if name in own and own[name].shape == t.shape and not any(part in name.split('.') for part in leave_out)}
-    if not taken: raise RadgenError(f'{folder}: no weight there has the name and shape of one here; it is another kind of network')
+    taken = {
+        name: t
+        for name, t in (
+            (n.removeprefix('model.'), t) for n, t in tensors.items() if n.startswith('model.')
+        )
+        if name in own
+        and own[name].shape == t.shape
+        and not any(part in name.split('.') for part in leave_out)
+    }
+    if not taken:
+        raise RadgenError(
+            f'{folder}: no weight there has the name and shape of one here; it is another kind of network'
+        )
     model.load_state_dict(own | taken)
     return list(taken)
+
 
 def describe_class(cls) -> str:
     "Where a class lives, so that a file can name it."
@@ -94,12 +135,20 @@ def describe_class(cls) -> str:
 
 # %% ../../nbs/06_models/07_checkpoint.ipynb #bd88a636
 def set_aside(
-    folder:Path, # of a training
+    folder: Path,  # of a training
     names=('checkpoint.safetensors', 'model.safetensors', 'loss.csv', 'training.json'),
-) -> Path: # replaced-1, replaced-2, ...
+) -> Path:  # replaced-1, replaced-2, ...
     "Move an old training into a folder of its own: nothing is lost."
-    number = 1 + max([int(p.name.split('-')[1]) for p in folder.glob('replaced-*') if p.name.split('-')[1].isdigit()], default=0)
-    old = make_folder(folder/f'replaced-{number}')
+    number = 1 + max(
+        [
+            int(p.name.split('-')[1])
+            for p in folder.glob('replaced-*')
+            if p.name.split('-')[1].isdigit()
+        ],
+        default=0,
+    )
+    old = make_folder(folder / f'replaced-{number}')
     for name in names:
-        if (folder/name).exists(): (folder/name).rename(old/name)
+        if (folder / name).exists():
+            (folder / name).rename(old / name)
     return old

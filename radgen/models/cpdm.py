@@ -7,124 +7,195 @@ __all__ = ['N_AUGMENT', 'CPDMConfig', 'fan_in_init', 'ConditionEmbedding', 'shif
            'build_unet', 'build_diffusion', 'random_projection', 'CPDM', 'blocks', 'describe']
 
 # %% ../../nbs/06_models/02_cpdm.ipynb #f7ec6f4e
-from dataclasses import dataclass
-from torch import nn
 import math
+from pydantic.dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
+from torch import nn
+
+from ..core.checks import STRICT, validated
 from ..core.paths import RadgenError
-from ..core.checks import check_types, from_known
 from .released_unet import ATTENTION_KEYS, GROUPS, ReleasedUnet, library_module
 
 # %% ../../nbs/06_models/02_cpdm.ipynb #28cd8527
-@dataclass(frozen=True)
+@dataclass(config=STRICT)
 class CPDMConfig:
     "All that shapes the model; the defaults are the preset `radgen`."
-    n_features: int               # length of the encoded condition
-    image_size: int               # pixels a side
+
+    n_features: int  # length of the encoded condition
+    image_size: int  # pixels a side
     preset: str = 'radgen'
-    dim: int = 32                 # base width of the U-Net
-    dim_mults: tuple = (1, 2, 4)  # width of each level, in units of `dim`; the picture halves from one to the next
-    patch: int = 1                # pixels a side that the network reads as one position (pixel unshuffle)
-    attention: str = 'coarse'     # linear attention at 'all' levels, the 'coarse'st only, or 'none' (the middle always attends)
-    center: bool = True           # the network works on deviations from the mean training image, scaled to half a unit
-    timesteps: int = 1000         # T
-    objective: str = 'pred_v'     # what the network predicts: pred_v, pred_noise or pred_x0
-    beta_schedule: str = 'cosine' # or linear (stretched to T steps), or linear_released (1e-4..0.02 whatever T)
-    min_snr_gamma: float = 5.     # loss weight min(SNR, gamma)/(SNR + 1) (Hang 2023); 0: none
-    condition_scale: float = 3.   # of the embedded condition before training; a small one is ignored for a long time
-    cond_dropout: float = .1      # share of training images whose condition is hidden; 1: an unconditional model
-    kinds: tuple = ()             # names of the series kinds, a nuisance input
-    kind_dropout: float = .2      # share of training images whose kind is left open
-    augment: float = .5           # probability of each augmentation
-    shift_rows: float = .035      # largest vertical shift, in image heights
-    shift_columns: float = .035   # largest horizontal shift, in image widths
-    gain: float = .1              # largest relative change of brightness
-    spread: bool = True           # times of a batch spread evenly; otherwise drawn one by one
-    unit_range: bool = False      # the network works on images in [0, 1] as they are (without `center`)
-    network: str = 'guidance'     # the library's guidance U-Net, or the one 'released' with the paper
+    dim: int = 32  # base width of the U-Net
+    dim_mults: tuple = (
+        1,
+        2,
+        4,
+    )  # width of each level, in units of `dim`; the picture halves from one to the next
+    patch: int = 1  # pixels a side that the network reads as one position (pixel unshuffle)
+    attention: str = 'coarse'  # linear attention at 'all' levels, the 'coarse'st only, or 'none' (the middle always attends)
+    center: bool = (
+        True  # the network works on deviations from the mean training image, scaled to half a unit
+    )
+    timesteps: int = 1000  # T
+    objective: str = 'pred_v'  # what the network predicts: pred_v, pred_noise or pred_x0
+    beta_schedule: str = (
+        'cosine'  # or linear (stretched to T steps), or linear_released (1e-4..0.02 whatever T)
+    )
+    min_snr_gamma: float = 5.0  # loss weight min(SNR, gamma)/(SNR + 1) (Hang 2023); 0: none
+    condition_scale: float = (
+        3.0  # of the embedded condition before training; a small one is ignored for a long time
+    )
+    cond_dropout: float = (
+        0.1  # share of training images whose condition is hidden; 1: an unconditional model
+    )
+    kinds: tuple = ()  # names of the series kinds, a nuisance input
+    kind_dropout: float = 0.2  # share of training images whose kind is left open
+    augment: float = 0.5  # probability of each augmentation
+    shift_rows: float = 0.035  # largest vertical shift, in image heights
+    shift_columns: float = 0.035  # largest horizontal shift, in image widths
+    gain: float = 0.1  # largest relative change of brightness
+    spread: bool = True  # times of a batch spread evenly; otherwise drawn one by one
+    unit_range: bool = False  # the network works on images in [0, 1] as they are (without `center`)
+    network: str = 'guidance'  # the library's guidance U-Net, or the one 'released' with the paper
     attention_keys: str = 'features'  # released network: tokens are the 'features', or the whole condition 'repeated' for every position
-    noise_projection: bool = False    # starting noise multiplied by 1 + a fresh random projection of the condition
+    noise_projection: bool = (
+        False  # starting noise multiplied by 1 + a fresh random projection of the condition
+    )
 
     def __post_init__(self):
-        check_types(self)
-        for name, known in dict(objective=('pred_v', 'pred_noise', 'pred_x0'), beta_schedule=('cosine', 'linear', 'linear_released'), attention=('all', 'coarse', 'none'),
-                                network=('guidance', 'released'), attention_keys=ATTENTION_KEYS).items():
-            if getattr(self, name) not in known: raise RadgenError(f'CPDMConfig: {name} must be one of {", ".join(known)}, got {getattr(self, name)!r}')
-        unit = self.patch*2**(len(self.dim_mults) - 1)
-        if self.image_size % unit: raise RadgenError(f'CPDMConfig: image_size {self.image_size} must be a multiple of {unit} (patch {self.patch}, {len(self.dim_mults)} levels)')
-        if self.center and self.unit_range: raise RadgenError('CPDMConfig: unit_range takes images as they are; it needs center=False')
-        if self.network == 'guidance': return
-        if self.dim % GROUPS: raise RadgenError(f'CPDMConfig: the released network needs a dim that is a multiple of {GROUPS}, got {self.dim}')
+        for name, known in dict(
+            objective=('pred_v', 'pred_noise', 'pred_x0'),
+            beta_schedule=('cosine', 'linear', 'linear_released'),
+            attention=('all', 'coarse', 'none'),
+            network=('guidance', 'released'),
+            attention_keys=ATTENTION_KEYS,
+        ).items():
+            if getattr(self, name) not in known:
+                raise RadgenError(
+                    f'CPDMConfig: {name} must be one of {", ".join(known)}, got {getattr(self, name)!r}'
+                )
+        unit = self.patch * 2 ** (len(self.dim_mults) - 1)
+        if self.image_size % unit:
+            raise RadgenError(
+                f'CPDMConfig: image_size {self.image_size} must be a multiple of {unit} (patch {self.patch}, {len(self.dim_mults)} levels)'
+            )
+        if self.center and self.unit_range:
+            raise RadgenError(
+                'CPDMConfig: unit_range takes images as they are; it needs center=False'
+            )
+        if self.network == 'guidance':
+            return
+        if self.dim % GROUPS:
+            raise RadgenError(
+                f'CPDMConfig: the released network needs a dim that is a multiple of {GROUPS}, got {self.dim}'
+            )
         for name in ('kinds', 'cond_dropout', 'augment'):
-            if getattr(self, name): raise RadgenError(f'CPDMConfig: the released network has no input for {name}; leave it out, or use network=guidance')
+            if getattr(self, name):
+                raise RadgenError(
+                    f'CPDMConfig: the released network has no input for {name}; leave it out, or use network=guidance'
+                )
 
     @classmethod
-    def from_dict(cls, values:dict) -> 'CPDMConfig':
+    def from_dict(cls, values: dict) -> 'CPDMConfig':
         "The configuration that a checkpoint or a file holds."
-        return from_known(cls, values)
+        return validated(cls, {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
     @classmethod
-    def radgen(cls,
-        n_features:int, # length of the encoded condition
-        image_size:int, # pixels a side
-        **changes,      # any other field
+    def radgen(
+        cls,
+        n_features: int,  # length of the encoded condition
+        image_size: int,  # pixels a side
+        **changes,  # any other field
     ) -> 'CPDMConfig':
         "The small modern preset; above 32 pixels the network reads patches, so that its cost hardly grows."
-        changes.setdefault('patch', max(1, image_size//32))
+        changes.setdefault('patch', max(1, image_size // 32))
         return cls.from_dict(dict(n_features=n_features, image_size=image_size, **changes))
 
     @classmethod
-    def paper(cls,
-        n_features:int,     # length of the encoded condition
-        image_size:int=128, # pixels a side
-        **changes,          # any other field: a shortened run, or a mended defect
+    def paper(
+        cls,
+        n_features: int,  # length of the encoded condition
+        image_size: int = 128,  # pixels a side
+        **changes,  # any other field: a shortened run, or a mended defect
     ) -> 'CPDMConfig':
         "The released recipe of Chen et al. 2024, defects included; `apply_fix` takes them out."
-        released = dict(preset='paper', network='released', attention_keys='repeated', noise_projection=True, dim=128, dim_mults=(1, 2, 4), patch=1, attention='all',
-            center=False, unit_range=True, timesteps=1500, objective='pred_noise', beta_schedule='linear_released', min_snr_gamma=0., spread=False,
-            cond_dropout=0., kind_dropout=0., augment=0.)
-        return cls.from_dict(dict(n_features=n_features, image_size=image_size) | released | changes)
+        released = dict(
+            preset='paper',
+            network='released',
+            attention_keys='repeated',
+            noise_projection=True,
+            dim=128,
+            dim_mults=(1, 2, 4),
+            patch=1,
+            attention='all',
+            center=False,
+            unit_range=True,
+            timesteps=1500,
+            objective='pred_noise',
+            beta_schedule='linear_released',
+            min_snr_gamma=0.0,
+            spread=False,
+            cond_dropout=0.0,
+            kind_dropout=0.0,
+            augment=0.0,
+        )
+        return cls.from_dict(
+            dict(n_features=n_features, image_size=image_size) | released | changes
+        )
 
 # %% ../../nbs/06_models/02_cpdm.ipynb #bd878db5
 def fan_in_init(
-    layer:nn.Linear,
-    gain:float=1.,
+    layer: nn.Linear,
+    gain: float = 1.0,
 ):
     "Start a linear layer so that its output has the input's mean square, times a gain squared."
-    nn.init.normal_(layer.weight, std=gain/max(1, layer.in_features)**.5)
-    if layer.bias is not None: nn.init.zeros_(layer.bias)
+    nn.init.normal_(layer.weight, std=gain / max(1, layer.in_features) ** 0.5)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
 
 class ConditionEmbedding(nn.Module):
     "Packed vector [condition | keep | kind | augmentation] -> embedding; takes the place of the U-Net's table of classes."
-    def __init__(self,
-        n_features:int, # length of the condition
-        n_kinds:int,    # number of series kinds
-        n_augment:int,  # number of augmentation parameters
-        dim:int,        # width of the embedding
-        scale:float=3., # of the condition's part before training, for standardized features
+
+    def __init__(
+        self,
+        n_features: int,  # length of the condition
+        n_kinds: int,  # number of series kinds
+        n_augment: int,  # number of augmentation parameters
+        dim: int,  # width of the embedding
+        scale: float = 3.0,  # of the condition's part before training, for standardized features
     ):
         super().__init__()
         self.sizes = n_features, 1, n_kinds, n_augment
-        self.condition = nn.Sequential(nn.Linear(n_features, 4*dim), nn.SiLU(), nn.Linear(4*dim, dim))
+        self.condition = nn.Sequential(
+            nn.Linear(n_features, 4 * dim), nn.SiLU(), nn.Linear(4 * dim, dim)
+        )
         self.null = nn.Parameter(torch.randn(dim))
         self.nuisance = nn.Linear(n_kinds + n_augment, dim, bias=False)
         fan_in_init(self.condition[0])
-        fan_in_init(self.condition[2], scale/.6)       # .6: root mean square of SiLU of a standard normal
+        fan_in_init(
+            self.condition[2], scale / 0.6
+        )  # .6: root mean square of SiLU of a standard normal
         nn.init.normal_(self.nuisance.weight)
 
-    def forward(self, packed): # [b, n_features + 1 + n_kinds + n_augment] -> [b, dim]
+    def forward(self, packed):  # [b, n_features + 1 + n_kinds + n_augment] -> [b, dim]
         condition, keep, *nuisance = packed.split(self.sizes, dim=1)
-        return keep*self.condition(condition) + (1 - keep)*self.null + self.nuisance(torch.cat(nuisance, 1))
+        return (
+            keep * self.condition(condition)
+            + (1 - keep) * self.null
+            + self.nuisance(torch.cat(nuisance, 1))
+        )
 
 # %% ../../nbs/06_models/02_cpdm.ipynb #247de383
-N_AUGMENT = 3 # rows, columns, gain
+N_AUGMENT = 3  # rows, columns, gain
+
 
 def shift_pixels(
-    images:torch.Tensor,  # [b, 1, H, W]
-    rows:torch.Tensor,    # int [b], downwards
-    columns:torch.Tensor, # int [b], to the right
-) -> torch.Tensor: # [b, 1, H, W]
+    images: torch.Tensor,  # [b, 1, H, W]
+    rows: torch.Tensor,  # int [b], downwards
+    columns: torch.Tensor,  # int [b], to the right
+) -> torch.Tensor:  # [b, 1, H, W]
     "Shift each image by whole pixels, repeating the border."
     b, _, h, w = images.shape
     y = (torch.arange(h, device=images.device) - rows[:, None]).clamp(0, h - 1)
@@ -132,79 +203,112 @@ def shift_pixels(
     batch = torch.arange(b, device=images.device)[:, None, None]
     return images[batch, 0, y[:, :, None], x[:, None, :]][:, None]
 
+
 def augment(
-    images:torch.Tensor, # [b, 1, H, W] in [0, 1]
-    config:CPDMConfig,
-) -> tuple[torch.Tensor, torch.Tensor]: # images, parameters [b, 3] in [-1, 1]
+    images: torch.Tensor,  # [b, 1, H, W] in [0, 1]
+    config: CPDMConfig,
+) -> tuple[torch.Tensor, torch.Tensor]:  # images, parameters [b, 3] in [-1, 1]
     "Random small shifts and changes of brightness, with the parameters that were drawn."
     size = config.image_size
     applied = torch.rand(len(images), N_AUGMENT, device=images.device) < config.augment
-    drawn = (2*torch.rand(len(images), N_AUGMENT, device=images.device) - 1)*applied
-    rows, columns = (drawn[:, i]*(span*size + .5)*.999 for i, span in enumerate((config.shift_rows, config.shift_columns)))
+    drawn = (2 * torch.rand(len(images), N_AUGMENT, device=images.device) - 1) * applied
+    rows, columns = (
+        drawn[:, i] * (span * size + 0.5) * 0.999
+        for i, span in enumerate((config.shift_rows, config.shift_columns))
+    )
     rows, columns = rows.round().long(), columns.round().long()
-    images = (shift_pixels(images, rows, columns)*(1 + config.gain*drawn[:, 2, None, None, None])).clamp(0, 1)
-    scale = [max(1, span*size) for span in (config.shift_rows, config.shift_columns)]
-    return images, torch.stack([rows/scale[0], columns/scale[1], drawn[:, 2]], 1)
+    images = (
+        shift_pixels(images, rows, columns) * (1 + config.gain * drawn[:, 2, None, None, None])
+    ).clamp(0, 1)
+    scale = [max(1, span * size) for span in (config.shift_rows, config.shift_columns)]
+    return images, torch.stack([rows / scale[0], columns / scale[1], drawn[:, 2]], 1)
 
 # %% ../../nbs/06_models/02_cpdm.ipynb #41b6a2e3
 def low_discrepancy_times(
-    n:int, # batch size
-    timesteps:int, # T
+    n: int,  # batch size
+    timesteps: int,  # T
     device='cpu',
-) -> torch.Tensor: # long [n] in 0..T-1, in random order
+) -> torch.Tensor:  # long [n] in 0..T-1, in random order
     "Times for one batch, spread evenly with a common random offset (Kingma 2021, appendix I.1)."
-    u = (torch.rand(1, device=device) + torch.randperm(n, device=device)/n) % 1
-    return (u*timesteps).long().clamp(max=timesteps - 1)
+    u = (torch.rand(1, device=device) + torch.randperm(n, device=device) / n) % 1
+    return (u * timesteps).long().clamp(max=timesteps - 1)
 
 # %% ../../nbs/06_models/02_cpdm.ipynb #151f4e86
 def build_unet(
-    config:CPDMConfig,
+    config: CPDMConfig,
 ) -> nn.Module:
     "The released U-Net, or the library's guidance U-Net with a vector for its condition; linear attention at the chosen levels."
-    if config.network == 'released': unet = ReleasedUnet(config.n_features, config.dim, config.dim_mults, config.patch**2, config.attention_keys)
+    if config.network == 'released':
+        unet = ReleasedUnet(
+            config.n_features, config.dim, config.dim_mults, config.patch**2, config.attention_keys
+        )
     else:
-        unet = library_module().Unet(config.dim, num_classes=1, cond_drop_prob=0., dim_mults=config.dim_mults, channels=config.patch**2)
-        unet.classes_emb = ConditionEmbedding(config.n_features, len(config.kinds), N_AUGMENT, config.dim, config.condition_scale)
+        unet = library_module().Unet(
+            config.dim,
+            num_classes=1,
+            cond_drop_prob=0.0,
+            dim_mults=config.dim_mults,
+            channels=config.patch**2,
+        )
+        unet.classes_emb = ConditionEmbedding(
+            config.n_features, len(config.kinds), N_AUGMENT, config.dim, config.condition_scale
+        )
         fan_in_init(unet.classes_mlp[0])
         fan_in_init(unet.classes_mlp[2], 1.5)
-        del unet.null_classes_emb                 # the library's own dropout: unused
+        del unet.null_classes_emb  # the library's own dropout: unused
     levels = len(config.dim_mults)
     for level in range(levels):
-        if config.attention == 'all' or (config.attention == 'coarse' and level == levels - 1): continue
+        if config.attention == 'all' or (config.attention == 'coarse' and level == levels - 1):
+            continue
         unet.downs[level][2], unet.ups[levels - 1 - level][2] = nn.Identity(), nn.Identity()
     return unet
 
 # %% ../../nbs/06_models/02_cpdm.ipynb #5103e3f9
 def build_diffusion(
-    unet:nn.Module,
-    config:CPDMConfig,
+    unet: nn.Module,
+    config: CPDMConfig,
 ) -> nn.Module:
     "The library's Gaussian diffusion, with the released schedule where it is asked for."
     library = library_module()
     stretched = library.linear_beta_schedule
-    if config.beta_schedule == 'linear_released': library.linear_beta_schedule = lambda timesteps: torch.linspace(1e-4, .02, timesteps, dtype=torch.float64)
+    if config.beta_schedule == 'linear_released':
+        library.linear_beta_schedule = lambda timesteps: torch.linspace(
+            1e-4, 0.02, timesteps, dtype=torch.float64
+        )
     try:
-        return library.GaussianDiffusion(unet, image_size=config.image_size//config.patch, timesteps=config.timesteps, objective=config.objective,
-            beta_schedule=config.beta_schedule.removesuffix('_released'), min_snr_loss_weight=config.min_snr_gamma > 0, min_snr_gamma=config.min_snr_gamma or 5)
-    finally: library.linear_beta_schedule = stretched
+        return library.GaussianDiffusion(
+            unet,
+            image_size=config.image_size // config.patch,
+            timesteps=config.timesteps,
+            objective=config.objective,
+            beta_schedule=config.beta_schedule.removesuffix('_released'),
+            min_snr_loss_weight=config.min_snr_gamma > 0,
+            min_snr_gamma=config.min_snr_gamma or 5,
+        )
+    finally:
+        library.linear_beta_schedule = stretched
 
 # %% ../../nbs/06_models/02_cpdm.ipynb #2f10c311
 def random_projection(
-    condition:torch.Tensor,    # [d]
-    shape:tuple,               # of the result, e.g. (1, H, W)
-    generator:torch.Generator, # on the CPU
-) -> torch.Tensor: # on the CPU
+    condition: torch.Tensor,  # [d]
+    shape: tuple,  # of the result, e.g. (1, H, W)
+    generator: torch.Generator,  # on the CPU
+) -> torch.Tensor:  # on the CPU
     "An untrained linear layer applied to the condition: weights and biases uniform within 1/sqrt(d), as torch draws them."
     n, d = math.prod(shape), len(condition)
-    weight, bias = ((2*torch.rand(*size, generator=generator) - 1)*d**-.5 for size in ((n, d), (n,)))
-    return (weight@condition.float().cpu() + bias).reshape(shape)
+    weight, bias = (
+        (2 * torch.rand(*size, generator=generator) - 1) * d**-0.5 for size in ((n, d), (n,))
+    )
+    return (weight @ condition.float().cpu() + bias).reshape(shape)
 
 # %% ../../nbs/06_models/02_cpdm.ipynb #c29be4f5
 class CPDM(nn.Module):
     "Conditional probabilistic diffusion model of one-channel images."
-    def __init__(self,
-        config:CPDMConfig,
-        seed:int=0, # of the initial weights
+
+    def __init__(
+        self,
+        config: CPDMConfig,
+        seed: int = 0,  # of the initial weights
     ):
         super().__init__()
         self.config, self.encoder, self.facts = config, None, {}
@@ -212,116 +316,173 @@ class CPDM(nn.Module):
             torch.manual_seed(seed)
             unet = build_unet(config)
         self.diffusion = build_diffusion(unet, config)
-        self.register_buffer('mean', torch.full((1, config.image_size, config.image_size), 0. if config.unit_range else .5))
-        self.register_buffer('scale', torch.tensor(1. if config.unit_range else .5))
+        self.register_buffer(
+            'mean',
+            torch.full(
+                (1, config.image_size, config.image_size), 0.0 if config.unit_range else 0.5
+            ),
+        )
+        self.register_buffer('scale', torch.tensor(1.0 if config.unit_range else 0.5))
 
-    def prepare(self,
-        images:torch.Tensor, # [n, H, W] in [0, 1], the training images
+    def prepare(
+        self,
+        images: torch.Tensor,  # [n, H, W] in [0, 1], the training images
     ):
         "Learn the mean image and the scale; without this the network works on [-1, 1], or on [0, 1] with `unit_range`."
-        if not self.config.center: return
+        if not self.config.center:
+            return
         self.mean.copy_(images.mean(0)[None])
-        self.scale.copy_((2*(images - images.mean(0)).square().mean().sqrt()).clamp(min=.05))
+        self.scale.copy_((2 * (images - images.mean(0)).square().mean().sqrt()).clamp(min=0.05))
 
-    def to_network(self, images): return (images - self.mean)/self.scale # [b, 1, H, W] in [0, 1] -> x0
+    def to_network(self, images):
+        return (images - self.mean) / self.scale  # [b, 1, H, W] in [0, 1] -> x0
 
-    def to_pixels(self, x0): return x0*self.scale + self.mean # the other way
+    def to_pixels(self, x0):
+        return x0 * self.scale + self.mean  # the other way
 
     @property
-    def device(self): return self.diffusion.betas.device
+    def device(self):
+        return self.diffusion.betas.device
 
     @property
-    def alphas_cumprod(self) -> torch.Tensor: # [T]
+    def alphas_cumprod(self) -> torch.Tensor:  # [T]
         "The share of the image's variance that is left at each time."
         return self.diffusion.alphas_cumprod
 
     def _packed(self, conditions, keep, kinds, augmentation):
         if conditions.shape[1] != self.config.n_features:
-            raise RadgenError(f'the model takes {self.config.n_features} condition features, got {conditions.shape[1]}')
-        if self.config.network == 'released': return conditions          # it has no other input
+            raise RadgenError(
+                f'the model takes {self.config.n_features} condition features, got {conditions.shape[1]}'
+            )
+        if self.config.network == 'released':
+            return conditions  # it has no other input
         one_hot = torch.zeros(len(conditions), len(self.config.kinds), device=conditions.device)
         if kinds is not None and len(self.config.kinds):
             known = kinds >= 0
             one_hot[known] = F.one_hot(kinds[known], len(self.config.kinds)).float()
         return torch.cat([conditions, keep[:, None], one_hot, augmentation], 1)
 
-    def loss(self,
-        images:torch.Tensor,     # [b, H, W] or [b, 1, H, W] in [0, 1]
-        conditions:torch.Tensor, # [b, n_features]
-        kinds:torch.Tensor|None=None, # long [b], index into config.kinds; -1: left open
-    ) -> torch.Tensor: # scalar
+    def loss(
+        self,
+        images: torch.Tensor,  # [b, H, W] or [b, 1, H, W] in [0, 1]
+        conditions: torch.Tensor,  # [b, n_features]
+        kinds: torch.Tensor | None = None,  # long [b], index into config.kinds; -1: left open
+    ) -> torch.Tensor:  # scalar
         "Weighted denoising error; in training mode with augmentation and dropout of condition and kind."
         x, b, config = images.reshape(len(images), 1, *images.shape[-2:]), len(images), self.config
-        keep, augmentation = torch.ones(b, device=x.device)*(config.cond_dropout < 1), torch.zeros(b, N_AUGMENT, device=x.device)
+        keep, augmentation = (
+            torch.ones(b, device=x.device) * (config.cond_dropout < 1),
+            torch.zeros(b, N_AUGMENT, device=x.device),
+        )
         if self.training:
             x, augmentation = augment(x, config)
             keep = (torch.rand(b, device=x.device) >= config.cond_dropout).float()
-            if kinds is not None: kinds = torch.where(torch.rand(b, device=x.device) < config.kind_dropout, -1, kinds)
-        t = low_discrepancy_times(b, config.timesteps, x.device) if config.spread else torch.randint(config.timesteps, (b,), device=x.device)
+            if kinds is not None:
+                kinds = torch.where(torch.rand(b, device=x.device) < config.kind_dropout, -1, kinds)
+        t = (
+            low_discrepancy_times(b, config.timesteps, x.device)
+            if config.spread
+            else torch.randint(config.timesteps, (b,), device=x.device)
+        )
         packed = self._packed(conditions, keep, kinds, augmentation)
-        return self.diffusion.p_losses(F.pixel_unshuffle(self.to_network(x), config.patch), t, classes=packed)
+        return self.diffusion.p_losses(
+            F.pixel_unshuffle(self.to_network(x), config.patch), t, classes=packed
+        )
 
-    def denoise(self,
-        x:torch.Tensor,          # [b, 1, H, W], noisy, on the network's scale
-        t:torch.Tensor,          # long [b], 0..T-1
-        conditions:torch.Tensor, # [b, n_features]
-        kinds:torch.Tensor|None=None, # long [b]; -1 or None: left open
-        guidance:float=1.,       # 1: conditional, 0: unconditional, above 1: guided (Ho & Salimans 2022)
-    ) -> torch.Tensor: # [b, 1, H, W]: the network's output, v, noise or x0 by config.objective
+    def denoise(
+        self,
+        x: torch.Tensor,  # [b, 1, H, W], noisy, on the network's scale
+        t: torch.Tensor,  # long [b], 0..T-1
+        conditions: torch.Tensor,  # [b, n_features]
+        kinds: torch.Tensor | None = None,  # long [b]; -1 or None: left open
+        guidance: float = 1.0,  # 1: conditional, 0: unconditional, above 1: guided (Ho & Salimans 2022)
+    ) -> torch.Tensor:  # [b, 1, H, W]: the network's output, v, noise or x0 by config.objective
         "What the network predicts, with classifier-free guidance."
-        if self.config.cond_dropout in (0, 1): guidance = 1. - self.config.cond_dropout      # only one of the two predictions was trained
-        keeps = [1.] if guidance == 1 else [0.] if guidance == 0 else [1., 0.]
-        blank, ones = torch.zeros(len(x), N_AUGMENT, device=x.device), torch.ones(len(x), device=x.device)
-        packed = torch.cat([self._packed(conditions, k*ones, kinds, blank) for k in keeps])
+        if self.config.cond_dropout in (0, 1):
+            guidance = 1.0 - self.config.cond_dropout  # only one of the two predictions was trained
+        keeps = [1.0] if guidance == 1 else [0.0] if guidance == 0 else [1.0, 0.0]
+        blank, ones = (
+            torch.zeros(len(x), N_AUGMENT, device=x.device),
+            torch.ones(len(x), device=x.device),
+        )
+        packed = torch.cat([self._packed(conditions, k * ones, kinds, blank) for k in keeps])
         small = F.pixel_unshuffle(x, self.config.patch)
-        out = self.diffusion.model(torch.cat([small]*len(keeps)), t.repeat(len(keeps)), packed).float()
+        out = self.diffusion.model(
+            torch.cat([small] * len(keeps)), t.repeat(len(keeps)), packed
+        ).float()
         if len(keeps) == 2:
             given, free = out.chunk(2)
-            out = free + guidance*(given - free)
+            out = free + guidance * (given - free)
         return F.pixel_shuffle(out, self.config.patch)
 
-    def starting_noise(self,
-        noise:torch.Tensor,      # [b, 1, H, W], standard normal
-        conditions:torch.Tensor, # [b, n_features]
-        generators:list,         # one an image, on the CPU
-    ) -> torch.Tensor: # [b, 1, H, W]
+    def starting_noise(
+        self,
+        noise: torch.Tensor,  # [b, 1, H, W], standard normal
+        conditions: torch.Tensor,  # [b, n_features]
+        generators: list,  # one an image, on the CPU
+    ) -> torch.Tensor:  # [b, 1, H, W]
         "Where sampling starts: the noise itself, or with `noise_projection` what the released code makes of it."
-        if not self.config.noise_projection: return noise
-        return noise*(1 + torch.stack([random_projection(c, noise.shape[1:], g) for c, g in zip(conditions, generators)]).to(noise))
+        if not self.config.noise_projection:
+            return noise
+        return noise * (
+            1
+            + torch.stack(
+                [random_projection(c, noise.shape[1:], g) for c, g in zip(conditions, generators)]
+            ).to(noise)
+        )
 
 # %% ../../nbs/06_models/02_cpdm.ipynb #80eca2d4
 def blocks(
-    model:CPDM,
-) -> dict[str, nn.Module]: # in the order of the network
+    model: CPDM,
+) -> dict[str, nn.Module]:  # in the order of the network
     "The parts of the network that the architecture figure shows, by name."
     unet, named = model.diffusion.model, {}
     parts = ('block 1', 'block 2', 'attention', 'resample')
     for name in ('init_conv', 'time_mlp', 'classes_emb', 'classes_mlp'):
-        if hasattr(unet, name): named[name] = getattr(unet, name)
-    for i, level in enumerate(unet.downs): named |= {f'down {i + 1} {part}': m for part, m in zip(parts, level)}
-    for name in ('mid_block1', 'mid_attn', 'mid_block2'): named[name] = getattr(unet, name)
-    for i, level in enumerate(unet.ups): named |= {f'up {len(unet.ups) - i} {part}': m for part, m in zip(parts, level)}
+        if hasattr(unet, name):
+            named[name] = getattr(unet, name)
+    for i, level in enumerate(unet.downs):
+        named |= {f'down {i + 1} {part}': m for part, m in zip(parts, level)}
+    for name in ('mid_block1', 'mid_attn', 'mid_block2'):
+        named[name] = getattr(unet, name)
+    for i, level in enumerate(unet.ups):
+        named |= {f'up {len(unet.ups) - i} {part}': m for part, m in zip(parts, level)}
     named |= {name: getattr(unet, name) for name in ('final_res_block', 'final_conv')}
     return {name: module for name, module in named.items() if not isinstance(module, nn.Identity)}
 
+
 def describe(
-    model:CPDM,
-) -> 'pd.DataFrame': # a row a block: module, parameters, input, output (shapes without the batch)
+    model: CPDM,
+) -> 'pd.DataFrame':  # a row a block: module, parameters, input, output (shapes without the batch)
     "The blocks that ran in one forward pass, by forward hooks (Figure 2)."
     import pandas as pd
+
     rows, shape = {}, lambda x: tuple(x.shape[1:])
+
     def record(name):
         def hook(module, given, out):
-            rows[name] = dict(module=type(module).__name__, parameters=sum(p.numel() for p in module.parameters()), input=shape(given[0]), output=shape(out))
+            rows[name] = dict(
+                module=type(module).__name__,
+                parameters=sum(p.numel() for p in module.parameters()),
+                input=shape(given[0]),
+                output=shape(out),
+            )
+
         return hook
+
     handles = [module.register_forward_hook(record(name)) for name, module in blocks(model).items()]
     config, device, was = model.config, model.device, model.training
     model.eval()
     try:
         with torch.no_grad():
             x = torch.zeros(1, 1, config.image_size, config.image_size, device=device)
-            model.denoise(x, torch.zeros(1, dtype=torch.long, device=device), torch.zeros(1, config.n_features, device=device))
+            model.denoise(
+                x,
+                torch.zeros(1, dtype=torch.long, device=device),
+                torch.zeros(1, config.n_features, device=device),
+            )
     finally:
-        for handle in handles: handle.remove()
+        for handle in handles:
+            handle.remove()
         model.train(was)
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis('block')

@@ -6,29 +6,36 @@
 __all__ = ['resolve_precision', 'make_accelerator']
 
 # %% ../../nbs/06_models/06_device.ipynb #4c904f86
+import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-import torch
+
 from ..core.paths import RadgenError
 
 # %% ../../nbs/06_models/06_device.ipynb #f9c7c559
 def resolve_precision(
-    precision:str, # 'auto', 'fp32' or 'bf16'
+    precision: str,  # 'auto', 'fp32' or 'bf16'
     device='cpu',
-) -> str: # 'fp32' or 'bf16'
+) -> str:  # 'fp32' or 'bf16'
     "bfloat16 where the machine computes with it, otherwise float32."
-    if precision not in ('auto', 'fp32', 'bf16'): raise RadgenError(f"unknown precision {precision!r}; known: auto, fp32, bf16")
-    if precision != 'auto': return precision
+    if precision not in ('auto', 'fp32', 'bf16'):
+        raise RadgenError(f'unknown precision {precision!r}; known: auto, fp32, bf16')
+    if precision != 'auto':
+        return precision
     device = torch.device(device)
-    if device.type == 'cuda': return 'bf16' if torch.cuda.get_device_capability(device) >= (8, 0) else 'fp32'
-    if device.type != 'cpu': return 'fp32'
+    if device.type == 'cuda':
+        return 'bf16' if torch.cuda.get_device_capability(device) >= (8, 0) else 'fp32'
+    if device.type != 'cpu':
+        return 'fp32'
     abilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, 'get_capabilities') else {}
     return 'bf16' if abilities.get('avx512_bf16') or abilities.get('amx_bf16') else 'fp32'
 
+
 def make_accelerator(
-    precision:str, # 'fp32' or 'bf16'
+    precision: str,  # 'fp32' or 'bf16'
 ) -> Accelerator:
     "An accelerator of this precision, also when the process already had one of another."
     wanted = {'fp32': 'no', 'bf16': 'bf16'}[precision]
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != wanted: AcceleratorState._reset_state()
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != wanted:
+        AcceleratorState._reset_state()
     return Accelerator(mixed_precision=wanted)

@@ -6,11 +6,13 @@
 __all__ = ['fig_architecture', 'fig_loss']
 
 # %% ../../nbs/06_models/11_plots.ipynb #191ed10a
-from matplotlib.patches import Rectangle
+import textwrap
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import textwrap
+from matplotlib.patches import Rectangle
+
 from ..core.style import GREY, PALETTE, new_figure, say
 from ..data.plots import draw_arrow, draw_box
 
@@ -19,106 +21,287 @@ def _network(blocks):
     "The blocks with columns block, type, parameters, channels, size; blocks that do nothing are left out."
     blocks = blocks if 'block' in blocks else blocks.rename_axis('block').reset_index()
     blocks = blocks.rename(columns={'module': 'type'})
-    if 'output' in blocks: blocks = blocks.assign(channels=[o[0] if len(o) == 3 else None for o in blocks.output], size=[o[1] if len(o) == 3 else None for o in blocks.output])
+    if 'output' in blocks:
+        blocks = blocks.assign(
+            channels=[o[0] if len(o) == 3 else None for o in blocks.output],
+            size=[o[1] if len(o) == 3 else None for o in blocks.output],
+        )
     missing = [c for c in ('block', 'type', 'parameters', 'channels', 'size') if c not in blocks]
-    if missing: return f'no description of the network: column {missing[0]!r} is missing'
+    if missing:
+        return f'no description of the network: column {missing[0]!r} is missing'
     blocks = blocks[blocks.type != 'Identity'].reset_index(drop=True)
-    if not blocks['size'].notna().any(): return 'no description of the network: no block has a size'
-    return blocks.assign(**{c: pd.to_numeric(blocks[c], errors='coerce') for c in ('parameters', 'channels', 'size')})
+    if not blocks['size'].notna().any():
+        return 'no description of the network: no block has a size'
+    return blocks.assign(
+        **{c: pd.to_numeric(blocks[c], errors='coerce') for c in ('parameters', 'channels', 'size')}
+    )
+
 
 def _stages(blocks):
     "Runs of blocks with one size and channel count, in order: size, channels, and what is in them."
     out = []
     for b in blocks.itertuples():
-        if not out or (out[-1]['size'], out[-1]['channels']) != (int(b.size), int(b.channels)): out.append(dict(size=int(b.size), channels=int(b.channels), residual=0, attention=0))
+        if not out or (out[-1]['size'], out[-1]['channels']) != (int(b.size), int(b.channels)):
+            out.append(dict(size=int(b.size), channels=int(b.channels), residual=0, attention=0))
         out[-1]['attention'] += 'att' in b.block.lower()
         out[-1]['residual'] += 'resnet' in b.type.lower()
     return out
 
-_BLOCKS = dict(classes_emb='condition embedding', classes_mlp='condition MLP', time_mlp='noise level')
 
-_count = lambda n: f'{n/1e6:.2f} M' if n >= 1e6 else f'{n/1e3:.0f} k' if n >= 1e3 else f'{int(n)}'
+_BLOCKS = dict(
+    classes_emb='condition embedding', classes_mlp='condition MLP', time_mlp='noise level'
+)
+
+_count = lambda n: (
+    f'{n / 1e6:.2f} M' if n >= 1e6 else f'{n / 1e3:.0f} k' if n >= 1e3 else f'{int(n)}'
+)
+
 
 def fig_architecture(
-    blocks:pd.DataFrame, # a row a block in forward order: block, type (or module), parameters, and output (c, h, w) or channels and size
-    config=None,         # the model's configuration (dataclass or dict), for the heading
-    enters:str='scale and shift every residual block', # how the embeddings reach the network
+    blocks: pd.DataFrame,  # a row a block in forward order: block, type (or module), parameters, and output (c, h, w) or channels and size
+    config=None,  # the model's configuration (dataclass or dict), for the heading
+    enters: str = 'scale and shift every residual block',  # how the embeddings reach the network
 ):
     "Figure 2: the U-shaped denoiser with its resolutions, channel counts and where the condition enters."
     fig, axes = new_figure(3.6)
     ax = axes[0, 0]
     blocks = _network(blocks)
-    if isinstance(blocks, str): say(ax, blocks); return fig
+    if isinstance(blocks, str):
+        say(ax, blocks)
+        return fig
     inside, beside = blocks[blocks['size'].notna()], blocks[blocks['size'].isna()]
     stages = _stages(inside)
     sizes = sorted({c['size'] for c in stages})
-    depth, n, widest = max(len(sizes)-1, 1), len(stages), max(c['channels'] for c in stages)
+    depth, n, widest = max(len(sizes) - 1, 1), len(stages), max(c['channels'] for c in stages)
     ax.set(xlim=(0, 7), ylim=(-1.2, 3.4))
     ax.axis('off')
-    gap, lowest = 6.9/n, min(range(n), key=lambda i: (stages[i]['size'], -stages[i]['channels']))
+    gap, lowest = 6.9 / n, min(range(n), key=lambda i: (stages[i]['size'], -stages[i]['channels']))
     places = []
     for i, c in enumerate(stages):
-        level = sizes.index(c['size'])/depth
-        x, y, w, h = .05 + gap*(i+.5), .62 + 1.7*level, min(gap*.55, .14 + .36*c['channels']/widest), .28 + .5*level
-        ax.add_patch(Rectangle((x-w/2, y-h/2), w, h, fc='#00466B' if i == lowest else PALETTE['model'], ec='none'))
-        ax.text(x, y+h/2+.05, f'{c["channels"]}', ha='center', va='bottom', fontsize=6.8, weight='bold')
-        parts = [f'{c["residual"]} residual' if c['residual'] else '', f'{c["attention"]} attention' if c['attention'] else '']
-        ax.text(x, y-h/2-.06, '\n'.join([f'{c["size"]} x {c["size"]}', *filter(None, parts)]), ha='center', va='top', fontsize=6.2, color=GREY, linespacing=1.25)
+        level = sizes.index(c['size']) / depth
+        x, y, w, h = (
+            0.05 + gap * (i + 0.5),
+            0.62 + 1.7 * level,
+            min(gap * 0.55, 0.14 + 0.36 * c['channels'] / widest),
+            0.28 + 0.5 * level,
+        )
+        ax.add_patch(
+            Rectangle(
+                (x - w / 2, y - h / 2),
+                w,
+                h,
+                fc='#00466B' if i == lowest else PALETTE['model'],
+                ec='none',
+            )
+        )
+        ax.text(
+            x,
+            y + h / 2 + 0.05,
+            f'{c["channels"]}',
+            ha='center',
+            va='bottom',
+            fontsize=6.8,
+            weight='bold',
+        )
+        parts = [
+            f'{c["residual"]} residual' if c['residual'] else '',
+            f'{c["attention"]} attention' if c['attention'] else '',
+        ]
+        ax.text(
+            x,
+            y - h / 2 - 0.06,
+            '\n'.join([f'{c["size"]} x {c["size"]}', *filter(None, parts)]),
+            ha='center',
+            va='top',
+            fontsize=6.2,
+            color=GREY,
+            linespacing=1.25,
+        )
         places.append((x, y, w, h))
-    for (x0, y0, w0, h0), (x1, y1, w1, h1) in zip(places, places[1:]): draw_arrow(ax, (x0+w0/2+.03, y0), (x1-w1/2-.03, y1))
+    for (x0, y0, w0, h0), (x1, y1, w1, h1) in zip(places, places[1:]):
+        draw_arrow(ax, (x0 + w0 / 2 + 0.03, y0), (x1 - w1 / 2 - 0.03, y1))
     for s in sizes[1:]:
-        left, right = ([p for i, p in enumerate(places) if stages[i]['size'] == s and (i < lowest) == side] for side in (True, False))
+        left, right = (
+            [p for i, p in enumerate(places) if stages[i]['size'] == s and (i < lowest) == side]
+            for side in (True, False)
+        )
         if left and right:
             (a, y, w, h), (b, _, v, _) = left[-1], right[0]
-            draw_arrow(ax, (a+w/2+.05, y+h*.38), (b-v/2-.05, y+h*.38), '#AAB3BD', dashed=True)
-            ax.text((a+b)/2, y+h*.38+.03, 'skip', ha='center', va='bottom', fontsize=6.2, color=GREY)
-    settings = {} if config is None else dict(config) if isinstance(config, dict) else {k: getattr(config, k) for k in config.__dataclass_fields__}
+            draw_arrow(
+                ax,
+                (a + w / 2 + 0.05, y + h * 0.38),
+                (b - v / 2 - 0.05, y + h * 0.38),
+                '#AAB3BD',
+                dashed=True,
+            )
+            ax.text(
+                (a + b) / 2,
+                y + h * 0.38 + 0.03,
+                'skip',
+                ha='center',
+                va='bottom',
+                fontsize=6.2,
+                color=GREY,
+            )
+    settings = (
+        {}
+        if config is None
+        else dict(config)
+        if isinstance(config, dict)
+        else {k: getattr(config, k) for k in config.__dataclass_fields__}
+    )
     image, patch = settings.get('image_size'), settings.get('patch', 1)
-    head = [f'{_count(blocks.parameters.sum())} parameters', *(f'{words} {settings[k]}' for k, words in dict(preset='preset', n_features='condition features', timesteps='diffusion steps', objective='predicts').items() if settings.get(k) not in (None, ''))]
-    ax.text(3.5, 3.38, '   |   '.join(head).replace('predicts pred_v', 'predicts v').replace('predicts pred_', 'predicts '), ha='center', va='top', fontsize=7, weight='bold')
-    if image: ax.text(3.5, 3.16, f'image {image} x {image} pixels' + (f', read in patches of {patch} x {patch}' if patch > 1 else '') + '; numbers on the bars: channels', ha='center', va='top', fontsize=6.3, color=GREY)
+    head = [
+        f'{_count(blocks.parameters.sum())} parameters',
+        *(
+            f'{words} {settings[k]}'
+            for k, words in dict(
+                preset='preset',
+                n_features='condition features',
+                timesteps='diffusion steps',
+                objective='predicts',
+            ).items()
+            if settings.get(k) not in (None, '')
+        ),
+    ]
+    ax.text(
+        3.5,
+        3.38,
+        '   |   '.join(head)
+        .replace('predicts pred_v', 'predicts v')
+        .replace('predicts pred_', 'predicts '),
+        ha='center',
+        va='top',
+        fontsize=7,
+        weight='bold',
+    )
+    if image:
+        ax.text(
+            3.5,
+            3.16,
+            f'image {image} x {image} pixels'
+            + (f', read in patches of {patch} x {patch}' if patch > 1 else '')
+            + '; numbers on the bars: channels',
+            ha='center',
+            va='top',
+            fontsize=6.3,
+            color=GREY,
+        )
     if len(beside):
         m, amber = len(beside), '#8B6B00'
-        w = 6.9/m
+        w = 6.9 / m
         for j, b in enumerate(beside.itertuples()):
-            draw_box(ax, .05 + w*j + .04, -1.17, w - .08, .56, textwrap.shorten(_BLOCKS.get(b.block, b.block), max(8, int(w*13)), placeholder='...'), [f'{textwrap.shorten(b.type, max(8, int(w*14)), placeholder="...")}, {_count(b.parameters)}'], amber, '#FFF8E5')
-            ax.plot([.05 + w*(j+.5)]*2, [-.61, -.47], color=amber, lw=1)
+            draw_box(
+                ax,
+                0.05 + w * j + 0.04,
+                -1.17,
+                w - 0.08,
+                0.56,
+                textwrap.shorten(
+                    _BLOCKS.get(b.block, b.block), max(8, int(w * 13)), placeholder='...'
+                ),
+                [
+                    f'{textwrap.shorten(b.type, max(8, int(w * 14)), placeholder="...")}, {_count(b.parameters)}'
+                ],
+                amber,
+                '#FFF8E5',
+            )
+            ax.plot([0.05 + w * (j + 0.5)] * 2, [-0.61, -0.47], color=amber, lw=1)
         x, y, _, h = places[lowest]
-        ax.plot([min(x, .05 + w/2), max(x, 6.95 - w/2)], [-.47, -.47], color=amber, lw=1)
+        ax.plot([min(x, 0.05 + w / 2), max(x, 6.95 - w / 2)], [-0.47, -0.47], color=amber, lw=1)
         lines = 1 + bool(stages[lowest]['residual']) + bool(stages[lowest]['attention'])
-        draw_arrow(ax, (x, -.47), (x, y-h/2-.1-.125*lines), amber)
-        ax.text(x+.09, -.42, enters, fontsize=6.3, color=amber, va='bottom')
+        draw_arrow(ax, (x, -0.47), (x, y - h / 2 - 0.1 - 0.125 * lines), amber)
+        ax.text(x + 0.09, -0.42, enters, fontsize=6.3, color=amber, va='bottom')
     return fig
 
 # %% ../../nbs/06_models/11_plots.ipynb #f306a7c2
-def _smooth(y, window): return pd.Series(np.asarray(y, float)).rolling(window, min_periods=1, center=True).median().to_numpy()
+def _smooth(y, window):
+    return (
+        pd.Series(np.asarray(y, float))
+        .rolling(window, min_periods=1, center=True)
+        .median()
+        .to_numpy()
+    )
+
 
 def fig_loss(
-    curves:pd.DataFrame, # step, loss, held_out_loss (empty where not evaluated), condition, protocol, fold; optionally kept: the step whose weights are used
+    curves: pd.DataFrame,  # step, loss, held_out_loss (empty where not evaluated), condition, protocol, fold; optionally kept: the step whose weights are used
 ):
     "Figure 3: training and held-out loss by condition and protocol."
-    if curves is None or not len(curves): fig, axes = new_figure(1.6); say(axes[0, 0], 'no training curve was recorded'); return fig
-    conditions, protocols = list(dict.fromkeys(curves.condition)), list(dict.fromkeys(curves.protocol))
-    fig, axes = new_figure(0.45 + 1.75*len(conditions), len(conditions), len(protocols), sharex=True, sharey=True)
-    for (i, condition), (j, protocol) in [(a, b) for a in enumerate(conditions) for b in enumerate(protocols)]:
-        ax, part = axes[i, j], curves[(curves.condition == condition) & (curves.protocol == protocol)]
+    if curves is None or not len(curves):
+        fig, axes = new_figure(1.6)
+        say(axes[0, 0], 'no training curve was recorded')
+        return fig
+    conditions, protocols = (
+        list(dict.fromkeys(curves.condition)),
+        list(dict.fromkeys(curves.protocol)),
+    )
+    fig, axes = new_figure(
+        0.45 + 1.75 * len(conditions), len(conditions), len(protocols), sharex=True, sharey=True
+    )
+    for (i, condition), (j, protocol) in [
+        (a, b) for a in enumerate(conditions) for b in enumerate(protocols)
+    ]:
+        ax, part = (
+            axes[i, j],
+            curves[(curves.condition == condition) & (curves.protocol == protocol)],
+        )
         ax.set_title(f'{condition}, protocol: {protocol}')
-        if not len(part): say(ax, 'not trained in this run'); continue
-        for column, colour, style in ('loss', PALETTE['model'], '-'), ('held_out_loss', PALETTE['control'], '--'):
+        if not len(part):
+            say(ax, 'not trained in this run')
+            continue
+        for column, colour, style in (
+            ('loss', PALETTE['model'], '-'),
+            ('held_out_loss', PALETTE['control'], '--'),
+        ):
             known = part.dropna(subset=[column]).sort_values('step') if column in part else part[:0]
-            if not len(known): continue
-            for _, fold in known.groupby(known.fold.astype(str)): ax.plot(fold.step, _smooth(fold[column], max(1, len(fold)//25)), color=colour, lw=.6, alpha=.35, ls=style)
+            if not len(known):
+                continue
+            for _, fold in known.groupby(known.fold.astype(str)):
+                ax.plot(
+                    fold.step,
+                    _smooth(fold[column], max(1, len(fold) // 25)),
+                    color=colour,
+                    lw=0.6,
+                    alpha=0.35,
+                    ls=style,
+                )
             middle = known.groupby('step')[column].median()
-            ax.plot(middle.index, _smooth(middle, max(1, len(middle)//25)), color=colour, lw=1.6, ls=style, label=dict(loss='training', held_out_loss='held out')[column])
+            ax.plot(
+                middle.index,
+                _smooth(middle, max(1, len(middle) // 25)),
+                color=colour,
+                lw=1.6,
+                ls=style,
+                label=dict(loss='training', held_out_loss='held out')[column],
+            )
         kept = part.groupby(part.fold.astype(str)).kept.first().dropna() if 'kept' in part else []
-        for k, step in enumerate(kept): ax.axvline(step, color=GREY, lw=.8, ls=':', label='weights kept' if not k else None)
+        for k, step in enumerate(kept):
+            ax.axvline(step, color=GREY, lw=0.8, ls=':', label='weights kept' if not k else None)
         ax.set_yscale('log')
-        ax.yaxis.set_major_formatter(mpl.ticker.ScalarFormatter()), ax.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+        (
+            ax.yaxis.set_major_formatter(mpl.ticker.ScalarFormatter()),
+            ax.yaxis.set_minor_formatter(mpl.ticker.NullFormatter()),
+        )
         ax.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
         folds = set(map(str, part.fold))
         counted = [f'{len(folds - {"final"})} folds'] if folds - {'final'} else []
-        ax.legend(loc='upper right', title=' and '.join(counted + ['final model']*('final' in folds)), title_fontsize=6.5)
-        if not part.get('held_out_loss', pd.Series(dtype=float)).notna().any(): ax.text(.02, .03, 'held-out loss not recorded', transform=ax.transAxes, fontsize=6.3, color=GREY)
-    for ax in axes[-1]: ax.set_xlabel('step')
-    for ax in axes[:, 0]: ax.set_ylabel('loss')
+        ax.legend(
+            loc='upper right',
+            title=' and '.join(counted + ['final model'] * ('final' in folds)),
+            title_fontsize=6.5,
+        )
+        if not part.get('held_out_loss', pd.Series(dtype=float)).notna().any():
+            ax.text(
+                0.02,
+                0.03,
+                'held-out loss not recorded',
+                transform=ax.transAxes,
+                fontsize=6.3,
+                color=GREY,
+            )
+    for ax in axes[-1]:
+        ax.set_xlabel('step')
+    for ax in axes[:, 0]:
+        ax.set_ylabel('loss')
     return fig

@@ -7,8 +7,8 @@ __all__ = ['MODELS', 'AS_RELEASED', 'RECIPES', 'known_model', 'settings_of', 'bu
 
 # %% ../../nbs/06_models/05_registry.ipynb #bc33ecbb
 from ..core.paths import RadgenError
+from . import baselines, released
 from .cpdm import CPDM, CPDMConfig
-from . import baselines, cpdm, released
 
 # %% ../../nbs/06_models/05_registry.ipynb #ac4210ac
 MODELS = dict(
@@ -17,66 +17,92 @@ MODELS = dict(
     cpdm_paper='conditional diffusion as released',
     cvae='conditional variational autoencoder',
     cvae_paper='conditional variational autoencoder as released',
-    cgan='conditional generative adversarial network')
+    cgan='conditional generative adversarial network',
+)
 
-AS_RELEASED = {k: released.RELEASED[k] for k in ('schedule', 'weight_decay', 'ema_decay')} | dict(betas=list(released.RELEASED['betas']), validation=0., scaling='own_features')
+AS_RELEASED = {k: released.RELEASED[k] for k in ('schedule', 'weight_decay', 'ema_decay')} | dict(
+    betas=list(released.RELEASED['betas']), validation=0.0, scaling='own_features'
+)
 
-RECIPES = dict(                                       # what the training of a model has of its own
+RECIPES = dict(  # what the training of a model has of its own
     cpdm_paper=AS_RELEASED | {k: released.RELEASED[k] for k in ('lr', 'batch_size')},
     cvae_paper=AS_RELEASED,
-    cgan=dict(betas=[0., .99], validation=0.))        # its loss is a game, and chooses no length
+    cgan=dict(betas=[0.0, 0.99], validation=0.0),
+)  # its loss is a game, and chooses no length
 
-def known_model(name:str) -> str:
+
+def known_model(name: str) -> str:
     "The name, or an error that lists those there are."
-    if name not in MODELS: raise RadgenError(f'unknown model {name!r}; known: {", ".join(MODELS)}')
+    if name not in MODELS:
+        raise RadgenError(f'unknown model {name!r}; known: {", ".join(MODELS)}')
     return name
 
 # %% ../../nbs/06_models/05_registry.ipynb #af1a470a
 def settings_of(
-    model:str,
-    common:dict,         # the settings of the run, the same for all models
-    overrides:dict=None, # model -> settings that differ for it in this run
+    model: str,
+    common: dict,  # the settings of the run, the same for all models
+    overrides: dict = None,  # model -> settings that differ for it in this run
 ) -> dict:
     "Every setting of one model's training."
     overrides = overrides or {}
     for name, values in overrides.items():
         for setting in values:
-            if setting not in common: raise RadgenError(f'overrides of {known_model(name)}: unknown setting {setting!r}; known: {", ".join(common)}')
+            if setting not in common:
+                raise RadgenError(
+                    f'overrides of {known_model(name)}: unknown setting {setting!r}; known: {", ".join(common)}'
+                )
     return common | RECIPES.get(known_model(model), {}) | overrides.get(model, {})
 
 # %% ../../nbs/06_models/05_registry.ipynb #b578a2dd
 def build(
-    model:str,
-    n_features:int,   # length of the encoded condition
-    image_size:int,   # pixels
-    kinds:tuple=(),   # names of the series kinds, a nuisance input; the released models know none
-    dim:int=32,       # base width
-    dim_mults:tuple=(1, 2, 4), patch:int=1, # of the diffusion networks
-    seed:int=0,
-): # an untrained model, for `radgen.models.trainer.fit`
+    model: str,
+    n_features: int,  # length of the encoded condition
+    image_size: int,  # pixels
+    kinds: tuple = (),  # names of the series kinds, a nuisance input; the released models know none
+    dim: int = 32,  # base width
+    dim_mults: tuple = (1, 2, 4),
+    patch: int = 1,  # of the diffusion networks
+    seed: int = 0,
+):  # an untrained model, for `radgen.models.trainer.fit`
     "One model of the list."
     unet = dict(dim=dim, dim_mults=tuple(dim_mults))
-    if known_model(model) == 'cpdm_paper': return CPDM(CPDMConfig.paper(n_features, image_size, **unet), seed)
+    if known_model(model) == 'cpdm_paper':
+        return CPDM(CPDMConfig.paper(n_features, image_size, **unet), seed)
     if model.startswith('cpdm'):
-        hidden = dict(cond_dropout=1.) if model == 'cpdm_unconditional' else {}
-        return CPDM(CPDMConfig.radgen(n_features, image_size, patch=patch, kinds=tuple(kinds), **unet, **hidden), seed)
-    if model == 'cvae_paper': return baselines.CVAE(baselines.CVAEConfig.paper(n_features, image_size), seed)
-    network, config = dict(cvae=(baselines.CVAE, baselines.CVAEConfig), cgan=(baselines.CGAN, baselines.CGANConfig))[model]
-    return network(config(n_features=n_features, image_size=image_size, kinds=tuple(kinds), dim=dim), seed)
+        hidden = dict(cond_dropout=1.0) if model == 'cpdm_unconditional' else {}
+        return CPDM(
+            CPDMConfig.radgen(
+                n_features, image_size, patch=patch, kinds=tuple(kinds), **unet, **hidden
+            ),
+            seed,
+        )
+    if model == 'cvae_paper':
+        return baselines.CVAE(baselines.CVAEConfig.paper(n_features, image_size), seed)
+    network, config = dict(
+        cvae=(baselines.CVAE, baselines.CVAEConfig), cgan=(baselines.CGAN, baselines.CGANConfig)
+    )[model]
+    return network(
+        config(n_features=n_features, image_size=image_size, kinds=tuple(kinds), dim=dim), seed
+    )
 
 # %% ../../nbs/06_models/05_registry.ipynb #2c6af970
 def released_length(
-    model:str,
-    n_images:int,   # training images of a fold
-    batch_size:int,
-) -> int|None: # optimizer steps; None: the model is not of the release
+    model: str,
+    n_images: int,  # training images of a fold
+    batch_size: int,
+) -> int | None:  # optimizer steps; None: the model is not of the release
     "Steps of the released training of a model."
-    if known_model(model) == 'cpdm_paper': return released.released_steps(n_images)
+    if known_model(model) == 'cpdm_paper':
+        return released.released_steps(n_images)
     return baselines.released_cvae_steps(n_images, batch_size) if model == 'cvae_paper' else None
 
+
 def smaller_than_released(
-    net, # a built model
-) -> str: # '' when nothing is smaller
+    net,  # a built model
+) -> str:  # '' when nothing is smaller
     "What of a model is smaller than in the release, in words."
-    full, ours = dict(pixels=128, width=128), dict(pixels=net.config.image_size, width=net.config.dim if isinstance(net, CPDM) else 128)
+    full, ours = (
+        dict(pixels=128, width=128),
+        dict(pixels=net.config.image_size, width=net.config.dim if isinstance(net, CPDM) else 128),
+    )
     return ', '.join(f'{name} {ours[name]} of {n}' for name, n in full.items() if ours[name] < n)

@@ -8,39 +8,64 @@ __all__ = ['RELEASED', 'KNOWN_ISSUES', 'FIXES', 'FIXED_ELSEWHERE', 'released_ste
 # %% ../../nbs/06_models/03_released.ipynb #7a2e1293
 import dataclasses
 import math
+
 from ..core.paths import RadgenError
 from .cpdm import CPDMConfig
 
 # %% ../../nbs/06_models/03_released.ipynb #0342e52b
-RELEASED = dict(epochs=1100, batch_size=3, lr=1e-4, weight_decay=0., betas=(.9, .999), schedule='constant', ema_decay=0., sampler='ddpm', sampling_steps=1500, guidance=1.)
+RELEASED = dict(
+    epochs=1100,
+    batch_size=3,
+    lr=1e-4,
+    weight_decay=0.0,
+    betas=(0.9, 0.999),
+    schedule='constant',
+    ema_decay=0.0,
+    sampler='ddpm',
+    sampling_steps=1500,
+    guidance=1.0,
+)
+
 
 def released_steps(
-    n_train_images:int,
-) -> int: # optimizer steps
+    n_train_images: int,
+) -> int:  # optimizer steps
     "The length of the released training: whole epochs, the last batch of each may be smaller."
-    return RELEASED['epochs']*math.ceil(n_train_images/RELEASED['batch_size'])
+    return RELEASED['epochs'] * math.ceil(n_train_images / RELEASED['batch_size'])
 
 # %% ../../nbs/06_models/03_released.ipynb #00763fb8
 KNOWN_ISSUES = dict(
     attention_keys='The keys and values of the cross-attention are the same vector repeated for every pixel, so the softmax is uniform and the condition adds '
-                   'one spatially constant bias; mended, each feature is a token of its own.',
+    'one spatially constant bias; mended, each feature is a token of its own.',
     noise_projection='Sampling starts from noise multiplied by 1 + a fresh random projection of the condition, which training never saw; mended, it starts from '
-                     'the standard normal noise of training.',
+    'the standard normal noise of training.',
     scaling="Each patient's condition is min-max scaled across its own features, so that a feature which is always the largest or the smallest becomes "
-            'a constant; mended, each feature is standardized over the training patients.',
+    'a constant; mended, each feature is standardized over the training patients.',
     folds='Folds are drawn over images, so that most held-out images have an image of the same patient, with the identical condition, in training; mended, '
-          'folds are drawn over patients.')
+    'folds are drawn over patients.',
+)
 
-FIXES = dict(attention_keys=dict(attention_keys='features'), noise_projection=dict(noise_projection=False))
+FIXES = dict(
+    attention_keys=dict(attention_keys='features'), noise_projection=dict(noise_projection=False)
+)
 
-FIXED_ELSEWHERE = dict(scaling="ConditionEncoder(scaling='patients')", folds='the protocol `patient`')
+FIXED_ELSEWHERE = dict(
+    scaling="ConditionEncoder(scaling='patients')", folds='the protocol `patient`'
+)
+
 
 def apply_fix(
-    config:CPDMConfig,
-    *names:str, # of DEFECTS; none: all that the configuration can mend
+    config: CPDMConfig,
+    *names: str,  # of DEFECTS; none: all that the configuration can mend
 ) -> CPDMConfig:
     "The configuration with some of the released defects taken out."
     for name in names:
-        if name not in KNOWN_ISSUES: raise RadgenError(f'unknown defect {name!r}; known: {", ".join(KNOWN_ISSUES)}')
-        if name not in FIXES: raise RadgenError(f'defect {name!r} is not part of the model; it is mended by {FIXED_ELSEWHERE[name]}')
-    return dataclasses.replace(config, **{field: value for name in names or FIXES for field, value in FIXES[name].items()})
+        if name not in KNOWN_ISSUES:
+            raise RadgenError(f'unknown defect {name!r}; known: {", ".join(KNOWN_ISSUES)}')
+        if name not in FIXES:
+            raise RadgenError(
+                f'defect {name!r} is not part of the model; it is mended by {FIXED_ELSEWHERE[name]}'
+            )
+    return dataclasses.replace(
+        config, **{field: value for name in names or FIXES for field, value in FIXES[name].items()}
+    )

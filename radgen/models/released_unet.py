@@ -6,24 +6,28 @@
 __all__ = ['GROUPS', 'ATTENTION_KEYS', 'library_module', 'StandardizedConv', 'resnet_block', 'ConditionAttention', 'ReleasedUnet']
 
 # %% ../../nbs/06_models/01_released_unet.ipynb #c0c74c6e
-from pathlib import Path
-from torch import nn
 import importlib.util
 import sys
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
+from torch import nn
+
 from ..core.paths import RadgenError
 
 # %% ../../nbs/06_models/01_released_unet.ipynb #9eaf8169
 def library_module(
-    name:str='classifier_free_guidance', # a file of denoising-diffusion-pytorch, without its ending
+    name: str = 'classifier_free_guidance',  # a file of denoising-diffusion-pytorch, without its ending
 ):
     "One module of denoising-diffusion-pytorch, without the package front and what that imports."
     full = f'denoising_diffusion_pytorch.{name}'
-    if full in sys.modules: return sys.modules[full]
+    if full in sys.modules:
+        return sys.modules[full]
     package = importlib.util.find_spec('denoising_diffusion_pytorch')
-    if package is None: raise RadgenError('denoising-diffusion-pytorch is not installed: run `make setup`')
-    path = Path(package.submodule_search_locations[0])/f'{name}.py'
+    if package is None:
+        raise RadgenError('denoising-diffusion-pytorch is not installed: run `make setup`')
+    path = Path(package.submodule_search_locations[0]) / f'{name}.py'
     spec = importlib.util.spec_from_file_location(full, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -33,101 +37,158 @@ def library_module(
 # %% ../../nbs/06_models/01_released_unet.ipynb #f0967317
 class StandardizedConv(nn.Conv2d):
     "A convolution with standardized kernels (weight standardization, Qiao 2019)."
+
     def forward(self, x):
         variance, mean = torch.var_mean(self.weight, (1, 2, 3), correction=0, keepdim=True)
-        return self._conv_forward(x, (self.weight - mean)*(variance + 1e-5).rsqrt(), self.bias)
+        return self._conv_forward(x, (self.weight - mean) * (variance + 1e-5).rsqrt(), self.bias)
 
-GROUPS = 4 # of the group norm
+
+GROUPS = 4  # of the group norm
+
 
 def resnet_block(
-    n_in:int,     # channels
-    n_out:int,    # channels, a multiple of 4
-    time_dim:int, # width of the time embedding
-) -> nn.Module: # called with x [b, n_in, H, W] and the time embedding [b, time_dim]
+    n_in: int,  # channels
+    n_out: int,  # channels, a multiple of 4
+    time_dim: int,  # width of the time embedding
+) -> nn.Module:  # called with x [b, n_in, H, W] and the time embedding [b, time_dim]
     "The library's ResNet block with weight-standardized convolutions and group norm."
     block = library_module().ResnetBlock(n_in, n_out, time_emb_dim=time_dim, classes_emb_dim=0)
     for half, channels in ((block.block1, n_in), (block.block2, n_out)):
-        half.proj, half.norm = StandardizedConv(channels, n_out, 3, padding=1), nn.GroupNorm(GROUPS, n_out)
+        half.proj, half.norm = (
+            StandardizedConv(channels, n_out, 3, padding=1),
+            nn.GroupNorm(GROUPS, n_out),
+        )
     return block
 
 # %% ../../nbs/06_models/01_released_unet.ipynb #1d63dc53
 ATTENTION_KEYS = 'repeated', 'features'
 
+
 class ConditionAttention(nn.Module):
     "Cross-attention from the positions of a map to the condition, added to the map."
-    def __init__(self,
-        dim:int,             # channels of the map
-        n_features:int,      # length of the condition
-        keys:str='repeated', # tokens: the whole condition for every position (as released), or its 'features'
-        heads:int=8, dim_head:int=64,
+
+    def __init__(
+        self,
+        dim: int,  # channels of the map
+        n_features: int,  # length of the condition
+        keys: str = 'repeated',  # tokens: the whole condition for every position (as released), or its 'features'
+        heads: int = 8,
+        dim_head: int = 64,
     ):
         super().__init__()
-        if keys not in ATTENTION_KEYS: raise RadgenError(f'attention_keys must be one of {", ".join(ATTENTION_KEYS)}, got {keys!r}')
-        self.keys, self.heads, inner = keys, heads, heads*dim_head
+        if keys not in ATTENTION_KEYS:
+            raise RadgenError(
+                f'attention_keys must be one of {", ".join(ATTENTION_KEYS)}, got {keys!r}'
+            )
+        self.keys, self.heads, inner = keys, heads, heads * dim_head
         self.norm, self.condition_norm = library_module().RMSNorm(dim), nn.BatchNorm1d(n_features)
-        self.to_q, self.to_k, self.to_v = (nn.Linear(n, inner, bias=False) for n in (dim, n_features, n_features))
+        self.to_q, self.to_k, self.to_v = (
+            nn.Linear(n, inner, bias=False) for n in (dim, n_features, n_features)
+        )
         self.to_out = nn.Linear(inner, dim)
 
-    def tokens(self, condition, n_positions:int): # [b, d] -> [b, tokens, d]
-        if self.training and len(condition) == 1: raise RadgenError('the released network normalizes conditions over the batch: train it with batch_size 2 or more')
+    def tokens(self, condition, n_positions: int):  # [b, d] -> [b, tokens, d]
+        if self.training and len(condition) == 1:
+            raise RadgenError(
+                'the released network normalizes conditions over the batch: train it with batch_size 2 or more'
+            )
         c = self.condition_norm(condition)
-        return c[:, None].expand(-1, n_positions, -1) if self.keys == 'repeated' else c.shape[1]*torch.diag_embed(c)
+        return (
+            c[:, None].expand(-1, n_positions, -1)
+            if self.keys == 'repeated'
+            else c.shape[1] * torch.diag_embed(c)
+        )
 
-    def parts(self, x, condition): # queries, keys, values, each [b, heads, n, dim_head]
-        z = self.tokens(condition, x.shape[2]*x.shape[3])
+    def parts(self, x, condition):  # queries, keys, values, each [b, heads, n, dim_head]
+        z = self.tokens(condition, x.shape[2] * x.shape[3])
         q = self.to_q(self.norm(x).flatten(2).transpose(1, 2))
-        return [t.unflatten(2, (self.heads, -1)).transpose(1, 2) for t in (q, self.to_k(z), self.to_v(z))]
+        return [
+            t.unflatten(2, (self.heads, -1)).transpose(1, 2)
+            for t in (q, self.to_k(z), self.to_v(z))
+        ]
 
-    def weights(self, x, condition): # [b, heads, positions, tokens]
+    def weights(self, x, condition):  # [b, heads, positions, tokens]
         "What each position attends to."
         q, k, _ = self.parts(x, condition)
-        return (q@k.transpose(2, 3)/q.shape[3]**.5).softmax(3)
+        return (q @ k.transpose(2, 3) / q.shape[3] ** 0.5).softmax(3)
 
-    def added(self, x, condition): # [b, dim, H, W]
+    def added(self, x, condition):  # [b, dim, H, W]
         "What the layer adds to the map."
         heard = F.scaled_dot_product_attention(*self.parts(x, condition))
-        return self.to_out(heard.transpose(1, 2).flatten(2)).transpose(1, 2).unflatten(2, x.shape[2:])
+        return (
+            self.to_out(heard.transpose(1, 2).flatten(2)).transpose(1, 2).unflatten(2, x.shape[2:])
+        )
 
-    def forward(self, x, condition): return x + self.added(x, condition)
+    def forward(self, x, condition):
+        return x + self.added(x, condition)
 
 # %% ../../nbs/06_models/01_released_unet.ipynb #ab8fe705
 class ReleasedUnet(nn.Module):
     "The denoiser as released with Chen et al. 2024; called like the library's U-Net with a condition vector for a class."
-    random_or_learned_sinusoidal_cond = False # asked for by the library's diffusion
-    def __init__(self,
-        n_features:int,           # length of the condition
-        dim:int=128,              # base width, a multiple of 4
-        dim_mults:tuple=(1, 2, 4),
-        channels:int=1,
-        keys:str='repeated',      # of the attention to the condition
+
+    random_or_learned_sinusoidal_cond = False  # asked for by the library's diffusion
+
+    def __init__(
+        self,
+        n_features: int,  # length of the condition
+        dim: int = 128,  # base width, a multiple of 4
+        dim_mults: tuple = (1, 2, 4),
+        channels: int = 1,
+        keys: str = 'repeated',  # of the attention to the condition
     ):
         super().__init__()
-        library, time_dim, widths = library_module(), 4*dim, [dim, *(m*dim for m in dim_mults)]
+        library, time_dim, widths = library_module(), 4 * dim, [dim, *(m * dim for m in dim_mults)]
         self.channels = self.out_dim = channels
         block = lambda n_in, n_out: resnet_block(n_in, n_out, time_dim)
-        attention = lambda n: library.Residual(library.PreNorm(n, library.LinearAttention(n, heads=4, dim_head=32)))
+        attention = lambda n: library.Residual(
+            library.PreNorm(n, library.LinearAttention(n, heads=4, dim_head=32))
+        )
         self.init_conv = nn.Conv2d(channels, dim, 1)
-        self.time_mlp = nn.Sequential(library.SinusoidalPosEmb(dim), nn.Linear(dim, time_dim), nn.GELU(), nn.Linear(time_dim, time_dim))
+        self.time_mlp = nn.Sequential(
+            library.SinusoidalPosEmb(dim),
+            nn.Linear(dim, time_dim),
+            nn.GELU(),
+            nn.Linear(time_dim, time_dim),
+        )
         self.downs, self.ups = nn.ModuleList(), nn.ModuleList()
         for level, (n_in, n_out) in enumerate(zip(widths, widths[1:])):
-            down, up = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(4*n_in, n_out, 1)), library.Upsample(n_out, n_in)
-            if level == len(dim_mults) - 1: down = nn.Conv2d(n_in, n_out, 3, padding=1)        # the coarsest level keeps its size
-            if level == 0: up = nn.Conv2d(n_out, n_in, 3, padding=1)
-            self.downs.append(nn.ModuleList([block(n_in, n_in), block(n_in, n_in), attention(n_in), down]))
-            self.ups.insert(0, nn.ModuleList([block(n_out + n_in, n_out), block(n_out + n_in, n_out), attention(n_out), up]))
-        self.mid_block1, self.mid_attn, self.mid_block2 = block(n_out, n_out), ConditionAttention(n_out, n_features, keys), block(n_out, n_out)
-        self.final_res_block, self.final_conv = block(2*dim, dim), nn.Conv2d(dim, channels, 1)
+            down, up = (
+                nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(4 * n_in, n_out, 1)),
+                library.Upsample(n_out, n_in),
+            )
+            if level == len(dim_mults) - 1:
+                down = nn.Conv2d(n_in, n_out, 3, padding=1)  # the coarsest level keeps its size
+            if level == 0:
+                up = nn.Conv2d(n_out, n_in, 3, padding=1)
+            self.downs.append(
+                nn.ModuleList([block(n_in, n_in), block(n_in, n_in), attention(n_in), down])
+            )
+            self.ups.insert(
+                0,
+                nn.ModuleList(
+                    [block(n_out + n_in, n_out), block(n_out + n_in, n_out), attention(n_out), up]
+                ),
+            )
+        self.mid_block1, self.mid_attn, self.mid_block2 = (
+            block(n_out, n_out),
+            ConditionAttention(n_out, n_features, keys),
+            block(n_out, n_out),
+        )
+        self.final_res_block, self.final_conv = block(2 * dim, dim), nn.Conv2d(dim, channels, 1)
 
-    def forward(self,
-        x,         # [b, channels, H, W]
-        time,      # [b]
-        condition, # [b, n_features]
-    ): # [b, channels, H, W]
+    def forward(
+        self,
+        x,  # [b, channels, H, W]
+        time,  # [b]
+        condition,  # [b, n_features]
+    ):  # [b, channels, H, W]
         x, t, skips = self.init_conv(x), self.time_mlp(time), []
         first = x
         for block1, block2, attention, down in self.downs:
-            x = block1(x, t); skips.append(x)
-            x = attention(block2(x, t)); skips.append(x)
+            x = block1(x, t)
+            skips.append(x)
+            x = attention(block2(x, t))
+            skips.append(x)
             x = down(x)
         x = self.mid_block2(self.mid_attn(self.mid_block1(x, t), condition), t)
         for block1, block2, attention, up in self.ups:

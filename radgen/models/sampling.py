@@ -7,150 +7,221 @@ __all__ = ['SAMPLERS', 'respaced_timesteps', 'respaced_betas', 'make_scheduler',
            'encode_conditions', 'kind_index', 'sample_batch', 'generate']
 
 # %% ../../nbs/06_models/09_sampling.ipynb #d615d666
-from diffusers import DDIMScheduler
-from diffusers import DDPMScheduler
-from diffusers import DPMSolverMultistepScheduler
 import numpy as np
 import pandas as pd
 import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+
 from ..core.paths import RadgenError
-from ..core.seeds import derive_seed
 from ..core.progress import Progress
+from ..core.seeds import derive_seed
 from .device import resolve_precision
 
 # %% ../../nbs/06_models/09_sampling.ipynb #7295feef
 def respaced_timesteps(
-    timesteps:int, # T, of the model
-    steps:int,     # S
-) -> np.ndarray: # int [S], increasing; the last is T - 1
+    timesteps: int,  # T, of the model
+    steps: int,  # S
+) -> np.ndarray:  # int [S], increasing; the last is T - 1
     "The levels that a sampler visits."
-    if not 1 <= steps <= timesteps: raise RadgenError(f'steps must lie in 1..{timesteps}, got {steps}')
-    return np.round(np.arange(1, steps + 1)*timesteps/steps).astype(int) - 1
+    if not 1 <= steps <= timesteps:
+        raise RadgenError(f'steps must lie in 1..{timesteps}, got {steps}')
+    return np.round(np.arange(1, steps + 1) * timesteps / steps).astype(int) - 1
+
 
 def respaced_betas(
-    alphas_cumprod:torch.Tensor, # [T]
-    times:np.ndarray,            # visited levels, increasing
-) -> np.ndarray: # [S]
+    alphas_cumprod: torch.Tensor,  # [T]
+    times: np.ndarray,  # visited levels, increasing
+) -> np.ndarray:  # [S]
     "Noise added between one visited level and the next; schedulers compute in float32, where all noise would round to no image at all."
     kept = alphas_cumprod.double().cpu().numpy()[times]
-    return np.minimum(1 - kept/np.concatenate([[1.], kept[:-1]]), 1 - 1e-6)
+    return np.minimum(1 - kept / np.concatenate([[1.0], kept[:-1]]), 1 - 1e-6)
 
 # %% ../../nbs/06_models/09_sampling.ipynb #54bd9c3f
 SAMPLERS = ('ddim', 'dpm++', 'ddpm')
 
+
 def make_scheduler(
-    model,       # has alphas_cumprod, the share of the image's variance left at each time
-    sampler:str, # 'ddim' (Song 2021), 'dpm++' (Lu 2022, second order, multistep) or 'ddpm' (ancestral, Ho 2020)
-    steps:int,
-): # the scheduler, and the model's time of each of its steps (decreasing)
+    model,  # has alphas_cumprod, the share of the image's variance left at each time
+    sampler: str,  # 'ddim' (Song 2021), 'dpm++' (Lu 2022, second order, multistep) or 'ddpm' (ancestral, Ho 2020)
+    steps: int,
+):  # the scheduler, and the model's time of each of its steps (decreasing)
     "A diffusers scheduler on the model's own noise levels."
-    if sampler not in SAMPLERS: raise RadgenError(f'unknown sampler {sampler!r}; known: {", ".join(SAMPLERS)}')
+    if sampler not in SAMPLERS:
+        raise RadgenError(f'unknown sampler {sampler!r}; known: {", ".join(SAMPLERS)}')
     times = respaced_timesteps(len(model.alphas_cumprod), steps)
-    common = dict(num_train_timesteps=steps, trained_betas=respaced_betas(model.alphas_cumprod, times), prediction_type='sample', timestep_spacing='trailing')
-    if sampler == 'dpm++': scheduler = DPMSolverMultistepScheduler(**common)
-    else: scheduler = dict(ddim=DDIMScheduler, ddpm=DDPMScheduler)[sampler](**common, clip_sample=False)
+    common = dict(
+        num_train_timesteps=steps,
+        trained_betas=respaced_betas(model.alphas_cumprod, times),
+        prediction_type='sample',
+        timestep_spacing='trailing',
+    )
+    if sampler == 'dpm++':
+        scheduler = DPMSolverMultistepScheduler(**common)
+    else:
+        scheduler = dict(ddim=DDIMScheduler, ddpm=DDPMScheduler)[sampler](
+            **common, clip_sample=False
+        )
     scheduler.set_timesteps(steps)
     return scheduler, times[::-1].copy()
 
+
 def predict_x0(
-    model,            # has alphas_cumprod and config.objective
-    x:torch.Tensor,   # noisy
-    t:int,
-    out:torch.Tensor, # what the network predicts: v, noise or x0
-) -> torch.Tensor: # the network's guess of x0
+    model,  # has alphas_cumprod and config.objective
+    x: torch.Tensor,  # noisy
+    t: int,
+    out: torch.Tensor,  # what the network predicts: v, noise or x0
+) -> torch.Tensor:  # the network's guess of x0
     "From the network's output to the clean image, which is what the schedulers are given."
     α, σ = model.alphas_cumprod[t].sqrt(), (1 - model.alphas_cumprod[t]).sqrt()
-    return dict(pred_v=lambda: α*x - σ*out, pred_noise=lambda: (x - σ*out)/α, pred_x0=lambda: out)[model.config.objective]()
+    return dict(
+        pred_v=lambda: α * x - σ * out, pred_noise=lambda: (x - σ * out) / α, pred_x0=lambda: out
+    )[model.config.objective]()
 
 # %% ../../nbs/06_models/09_sampling.ipynb #c1ffd3c1
 def patient_generator(
-    seed:int,
-    patient:str,
-    sample:int, # 0, 1, ...
-) -> torch.Generator: # on the CPU, so that every device gets the same noise
+    seed: int,
+    patient: str,
+    sample: int,  # 0, 1, ...
+) -> torch.Generator:  # on the CPU, so that every device gets the same noise
     "The source of all random numbers of one image."
     return torch.Generator().manual_seed(derive_seed(seed, patient, sample))
 
 # %% ../../nbs/06_models/09_sampling.ipynb #fe2b1769
 def encode_conditions(
     model,
-    conditions:pd.DataFrame, # one row a patient, as given
-) -> torch.Tensor: # float32 [n, n_features]
+    conditions: pd.DataFrame,  # one row a patient, as given
+) -> torch.Tensor:  # float32 [n, n_features]
     "Conditions through the encoder that the checkpoint carries; features are checked by name and order."
-    if not isinstance(conditions, pd.DataFrame): raise RadgenError('conditions must be a table with one row a patient (index patient_id)')
+    if not isinstance(conditions, pd.DataFrame):
+        raise RadgenError('conditions must be a table with one row a patient (index patient_id)')
     twice = conditions.index[conditions.index.duplicated()]
-    if len(twice): raise RadgenError(f'conditions: patient {twice[0]} has more than one row; keep one row a patient')
-    values = model.encoder.transform(conditions) if model.encoder is not None else conditions.to_numpy(dtype=np.float32)
-    if values.shape[1] != model.config.n_features: raise RadgenError(f'conditions have {values.shape[1]} features, the model takes {model.config.n_features}')
+    if len(twice):
+        raise RadgenError(
+            f'conditions: patient {twice[0]} has more than one row; keep one row a patient'
+        )
+    values = (
+        model.encoder.transform(conditions)
+        if model.encoder is not None
+        else conditions.to_numpy(dtype=np.float32)
+    )
+    if values.shape[1] != model.config.n_features:
+        raise RadgenError(
+            f'conditions have {values.shape[1]} features, the model takes {model.config.n_features}'
+        )
     bad = ~np.isfinite(values).all(1)
-    if bad.any(): raise RadgenError(f'conditions: patient {conditions.index[bad.argmax()]} has a value that is missing or infinite')
+    if bad.any():
+        raise RadgenError(
+            f'conditions: patient {conditions.index[bad.argmax()]} has a value that is missing or infinite'
+        )
     return torch.from_numpy(np.array(values, dtype=np.float32))
+
 
 def kind_index(
     model,
-    kind:str|None, # None: left open
-) -> int: # -1: left open
+    kind: str | None,  # None: left open
+) -> int:  # -1: left open
     "The series kind as the model knows it."
     kinds = list(getattr(model.config, 'kinds', ()))
-    if kind is not None and kind not in kinds: raise RadgenError(f'the model knows no series kind {kind!r}; known: {", ".join(kinds) or "none"}')
+    if kind is not None and kind not in kinds:
+        raise RadgenError(
+            f'the model knows no series kind {kind!r}; known: {", ".join(kinds) or "none"}'
+        )
     return -1 if kind is None else kinds.index(kind)
 
 # %% ../../nbs/06_models/09_sampling.ipynb #42e1fe31
 @torch.no_grad()
 def sample_batch(
     model,
-    conditions:torch.Tensor, # [b, n_features], encoded
-    generators:list,         # one an image
-    sampler:str='ddim', steps:int=30, guidance:float=2.,
-    kind:int=-1,
-    every:int=0, # also return each so manieth state on the way (for pictures)
-): # [b, H, W] in [0, 1]; with `every`, a list of them
+    conditions: torch.Tensor,  # [b, n_features], encoded
+    generators: list,  # one an image
+    sampler: str = 'ddim',
+    steps: int = 30,
+    guidance: float = 2.0,
+    kind: int = -1,
+    every: int = 0,  # also return each so manieth state on the way (for pictures)
+):  # [b, H, W] in [0, 1]; with `every`, a list of them
     "One batch from noise to images; a model that has its own `draw` (a decoder, a generator network) does it in one pass."
-    if hasattr(model, 'draw'): return model.draw(conditions.to(next(model.parameters()).device), generators, torch.full((len(conditions),), kind)).float().cpu()
+    if hasattr(model, 'draw'):
+        return (
+            model.draw(
+                conditions.to(next(model.parameters()).device),
+                generators,
+                torch.full((len(conditions),), kind),
+            )
+            .float()
+            .cpu()
+        )
     config, device, size = model.config, next(model.parameters()).device, model.config.image_size
     scheduler, times = make_scheduler(model, sampler, steps)
     scheduler.timesteps = scheduler.timesteps.to(device)
     x = torch.stack([torch.randn(1, size, size, generator=g) for g in generators]).to(device)
     conditions = conditions.to(device)
-    x, kinds = model.starting_noise(x, conditions, generators), torch.full((len(x),), kind, device=device)
+    x, kinds = (
+        model.starting_noise(x, conditions, generators),
+        torch.full((len(x),), kind, device=device),
+    )
     extra = dict(generator=generators) if sampler == 'ddpm' else {}
-    clipped = lambda x0: model.to_network(model.to_pixels(x0).clamp(0, 1))          # no pixel is darker than black
+    clipped = lambda x0: model.to_network(
+        model.to_pixels(x0).clamp(0, 1)
+    )  # no pixel is darker than black
     states = [x]
     for level, t in zip(scheduler.timesteps, times.tolist()):
         out = model.denoise(x, torch.full((len(x),), t, device=device), conditions, kinds, guidance)
-        x = scheduler.step(clipped(predict_x0(model, x, t, out)), level, x, return_dict=False, **extra)[0]
+        x = scheduler.step(
+            clipped(predict_x0(model, x, t, out)), level, x, return_dict=False, **extra
+        )[0]
         states.append(x)
     as_images = lambda x: model.to_pixels(x.float())[:, 0].clamp(0, 1).cpu()
     return [as_images(x) for x in states[::every]] if every else as_images(x)
 
+
 def generate(
-    model,                   # from fit or load_model
-    conditions:pd.DataFrame, # one row a patient (index patient_id), as given
-    n_samples:int=1,         # images a patient
-    sampler:str='ddim',      # 'ddim', 'dpm++' or 'ddpm'
-    steps:int=30,
-    guidance:float=2.,       # 1: conditional, 0: unconditional
-    seed:int=0,
-    kind:str|None=None,      # series kind; None: left open
-    batch_size:int=64,       # images at once
-    precision:str='fp32',    # 'fp32', 'bf16' or 'auto'
-    progress:bool=False,
-    first_sample:int=0,      # number of the first sample
-) -> np.ndarray: # float32 [n, n_samples, H, W] in [0, 1]
+    model,  # from fit or load_model
+    conditions: pd.DataFrame,  # one row a patient (index patient_id), as given
+    n_samples: int = 1,  # images a patient
+    sampler: str = 'ddim',  # 'ddim', 'dpm++' or 'ddpm'
+    steps: int = 30,
+    guidance: float = 2.0,  # 1: conditional, 0: unconditional
+    seed: int = 0,
+    kind: str | None = None,  # series kind; None: left open
+    batch_size: int = 64,  # images at once
+    precision: str = 'fp32',  # 'fp32', 'bf16' or 'auto'
+    progress: bool = False,
+    first_sample: int = 0,  # number of the first sample
+) -> np.ndarray:  # float32 [n, n_samples, H, W] in [0, 1]
     "Images of patients from their conditions."
-    if n_samples < 1 or batch_size < 1: raise RadgenError(f'n_samples ({n_samples}) and batch_size ({batch_size}) must be positive')
-    encoded, kind, device = encode_conditions(model, conditions), kind_index(model, kind), next(model.parameters()).device
-    size, pairs = model.config.image_size, [(i, k) for i in range(len(conditions)) for k in range(n_samples)]
+    if n_samples < 1 or batch_size < 1:
+        raise RadgenError(f'n_samples ({n_samples}) and batch_size ({batch_size}) must be positive')
+    encoded, kind, device = (
+        encode_conditions(model, conditions),
+        kind_index(model, kind),
+        next(model.parameters()).device,
+    )
+    size, pairs = (
+        model.config.image_size,
+        [(i, k) for i in range(len(conditions)) for k in range(n_samples)],
+    )
     images, was = np.empty((len(pairs), size, size), dtype=np.float32), model.training
-    report, bf16 = Progress('generating', max(1, len(pairs)), unit='images', show=progress), resolve_precision(precision, device) == 'bf16'
+    report, bf16 = (
+        Progress('generating', max(1, len(pairs)), unit='images', show=progress),
+        resolve_precision(precision, device) == 'bf16',
+    )
     model.eval()
     try:
         for start in range(0, len(pairs), batch_size):
-            batch = pairs[start:start + batch_size]
+            batch = pairs[start : start + batch_size]
             rows, patients = [i for i, _ in batch], conditions.index
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-                images[start:start + len(batch)] = sample_batch(model, encoded[rows],
-                    [patient_generator(seed, patients[i], first_sample + k) for i, k in batch], sampler, steps, guidance, kind).numpy()
+                images[start : start + len(batch)] = sample_batch(
+                    model,
+                    encoded[rows],
+                    [patient_generator(seed, patients[i], first_sample + k) for i, k in batch],
+                    sampler,
+                    steps,
+                    guidance,
+                    kind,
+                ).numpy()
             report(start + len(batch))
-    finally: model.train(was)
+    finally:
+        model.train(was)
     return images.reshape(len(conditions), n_samples, size, size)

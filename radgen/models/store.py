@@ -6,102 +6,164 @@
 __all__ = ['ImageStore', 'short', 'check_settings']
 
 # %% ../../nbs/06_models/10_store.ipynb #123661dd
-from pathlib import Path
 import json
 import math
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
+
+from ..core.fingerprints import digest
 from ..core.paths import RadgenError, atomic, make_folder, read_json, write_json
 from ..core.progress import Progress
-from ..core.fingerprints import digest
 from .device import resolve_precision
 from .sampling import encode_conditions, generate
 
 # %% ../../nbs/06_models/10_store.ipynb #3ce9acbb
 class ImageStore:
     "Generated images in a folder: shards of float16 arrays, `index.csv` (patient, shard, row), `meta.json`."
-    def __init__(self,
-        path:str|Path,
+
+    def __init__(
+        self,
+        path: str | Path,
     ):
         self.path = Path(path)
 
     @property
     def meta(self) -> dict:
         "What the images were made with."
-        return read_json(self.path/'meta.json')
+        return read_json(self.path / 'meta.json')
 
     @property
-    def index(self) -> pd.DataFrame: # index patient_id; shard, row
+    def index(self) -> pd.DataFrame:  # index patient_id; shard, row
         "Where each patient's images are."
         self.meta
-        return pd.read_csv(self.path/'index.csv', dtype={'patient_id': str}).set_index('patient_id')
+        return pd.read_csv(self.path / 'index.csv', dtype={'patient_id': str}).set_index(
+            'patient_id'
+        )
 
     @property
     def patients(self) -> pd.Index:
         "All patients of the store, in its order."
         return self.index.index
 
-    def shard(self, number:int) -> Path: return self.path/f'shard-{number:05d}.npy'
+    def shard(self, number: int) -> Path:
+        return self.path / f'shard-{number:05d}.npy'
 
     @property
     def complete(self) -> bool:
         "Whether every shard is there."
-        return (self.path/'meta.json').exists() and all(self.shard(n).exists() for n in self.index['shard'].unique())
+        return (self.path / 'meta.json').exists() and all(
+            self.shard(n).exists() for n in self.index['shard'].unique()
+        )
 
-    def write(self,
+    def write(
+        self,
         model,
-        conditions:pd.DataFrame, # one row a patient, as given
-        n_samples:int=1,
-        shard_size:int=256,      # patients a file
-        on_mismatch:str='error', # a store of other settings: 'error', or 'restart' and keep the old one in <name>.replaced-<n>
-        progress:bool=True,
-        batch_size:int=64, precision:str='fp32',
-        **settings,              # sampler, steps, guidance, seed, kind, as for `generate`
+        conditions: pd.DataFrame,  # one row a patient, as given
+        n_samples: int = 1,
+        shard_size: int = 256,  # patients a file
+        on_mismatch: str = 'error',  # a store of other settings: 'error', or 'restart' and keep the old one in <name>.replaced-<n>
+        progress: bool = True,
+        batch_size: int = 64,
+        precision: str = 'fp32',
+        **settings,  # sampler, steps, guidance, seed, kind, as for `generate`
     ) -> 'ImageStore':
         "Generate all images that are not there yet."
         settings = check_settings(settings)
         weights = digest(*(t for t in model.state_dict().values()))
-        meta = dict(n_samples=n_samples, **settings, precision=resolve_precision(precision, next(model.parameters()).device), image_size=model.config.image_size, shard_size=shard_size, n_patients=len(conditions),
-                    weights=weights, conditions=digest(encode_conditions(model, conditions), [str(p) for p in conditions.index]), features=[str(c) for c in conditions.columns],
-                    fingerprint=model.facts.get('fingerprint'))
+        meta = dict(
+            n_samples=n_samples,
+            **settings,
+            precision=resolve_precision(precision, next(model.parameters()).device),
+            image_size=model.config.image_size,
+            shard_size=shard_size,
+            n_patients=len(conditions),
+            weights=weights,
+            conditions=digest(
+                encode_conditions(model, conditions), [str(p) for p in conditions.index]
+            ),
+            features=[str(c) for c in conditions.columns],
+            fingerprint=model.facts.get('fingerprint'),
+        )
         self._claim(json.loads(json.dumps(meta)), conditions, on_mismatch)
-        numbers = range(math.ceil(len(conditions)/shard_size))
+        numbers = range(math.ceil(len(conditions) / shard_size))
         missing = [n for n in numbers if not self.shard(n).exists()]
-        report = Progress(f'generating {self.path.name}', len(numbers)*shard_size, (len(numbers) - len(missing))*shard_size, unit='patients', show=progress and len(missing))
+        report = Progress(
+            f'generating {self.path.name}',
+            len(numbers) * shard_size,
+            (len(numbers) - len(missing)) * shard_size,
+            unit='patients',
+            show=progress and len(missing),
+        )
         for n in missing:
-            images = generate(model, conditions.iloc[n*shard_size:(n + 1)*shard_size], n_samples, batch_size=batch_size, precision=precision, **settings)
-            with atomic(self.shard(n)) as tmp: np.save(tmp, images.astype(np.float16))
-            report(min((n + 1)*shard_size, report.total))
+            images = generate(
+                model,
+                conditions.iloc[n * shard_size : (n + 1) * shard_size],
+                n_samples,
+                batch_size=batch_size,
+                precision=precision,
+                **settings,
+            )
+            with atomic(self.shard(n)) as tmp:
+                np.save(tmp, images.astype(np.float16))
+            report(min((n + 1) * shard_size, report.total))
         return self
 
     def _claim(self, meta, conditions, on_mismatch):
         "Make the folder this store's, or find that it is."
-        if on_mismatch not in ('error', 'restart'): raise RadgenError(f"on_mismatch must be 'error' or 'restart', got {on_mismatch!r}")
-        if (self.path/'meta.json').exists():
+        if on_mismatch not in ('error', 'restart'):
+            raise RadgenError(f"on_mismatch must be 'error' or 'restart', got {on_mismatch!r}")
+        if (self.path / 'meta.json').exists():
             old = self.meta
-            said = '; '.join(f'{k}: {short(old.get(k))} there, {short(meta.get(k))} here' for k in {**old, **meta} if old.get(k) != meta.get(k))
-            if not said: return
-            if on_mismatch == 'error': raise RadgenError(f'{self.path}: a store of other images ({said}); choose another folder, or on_mismatch="restart" to set it aside')
+            said = '; '.join(
+                f'{k}: {short(old.get(k))} there, {short(meta.get(k))} here'
+                for k in {**old, **meta}
+                if old.get(k) != meta.get(k)
+            )
+            if not said:
+                return
+            if on_mismatch == 'error':
+                raise RadgenError(
+                    f'{self.path}: a store of other images ({said}); choose another folder, or on_mismatch="restart" to set it aside'
+                )
             number = 1 + len(list(self.path.parent.glob(f'{self.path.name}.replaced-*')))
             self.path.rename(self.path.with_name(f'{self.path.name}.replaced-{number}'))
         make_folder(self.path)
         place = np.arange(len(conditions))
-        with atomic(self.path/'index.csv') as tmp:
-            pd.DataFrame(dict(patient_id=conditions.index, shard=place//meta['shard_size'], row=place % meta['shard_size'])).to_csv(tmp, index=False)
-        write_json(self.path/'meta.json', meta)
+        with atomic(self.path / 'index.csv') as tmp:
+            pd.DataFrame(
+                dict(
+                    patient_id=conditions.index,
+                    shard=place // meta['shard_size'],
+                    row=place % meta['shard_size'],
+                )
+            ).to_csv(tmp, index=False)
+        write_json(self.path / 'meta.json', meta)
 
     def _load(self, number):
-        try: return np.load(self.shard(number), mmap_mode='r')
-        except FileNotFoundError: raise RadgenError(f'{self.shard(number)}: not generated yet; run the generation again, it continues') from None
-        except (ValueError, OSError, EOFError) as e: raise RadgenError(f'{self.shard(number)}: damaged ({e}); delete it and run the generation again') from None
+        try:
+            return np.load(self.shard(number), mmap_mode='r')
+        except FileNotFoundError:
+            raise RadgenError(
+                f'{self.shard(number)}: not generated yet; run the generation again, it continues'
+            ) from None
+        except (ValueError, OSError, EOFError) as e:
+            raise RadgenError(
+                f'{self.shard(number)}: damaged ({e}); delete it and run the generation again'
+            ) from None
 
-    def read(self,
-        patients=None, # ids, in the order wanted; None: all
-    ) -> np.ndarray: # float32 [n, n_samples, H, W]
+    def read(
+        self,
+        patients=None,  # ids, in the order wanted; None: all
+    ) -> np.ndarray:  # float32 [n, n_samples, H, W]
         "Images of some patients; memory holds these only."
         index, meta = self.index, self.meta
         wanted = index if patients is None else self._rows(index, patients)
-        images = np.empty((len(wanted), meta['n_samples'], meta['image_size'], meta['image_size']), dtype=np.float32)
+        images = np.empty(
+            (len(wanted), meta['n_samples'], meta['image_size'], meta['image_size']),
+            dtype=np.float32,
+        )
         for number in wanted['shard'].unique():
             here = (wanted['shard'] == number).to_numpy()
             images[here] = self._load(number)[wanted['row'].to_numpy()[here]]
@@ -109,22 +171,35 @@ class ImageStore:
 
     def _rows(self, index, patients):
         unknown = [p for p in patients if p not in index.index]
-        if unknown: raise RadgenError(f'{self.path}: no images of patient {unknown[0]}' + f' and {len(unknown) - 1} more'*(len(unknown) > 1))
+        if unknown:
+            raise RadgenError(
+                f'{self.path}: no images of patient {unknown[0]}'
+                + f' and {len(unknown) - 1} more' * (len(unknown) > 1)
+            )
         return index.loc[list(patients)]
 
-    def shards(self): # yields (patient ids, float32 [n, n_samples, H, W])
+    def shards(self):  # yields (patient ids, float32 [n, n_samples, H, W])
         "The store piece by piece, for what must not hold it all in memory."
-        for number, rows in self.index.groupby('shard'): yield rows.index, self._load(number).astype(np.float32)
+        for number, rows in self.index.groupby('shard'):
+            yield rows.index, self._load(number).astype(np.float32)
 
-def short(value, width:int=40) -> str:
+
+def short(value, width: int = 40) -> str:
     "A value for an error message."
     text = str(value)
     return text if len(text) <= width else text[:width] + '...'
 
-def check_settings(settings:dict) -> dict:
+
+def check_settings(settings: dict) -> dict:
     "All settings of `generate` that decide what the images are, with its defaults."
     import inspect
-    known = {name: p.default for name, p in inspect.signature(generate).parameters.items() if name in ('sampler', 'steps', 'guidance', 'seed', 'kind')}
+
+    known = {
+        name: p.default
+        for name, p in inspect.signature(generate).parameters.items()
+        if name in ('sampler', 'steps', 'guidance', 'seed', 'kind')
+    }
     unknown = [name for name in settings if name not in known]
-    if unknown: raise RadgenError(f'unknown setting {", ".join(unknown)}; known: {", ".join(known)}')
+    if unknown:
+        raise RadgenError(f'unknown setting {", ".join(unknown)}; known: {", ".join(known)}')
     return known | settings

@@ -7,162 +7,248 @@ __all__ = ['HISTORY', 'deferred_interrupt', 'as_images', 'as_kinds', 'as_conditi
            'Trainer', 'fit', 'prepare_data', 'as_data', 'matches', 'train', 'write_history', 'peak_memory']
 
 # %% ../../nbs/06_models/08_trainer.ipynb #c8c6f53a
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from ema_pytorch import EMA
-from pathlib import Path
-from torch import nn
 import contextlib
 import dataclasses
 import json
 import math
-import numpy as np
-import pandas as pd
 import resource
 import signal
 import sys
 import threading
 import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
 import torch
-from ..core.paths import RadgenError, atomic, make_folder, write_json
-from ..core.seeds import batch_at, derive_seed, fork_rng
-from ..core.progress import Progress
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from ema_pytorch import EMA
+from torch import nn
+
 from ..core.fingerprints import code_digest, differences, digest
+from ..core.paths import RadgenError, atomic, make_folder, write_json
+from ..core.progress import Progress
+from ..core.seeds import batch_at, derive_seed, fork_rng
+from radgen.models.checkpoint import (
+    describe_class,
+    load_facts,
+    load_tensors,
+    restore,
+    save_tensors,
+    set_aside,
+)
 from .device import make_accelerator, resolve_precision
-from .checkpoint import describe_class, load_facts, load_tensors, restore, save_tensors, set_aside
 
 # %% ../../nbs/06_models/08_trainer.ipynb #e8d46280
 @contextlib.contextmanager
 def deferred_interrupt():
     "Collect SIGINT and SIGTERM in a list instead of raising in the middle of a step; the second one raises."
     caught, usual = [], {}
+
     def note(number, frame):
-        if caught: raise KeyboardInterrupt
+        if caught:
+            raise KeyboardInterrupt
         caught.append(number)
+
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM): usual[number] = signal.signal(number, note)
-    try: yield caught
+        for number in (signal.SIGINT, signal.SIGTERM):
+            usual[number] = signal.signal(number, note)
+    try:
+        yield caught
     finally:
-        for number, handler in usual.items(): signal.signal(number, handler)
+        for number, handler in usual.items():
+            signal.signal(number, handler)
 
 # %% ../../nbs/06_models/08_trainer.ipynb #16c45bcd
 def as_images(
-    images, # [n, H, W] in [0, 1]
-    config, # has image_size
-) -> torch.Tensor: # float32 [n, H, W]
+    images,  # [n, H, W] in [0, 1]
+    config,  # has image_size
+) -> torch.Tensor:  # float32 [n, H, W]
     "Check and convert images."
-    x = torch.as_tensor(np.array(images, dtype=np.float32) if not isinstance(images, torch.Tensor) else images.float())
+    x = torch.as_tensor(
+        np.array(images, dtype=np.float32)
+        if not isinstance(images, torch.Tensor)
+        else images.float()
+    )
     size = config.image_size
-    if x.ndim != 3 or tuple(x.shape[1:]) != (size, size): raise RadgenError(f'images are {tuple(x.shape)}, the model takes [n, {size}, {size}]: resize them')
-    if not len(x): raise RadgenError('no image to train on')
-    if not x.isfinite().all() or x.min() < 0 or x.max() > 1: raise RadgenError('images must be finite and lie in [0, 1]')
+    if x.ndim != 3 or tuple(x.shape[1:]) != (size, size):
+        raise RadgenError(
+            f'images are {tuple(x.shape)}, the model takes [n, {size}, {size}]: resize them'
+        )
+    if not len(x):
+        raise RadgenError('no image to train on')
+    if not x.isfinite().all() or x.min() < 0 or x.max() > 1:
+        raise RadgenError('images must be finite and lie in [0, 1]')
     return x
 
+
 def as_kinds(
-    kinds, # None, kind names or indices, one an image
-    config, # has kinds
-    n:int,  # images
-) -> torch.Tensor|None: # long [n]; -1 where unknown to the model
+    kinds,  # None, kind names or indices, one an image
+    config,  # has kinds
+    n: int,  # images
+) -> torch.Tensor | None:  # long [n]; -1 where unknown to the model
     "Kinds of series as indices into `config.kinds`."
     names = list(getattr(config, 'kinds', ()))
-    if kinds is None or not names: return None
-    values = [k if isinstance(k, (int, np.integer)) else names.index(k) if k in names else -1 for k in np.asarray(kinds).tolist()]
-    if len(values) != n: raise RadgenError(f'{len(values)} kinds for {n} images: one an image is needed')
+    if kinds is None or not names:
+        return None
+    values = [
+        k if isinstance(k, (int, np.integer)) else names.index(k) if k in names else -1
+        for k in np.asarray(kinds).tolist()
+    ]
+    if len(values) != n:
+        raise RadgenError(f'{len(values)} kinds for {n} images: one an image is needed')
     return torch.tensor(values, dtype=torch.long)
 
+
 def as_conditions(
-    conditions, # DataFrame as given (a row an image), or encoded [n, n_features]
-    encoder,    # fitted, or None for values that are used as they are
-    config, n:int,
-) -> torch.Tensor: # float32 [n, n_features]
+    conditions,  # DataFrame as given (a row an image), or encoded [n, n_features]
+    encoder,  # fitted, or None for values that are used as they are
+    config,
+    n: int,
+) -> torch.Tensor:  # float32 [n, n_features]
     "Encode and check conditions."
-    values = encoder.transform(conditions) if encoder is not None and isinstance(conditions, pd.DataFrame) else conditions
-    c = values.detach().float() if isinstance(values, torch.Tensor) else torch.as_tensor(np.array(values, dtype=np.float32))
-    if len(c) != n: raise RadgenError(f'{len(c)} condition rows for {n} images: one an image is needed')
+    values = (
+        encoder.transform(conditions)
+        if encoder is not None and isinstance(conditions, pd.DataFrame)
+        else conditions
+    )
+    c = (
+        values.detach().float()
+        if isinstance(values, torch.Tensor)
+        else torch.as_tensor(np.array(values, dtype=np.float32))
+    )
+    if len(c) != n:
+        raise RadgenError(f'{len(c)} condition rows for {n} images: one an image is needed')
     if c.ndim != 2 or c.shape[1] != config.n_features:
-        raise RadgenError(f'conditions have {c.shape[-1]} features after encoding, the model takes {config.n_features}')
-    if not c.isfinite().all(): raise RadgenError('conditions hold a value that is missing or infinite')
+        raise RadgenError(
+            f'conditions have {c.shape[-1]} features after encoding, the model takes {config.n_features}'
+        )
+    if not c.isfinite().all():
+        raise RadgenError('conditions hold a value that is missing or infinite')
     return c
 
 # %% ../../nbs/06_models/08_trainer.ipynb #1a632fee
 @torch.no_grad()
 def evaluation_loss(
-    model:nn.Module,
-    images:torch.Tensor, conditions:torch.Tensor, kinds:torch.Tensor|None=None, # as the model's `loss` takes them
-    draws:int=4, # times and noises an image
-    seed:int=0,
+    model: nn.Module,
+    images: torch.Tensor,
+    conditions: torch.Tensor,
+    kinds: torch.Tensor | None = None,  # as the model's `loss` takes them
+    draws: int = 4,  # times and noises an image
+    seed: int = 0,
 ) -> float:
     "Mean loss over fixed draws of time and noise, in evaluation mode."
     was, device, values = model.training, next(model.parameters()).device, []
     model.eval()
     with fork_rng(derive_seed(seed, 'fixed'), device):
         for rows in torch.arange(len(images)).repeat(draws).split(64):
-            values.append(model.loss(images[rows].to(device), conditions[rows].to(device), None if kinds is None else kinds[rows].to(device)).item()*len(rows))
+            values.append(
+                model.loss(
+                    images[rows].to(device),
+                    conditions[rows].to(device),
+                    None if kinds is None else kinds[rows].to(device),
+                ).item()
+                * len(rows)
+            )
     model.train(was)
-    return sum(values)/(draws*len(images))
+    return sum(values) / (draws * len(images))
 
 # %% ../../nbs/06_models/08_trainer.ipynb #0eba9157
 def wsd_rate(
-    step:int,  # from 0
-    steps:int, # in all
-    schedule:str='trapezoid', # or 'constant'
-    warm_up:int=50,    # at most a tenth of all
-    decay:float=.3,    # share of the steps on the way down
-) -> float: # in (0, 1]
+    step: int,  # from 0
+    steps: int,  # in all
+    schedule: str = 'trapezoid',  # or 'constant'
+    warm_up: int = 50,  # at most a tenth of all
+    decay: float = 0.3,  # share of the steps on the way down
+) -> float:  # in (0, 1]
     "Share of the learning rate at a step: up, level, down, or the same throughout."
-    if schedule not in ('trapezoid', 'constant'): raise RadgenError(f'unknown schedule {schedule!r}; known: trapezoid, constant')
-    if schedule == 'constant': return 1.
-    warm_up, down = max(1, min(warm_up, steps//10)), max(1, round(steps*decay))
-    return min(1., (step + 1)/warm_up, (steps - step)/down)
+    if schedule not in ('trapezoid', 'constant'):
+        raise RadgenError(f'unknown schedule {schedule!r}; known: trapezoid, constant')
+    if schedule == 'constant':
+        return 1.0
+    warm_up, down = max(1, min(warm_up, steps // 10)), max(1, round(steps * decay))
+    return min(1.0, (step + 1) / warm_up, (steps - step) / down)
 
 # %% ../../nbs/06_models/08_trainer.ipynb #4c056349
 class Objective(nn.Module):
     "The loss as a forward pass, which is what accelerate wraps."
-    def __init__(self, model:nn.Module):
+
+    def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
-    def forward(self, *args): return self.model.loss(*args)
+
+    def forward(self, *args):
+        return self.model.loss(*args)
 
 # %% ../../nbs/06_models/08_trainer.ipynb #e6395587
-HISTORY = ['step', 'loss', 'train_loss', 'held_out_loss', 'validation_loss'] # columns of loss.csv
+HISTORY = ['step', 'loss', 'train_loss', 'held_out_loss', 'validation_loss']  # columns of loss.csv
+
 
 class Trainer:
     "The moving parts of one training: model, average, optimizer and history, to and from a checkpoint."
-    def __init__(self, model, accelerator, lr, weight_decay, ema_decay, betas=(.9, .99)):
+
+    def __init__(self, model, accelerator, lr, weight_decay, ema_decay, betas=(0.9, 0.99)):
         self.accelerator, self.device = accelerator, accelerator.device
         self.model = model.to(device=self.device, memory_format=torch.channels_last).train()
-        self.ema = EMA(self.model, beta=ema_decay, update_after_step=0, update_every=1, power=3/4, include_online_model=False, use_foreach=True)
-        optimizer = torch.optim.AdamW(self.model.parameters(), lr=lr, weight_decay=weight_decay, betas=tuple(betas), fused=self.device.type in ('cpu', 'cuda'))
+        self.ema = EMA(
+            self.model,
+            beta=ema_decay,
+            update_after_step=0,
+            update_every=1,
+            power=3 / 4,
+            include_online_model=False,
+            use_foreach=True,
+        )
+        optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=lr,
+            weight_decay=weight_decay,
+            betas=tuple(betas),
+            fused=self.device.type in ('cpu', 'cuda'),
+        )
         self.objective, self.optimizer = accelerator.prepare(Objective(self.model), optimizer)
         self.lr, self.history, self.step, self.best = lr, [], 0, {}
 
     def tensors(self) -> dict:
         "All that the next step depends on."
         adam = self.optimizer.state_dict()['state']
-        return ({f'model.{k}': t for k, t in self.model.state_dict().items()} | {f'ema.{k}': t for k, t in self.ema.state_dict().items()}
-                | {f'adam.{i}.{k}': t for i, values in adam.items() for k, t in values.items()} | {f'best.{k}': t for k, t in self.best.items()}
-                | {'history': torch.tensor(self.history, dtype=torch.float64).reshape(-1, len(HISTORY))})
+        return (
+            {f'model.{k}': t for k, t in self.model.state_dict().items()}
+            | {f'ema.{k}': t for k, t in self.ema.state_dict().items()}
+            | {f'adam.{i}.{k}': t for i, values in adam.items() for k, t in values.items()}
+            | {f'best.{k}': t for k, t in self.best.items()}
+            | {'history': torch.tensor(self.history, dtype=torch.float64).reshape(-1, len(HISTORY))}
+        )
 
-    def load(self, tensors:dict, step:int):
+    def load(self, tensors: dict, step: int):
         "Continue from a checkpoint."
-        part = lambda prefix: {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        part = lambda prefix: {
+            name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)
+        }
         self.model.load_state_dict(part('model.'))
         self.ema.load_state_dict(part('ema.'))
         state, weights = self.optimizer.state_dict() | {'state': {}}, list(self.model.parameters())
         for name, t in part('adam.').items():
             i, key = name.split('.')
-            laid_out = torch.empty_like(weights[int(i)]).copy_(t) if t.ndim else t        # in the weight's memory format, which the fused step takes for granted
+            laid_out = (
+                torch.empty_like(weights[int(i)]).copy_(t) if t.ndim else t
+            )  # in the weight's memory format, which the fused step takes for granted
             state['state'].setdefault(int(i), {})[key] = laid_out
         self.optimizer.load_state_dict(state)
         self.history, self.step, self.best = tensors['history'].tolist(), step, part('best.')
 
-    def advance(self, batch, seed:int, rate:float) -> float:
+    def advance(self, batch, seed: int, rate: float) -> float:
         "One step: loss, gradient, weights, average."
-        for group in self.optimizer.param_groups: group['lr'] = self.lr*rate
-        with fork_rng(derive_seed(seed, 'step', self.step), self.device), self.accelerator.autocast():
+        for group in self.optimizer.param_groups:
+            group['lr'] = self.lr * rate
+        with (
+            fork_rng(derive_seed(seed, 'step', self.step), self.device),
+            self.accelerator.autocast(),
+        ):
             loss = self.objective(*(None if t is None else t.to(self.device) for t in batch))
         self.accelerator.backward(loss)
-        self.accelerator.clip_grad_norm_(self.model.parameters(), 1.)
+        self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.ema.update()
@@ -171,72 +257,130 @@ class Trainer:
 
     def measure(self, data, **draws) -> float:
         "The comparable loss of the averaged weights."
-        with self.accelerator.autocast(): return math.nan if data is None else evaluation_loss(self.ema.ema_model, *data, **draws)
+        with self.accelerator.autocast():
+            return math.nan if data is None else evaluation_loss(self.ema.ema_model, *data, **draws)
 
-    def validated(self) -> list: # (loss, step), in the order they came
+    def validated(self) -> list:  # (loss, step), in the order they came
         "All comparable losses of the validation patients so far."
         return [(row[-1], int(row[0])) for row in self.history if math.isfinite(row[-1])]
 
     def keep_best(self):
         "Remember the averaged weights if they are the best so far on the validation patients."
         losses = self.validated()
-        if min(losses) == losses[-1]: self.best = {k: t.detach().cpu().clone() for k, t in self.ema.ema_model.state_dict().items()}
+        if min(losses) == losses[-1]:
+            self.best = {
+                k: t.detach().cpu().clone() for k, t in self.ema.ema_model.state_dict().items()
+            }
 
-    def exhausted(self, patience:int) -> bool:
+    def exhausted(self, patience: int) -> bool:
         "Whether the last so many measurements brought nothing better."
         losses = self.validated()
         return len(losses) - 1 - losses.index(min(losses)) >= patience
 
 # %% ../../nbs/06_models/08_trainer.ipynb #559c5837
 def fit(
-    model:nn.Module, # .config and .loss; trained in place
-    images,          # [n, H, W] in [0, 1]
-    conditions,      # DataFrame as given (index patient_id), a row an image; or encoded values [n, n_features]
-    out:str|Path,    # its folder: model.safetensors, loss.csv, training.json; checkpoint.safetensors until it is finished
+    model: nn.Module,  # .config and .loss; trained in place
+    images,  # [n, H, W] in [0, 1]
+    conditions,  # DataFrame as given (index patient_id), a row an image; or encoded values [n, n_features]
+    out: str
+    | Path,  # its folder: model.safetensors, loss.csv, training.json; checkpoint.safetensors until it is finished
     *,
-    encoder=None,    # ConditionEncoder, fitted here on the unique patients; None with a DataFrame: standardize
-    kinds=None,      # kind of each series, names or indices into model.config.kinds
-    held_out=None,   # (images, conditions, kinds) whose loss is followed; never trained on, and nothing is chosen by it
-    validation=None, # (images, conditions, kinds) of training patients set aside: the weights that are best on them are kept
-    patience:int=8,  # measurements without a better validation loss, after which training stops
-    steps:int=1000,  # at most, with validation
-    batch_size:int=16,
-    lr:float=3e-4,
-    schedule:str='trapezoid', # of the learning rate, or 'constant'
-    betas:tuple=(.9, .99),    # of AdamW
-    weight_decay:float=1e-4,
-    ema_decay:float=.998, # of the averaged weights, reached by a warm-up 1 - (1 + step)^(-3/4)
-    seed:int=0,
-    precision:str='auto', # 'fp32', 'bf16', or what the machine is good at
-    checkpoint_every:int=200,   # steps
-    measure_every:float=.05,    # share of the steps between two points of the comparable losses
-    on_mismatch:str='error',    # a folder with another training: 'error', or 'restart' and keep the old one in replaced-<n>
-    facts:dict|None=None,       # anything json can hold, kept with the model: protocol, fold, ...
-    progress:bool=True,
-) -> nn.Module: # averaged weights, in evaluation mode, with .encoder and .facts
+    encoder=None,  # ConditionEncoder, fitted here on the unique patients; None with a DataFrame: standardize
+    kinds=None,  # kind of each series, names or indices into model.config.kinds
+    held_out=None,  # (images, conditions, kinds) whose loss is followed; never trained on, and nothing is chosen by it
+    validation=None,  # (images, conditions, kinds) of training patients set aside: the weights that are best on them are kept
+    patience: int = 8,  # measurements without a better validation loss, after which training stops
+    steps: int = 1000,  # at most, with validation
+    batch_size: int = 16,
+    lr: float = 3e-4,
+    schedule: str = 'trapezoid',  # of the learning rate, or 'constant'
+    betas: tuple = (0.9, 0.99),  # of AdamW
+    weight_decay: float = 1e-4,
+    ema_decay: float = 0.998,  # of the averaged weights, reached by a warm-up 1 - (1 + step)^(-3/4)
+    seed: int = 0,
+    precision: str = 'auto',  # 'fp32', 'bf16', or what the machine is good at
+    checkpoint_every: int = 200,  # steps
+    measure_every: float = 0.05,  # share of the steps between two points of the comparable losses
+    on_mismatch: str = 'error',  # a folder with another training: 'error', or 'restart' and keep the old one in replaced-<n>
+    facts: dict | None = None,  # anything json can hold, kept with the model: protocol, fold, ...
+    progress: bool = True,
+) -> nn.Module:  # averaged weights, in evaluation mode, with .encoder and .facts
     "Train a model; a folder with its finished training is loaded, one with a checkpoint is continued."
-    if steps < 1 or batch_size < 1 or checkpoint_every < 1: raise RadgenError(f'steps ({steps}), batch_size ({batch_size}) and checkpoint_every ({checkpoint_every}) must be positive')
-    if on_mismatch not in ('error', 'restart'): raise RadgenError(f"on_mismatch must be 'error' or 'restart', got {on_mismatch!r}")
+    if steps < 1 or batch_size < 1 or checkpoint_every < 1:
+        raise RadgenError(
+            f'steps ({steps}), batch_size ({batch_size}) and checkpoint_every ({checkpoint_every}) must be positive'
+        )
+    if on_mismatch not in ('error', 'restart'):
+        raise RadgenError(f"on_mismatch must be 'error' or 'restart', got {on_mismatch!r}")
     out, config = make_folder(out), model.config
     data, held, encoder, own = prepare_data(config, images, conditions, kinds, held_out, encoder)
-    chosen = None if validation is None or not len(validation[0]) else as_data(config, encoder, *validation)
+    chosen = (
+        None
+        if validation is None or not len(validation[0])
+        else as_data(config, encoder, *validation)
+    )
     arrays, meta = encoder.state() if encoder is not None else ({}, None)
-    settings = dict(steps=steps, batch_size=batch_size, lr=lr, weight_decay=weight_decay, ema_decay=ema_decay, seed=seed, precision=precision, schedule=schedule, betas=list(betas), patience=patience if chosen else None)
-    identity = dict(config=dataclasses.asdict(config), settings=settings, start=digest(*model.state_dict().values()), images=digest(data[0]), conditions=digest(*(t for t in data[1:] if t is not None)),
-                    held_out=digest(*(t for t in held or () if t is not None)), validation=digest(*(t for t in chosen or () if t is not None)), encoder=digest(meta, *arrays.values()),
-                    code=code_digest(type(model).__module__, __name__, 'radgen.core.seeds'))
+    settings = dict(
+        steps=steps,
+        batch_size=batch_size,
+        lr=lr,
+        weight_decay=weight_decay,
+        ema_decay=ema_decay,
+        seed=seed,
+        precision=precision,
+        schedule=schedule,
+        betas=list(betas),
+        patience=patience if chosen else None,
+    )
+    identity = dict(
+        config=dataclasses.asdict(config),
+        settings=settings,
+        start=digest(*model.state_dict().values()),
+        images=digest(data[0]),
+        conditions=digest(*(t for t in data[1:] if t is not None)),
+        held_out=digest(*(t for t in held or () if t is not None)),
+        validation=digest(*(t for t in chosen or () if t is not None)),
+        encoder=digest(meta, *arrays.values()),
+        code=code_digest(type(model).__module__, __name__, 'radgen.core.seeds'),
+    )
     identity = json.loads(json.dumps(identity))
-    kept = {'class': describe_class(type(model)), 'config_class': describe_class(type(config)), 'config': dataclasses.asdict(config), 'encoder': meta, 'identity': identity,
-            'facts': own | dict(settings=settings, fingerprint=digest(identity)) | (facts or {})}
-    done = out/'model.safetensors'
+    kept = {
+        'class': describe_class(type(model)),
+        'config_class': describe_class(type(config)),
+        'config': dataclasses.asdict(config),
+        'encoder': meta,
+        'identity': identity,
+        'facts': own | dict(settings=settings, fingerprint=digest(identity)) | (facts or {}),
+    }
+    done = out / 'model.safetensors'
     if done.exists() and matches(done, identity, out, on_mismatch):
-        (out/'checkpoint.safetensors').unlink(missing_ok=True)
+        (out / 'checkpoint.safetensors').unlink(missing_ok=True)
         return restore(model, *load_tensors(done))
-    trainer = train(model, data, held, chosen, out, identity, settings, checkpoint_every, measure_every, on_mismatch, progress)
+    trainer = train(
+        model,
+        data,
+        held,
+        chosen,
+        out,
+        identity,
+        settings,
+        checkpoint_every,
+        measure_every,
+        on_mismatch,
+        progress,
+    )
     weights = trainer.best or trainer.ema.ema_model.state_dict()
-    kept['facts'] |= dict(steps_trained=trainer.step, steps_kept=min(trainer.validated())[1] if trainer.best else trainer.step)
-    save_tensors(done, {f'model.{k}': t for k, t in weights.items()} | {f'encoder.{k}': torch.as_tensor(np.asarray(v)) for k, v in arrays.items()}, kept)
-    (out/'checkpoint.safetensors').unlink(missing_ok=True)
+    kept['facts'] |= dict(
+        steps_trained=trainer.step,
+        steps_kept=min(trainer.validated())[1] if trainer.best else trainer.step,
+    )
+    save_tensors(
+        done,
+        {f'model.{k}': t for k, t in weights.items()}
+        | {f'encoder.{k}': torch.as_tensor(np.asarray(v)) for k, v in arrays.items()},
+        kept,
+    )
+    (out / 'checkpoint.safetensors').unlink(missing_ok=True)
     return restore(model, *load_tensors(done))
 
 # %% ../../nbs/06_models/08_trainer.ipynb #3c21aa9b
@@ -246,69 +390,165 @@ def prepare_data(config, images, conditions, kinds, held_out, encoder):
     if isinstance(conditions, pd.DataFrame):
         if encoder is None:
             from radgen.conditions.encoder import ConditionEncoder
+
             encoder = ConditionEncoder('multiomic')
         once = conditions[~conditions.index.duplicated()]
         encoder = encoder.fit(once)
         own = dict(patients=[str(p) for p in once.index], n_patients=len(once))
-    data = images, as_conditions(conditions, encoder, config, len(images)), as_kinds(kinds, config, len(images))
-    if held_out is None or not len(held_out[0]): return data, None, encoder, own | dict(n_images=len(images))
-    return data, as_data(config, encoder, *held_out), encoder, own | dict(n_images=len(images), n_held_out=len(held_out[0]))
+    data = (
+        images,
+        as_conditions(conditions, encoder, config, len(images)),
+        as_kinds(kinds, config, len(images)),
+    )
+    if held_out is None or not len(held_out[0]):
+        return data, None, encoder, own | dict(n_images=len(images))
+    return (
+        data,
+        as_data(config, encoder, *held_out),
+        encoder,
+        own | dict(n_images=len(images), n_held_out=len(held_out[0])),
+    )
+
 
 def as_data(config, encoder, images, conditions, kinds=None) -> tuple:
     "Images, conditions and kinds as tensors, for a fitted encoder."
     images = as_images(images, config)
-    return images, as_conditions(conditions, encoder, config, len(images)), as_kinds(kinds, config, len(images))
+    return (
+        images,
+        as_conditions(conditions, encoder, config, len(images)),
+        as_kinds(kinds, config, len(images)),
+    )
 
-def matches(path:Path, identity:dict, out:Path, on_mismatch:str) -> bool:
+
+def matches(path: Path, identity: dict, out: Path, on_mismatch: str) -> bool:
     "Whether a file is of this very training; if not: an error, or the old training set aside."
-    try: said = differences(load_facts(path).get('identity', {}), identity)
+    try:
+        said = differences(load_facts(path).get('identity', {}), identity)
     except RadgenError:
-        if on_mismatch == 'error': raise
+        if on_mismatch == 'error':
+            raise
         said = 'damaged'
-    if not said: return True
+    if not said:
+        return True
     if on_mismatch == 'error':
-        raise RadgenError(f'{path}: holds another training ({said}); choose another folder, or on_mismatch="restart" to set the old one aside')
+        raise RadgenError(
+            f'{path}: holds another training ({said}); choose another folder, or on_mismatch="restart" to set the old one aside'
+        )
     old = set_aside(out)
     print(f'{path.name}: {said}: the old training was moved to {old.name}', flush=True)
     return False
 
-def train(model, data, held, chosen, out, identity, settings, checkpoint_every, measure_every, on_mismatch, progress):
+
+def train(
+    model,
+    data,
+    held,
+    chosen,
+    out,
+    identity,
+    settings,
+    checkpoint_every,
+    measure_every,
+    on_mismatch,
+    progress,
+):
     "The loop, from a checkpoint where there is one, to the last step or to the end of patience."
     steps, seed = settings['steps'], settings['seed']
-    if hasattr(model, 'prepare'): model.prepare(data[0])
-    precision = resolve_precision(settings['precision'], Accelerator().device if not AcceleratorState._shared_state else AcceleratorState().device)
-    trainer = Trainer(model, make_accelerator(precision), settings['lr'], settings['weight_decay'], settings['ema_decay'], settings['betas'])
-    path, every = out/'checkpoint.safetensors', max(1, round(steps*measure_every))
+    if hasattr(model, 'prepare'):
+        model.prepare(data[0])
+    precision = resolve_precision(
+        settings['precision'],
+        Accelerator().device if not AcceleratorState._shared_state else AcceleratorState().device,
+    )
+    trainer = Trainer(
+        model,
+        make_accelerator(precision),
+        settings['lr'],
+        settings['weight_decay'],
+        settings['ema_decay'],
+        settings['betas'],
+    )
+    path, every = out / 'checkpoint.safetensors', max(1, round(steps * measure_every))
     if path.exists() and matches(path, identity, out, on_mismatch):
         tensors, stored = load_tensors(path)
         trainer.load(tensors, stored['step'])
-        if progress: print(f'training continues after step {trainer.step} of {steps}', flush=True)
-    same = None if held is None else tuple(None if t is None else t[:len(held[0])] for t in data)     # as many training images, for the same cost
-    save = lambda: (save_tensors(path, trainer.tensors(), dict(step=trainer.step, identity=identity)), write_history(trainer.history, out))
-    report, began, start = Progress('training', steps, trainer.step, show=progress), time.monotonic(), trainer.step
-    ended = lambda: trainer.step >= steps or (chosen and trainer.validated() and trainer.exhausted(settings['patience']))
+        if progress:
+            print(f'training continues after step {trainer.step} of {steps}', flush=True)
+    same = (
+        None if held is None else tuple(None if t is None else t[: len(held[0])] for t in data)
+    )  # as many training images, for the same cost
+    save = lambda: (
+        save_tensors(path, trainer.tensors(), dict(step=trainer.step, identity=identity)),
+        write_history(trainer.history, out),
+    )
+    report, began, start = (
+        Progress('training', steps, trainer.step, show=progress),
+        time.monotonic(),
+        trainer.step,
+    )
+    ended = lambda: (
+        trainer.step >= steps
+        or (chosen and trainer.validated() and trainer.exhausted(settings['patience']))
+    )
     with deferred_interrupt() as caught:
         while not ended():
             rows = batch_at(trainer.step, len(data[0]), settings['batch_size'], seed)
-            loss = trainer.advance([None if t is None else t[rows] for t in data], seed, wsd_rate(trainer.step, steps, settings['schedule']))
-            if not math.isfinite(loss): raise RadgenError(f'{out}: the loss is {loss} at step {trainer.step}; lower lr')
+            loss = trainer.advance(
+                [None if t is None else t[rows] for t in data],
+                seed,
+                wsd_rate(trainer.step, steps, settings['schedule']),
+            )
+            if not math.isfinite(loss):
+                raise RadgenError(f'{out}: the loss is {loss} at step {trainer.step}; lower lr')
             due = trainer.step % every == 0 or trainer.step == steps
-            trainer.history.append([trainer.step, loss, *(trainer.measure(part if due else None) for part in (same, held)), trainer.measure(chosen if due else None, draws=16)])
-            if due and chosen: trainer.keep_best()
-            if caught or (trainer.step % checkpoint_every == 0 and trainer.step < steps): save()
-            if caught: raise KeyboardInterrupt(f'training stopped after step {trainer.step} of {steps}; run it again to continue')
+            trainer.history.append(
+                [
+                    trainer.step,
+                    loss,
+                    *(trainer.measure(part if due else None) for part in (same, held)),
+                    trainer.measure(chosen if due else None, draws=16),
+                ]
+            )
+            if due and chosen:
+                trainer.keep_best()
+            if caught or (trainer.step % checkpoint_every == 0 and trainer.step < steps):
+                save()
+            if caught:
+                raise KeyboardInterrupt(
+                    f'training stopped after step {trainer.step} of {steps}; run it again to continue'
+                )
             report(trainer.step, f'loss {np.mean([row[1] for row in trainer.history[-50:]]):.4f}')
-    if progress and trainer.best: print(f'kept: step {min(trainer.validated())[1]} of {trainer.step}, the best on the validation patients', flush=True)
+    if progress and trainer.best:
+        print(
+            f'kept: step {min(trainer.validated())[1]} of {trainer.step}, the best on the validation patients',
+            flush=True,
+        )
     write_history(trainer.history, out)
-    write_json(out/'training.json', dict(steps=trainer.step, seconds=round(time.monotonic() - began, 1), steps_here=steps - start, device=str(trainer.device), precision=precision,
-               threads=torch.get_num_threads(), parameters=sum(p.numel() for p in model.parameters()), peak_memory_mb=peak_memory()))
+    write_json(
+        out / 'training.json',
+        dict(
+            steps=trainer.step,
+            seconds=round(time.monotonic() - began, 1),
+            steps_here=steps - start,
+            device=str(trainer.device),
+            precision=precision,
+            threads=torch.get_num_threads(),
+            parameters=sum(p.numel() for p in model.parameters()),
+            peak_memory_mb=peak_memory(),
+        ),
+    )
     return trainer
 
-def write_history(history:list, out:Path):
+
+def write_history(history: list, out: Path):
     "loss.csv, whole or not at all."
     frame = pd.DataFrame(history, columns=HISTORY).astype({'step': int})
-    with atomic(out/'loss.csv') as tmp: frame.to_csv(tmp, index=False)
+    with atomic(out / 'loss.csv') as tmp:
+        frame.to_csv(tmp, index=False)
+
 
 def peak_memory() -> int:
     "Largest memory of this process so far, in MB."
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss//(1024**2 if sys.platform == 'darwin' else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (
+        1024**2 if sys.platform == 'darwin' else 1024
+    )

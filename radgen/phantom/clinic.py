@@ -8,134 +8,206 @@ __all__ = ['LABEL_MODELS', 'HER2_HIGH', 'HAZARD', 'SHAPE', 'EVENT_RATE', 'FOLLOW
            'expected_concordance', 'realized_concordance', 'best_scores']
 
 # %% ../../nbs/03_phantom/02_clinic.ipynb #7d6045f5
-from scipy import optimize
-from scipy import special
 import functools
+
 import numpy as np
 import pandas as pd
+from scipy import optimize, special
+
 from .genome import PROGRAMS, reference_programs, rng_for
 
 # %% ../../nbs/03_phantom/02_clinic.ipynb #7784309e
-def _coefficients(table, **extra): return pd.DataFrame(table, index=PROGRAMS).fillna(0.).T.assign(**extra)
+def _coefficients(table, **extra):
+    return pd.DataFrame(table, index=PROGRAMS).fillna(0.0).T.assign(**extra)
 
-LABEL_MODELS = _coefficients({
-    'er':       dict(luminal=4.), 'pr': dict(luminal=2.2, proliferation=-.5), 'her2': dict(her2=3.5),
-    'subgroup': dict(immune=3.5),
-    'TP53':     dict(luminal=-.9, proliferation=.6, instability=1.), 'PIK3CA': dict(luminal=.8, proliferation=-.3, instability=-.2),
-    'CDH1':     dict(stroma=1.1, proliferation=-.7, luminal=.4), 'GATA3': dict(luminal=1.1, immune=-.5)},
-    rate=[.75, .66, .17, .5, .34, .36, .15, .15], known=[.97, .96, .80, 1., .98, .98, .98, .98])
 
-HER2_HIGH = -.08 # the `her2` program above which an ER+ patient has a subgroup
+LABEL_MODELS = _coefficients(
+    {
+        'er': dict(luminal=4.0),
+        'pr': dict(luminal=2.2, proliferation=-0.5),
+        'her2': dict(her2=3.5),
+        'subgroup': dict(immune=3.5),
+        'TP53': dict(luminal=-0.9, proliferation=0.6, instability=1.0),
+        'PIK3CA': dict(luminal=0.8, proliferation=-0.3, instability=-0.2),
+        'CDH1': dict(stroma=1.1, proliferation=-0.7, luminal=0.4),
+        'GATA3': dict(luminal=1.1, immune=-0.5),
+    },
+    rate=[0.75, 0.66, 0.17, 0.5, 0.34, 0.36, 0.15, 0.15],
+    known=[0.97, 0.96, 0.80, 1.0, 0.98, 0.98, 0.98, 0.98],
+)
+
+HER2_HIGH = -0.08  # the `her2` program above which an ER+ patient has a subgroup
+
 
 @functools.cache
-def label_intercept(label:str) -> float:
+def label_intercept(label: str) -> float:
     "The intercept at which the label has its rate in the reference population."
-    eta = reference_programs()@LABEL_MODELS.loc[label, PROGRAMS].to_numpy(float)
-    return optimize.brentq(lambda b: special.expit(b + eta).mean() - LABEL_MODELS.loc[label, 'rate'], -20, 20)
+    eta = reference_programs() @ LABEL_MODELS.loc[label, PROGRAMS].to_numpy(float)
+    return optimize.brentq(
+        lambda b: special.expit(b + eta).mean() - LABEL_MODELS.loc[label, 'rate'], -20, 20
+    )
+
 
 def label_probabilities(
-    programs:pd.DataFrame, # [patients, 8]
-) -> pd.DataFrame: # [patients, labels]
+    programs: pd.DataFrame,  # [patients, 8]
+) -> pd.DataFrame:  # [patients, labels]
     "The true probability of each label."
-    return pd.DataFrame({l: special.expit(label_intercept(l) + programs[PROGRAMS].to_numpy()@LABEL_MODELS.loc[l, PROGRAMS].to_numpy(float)) for l in LABEL_MODELS.index}, programs.index)
+    return pd.DataFrame(
+        {
+            l: special.expit(
+                label_intercept(l)
+                + programs[PROGRAMS].to_numpy() @ LABEL_MODELS.loc[l, PROGRAMS].to_numpy(float)
+            )
+            for l in LABEL_MODELS.index
+        },
+        programs.index,
+    )
+
 
 def draw_labels(
-    seed:int,
-    programs:pd.DataFrame,      # [patients, 8]
-    probabilities:pd.DataFrame, # [patients, labels]
-) -> tuple[pd.DataFrame, pd.DataFrame]: # labels with gaps; labels as they truly are (subgroup defined only where it exists)
+    seed: int,
+    programs: pd.DataFrame,  # [patients, 8]
+    probabilities: pd.DataFrame,  # [patients, labels]
+) -> tuple[
+    pd.DataFrame, pd.DataFrame
+]:  # labels with gaps; labels as they truly are (subgroup defined only where it exists)
     "Toss a coin for each label, then withhold some."
     n, k = probabilities.shape
     coin = np.stack([rng_for(seed, 'labels', i).random(k) for i in range(n)])
-    known = np.stack([rng_for(seed, 'withheld', i).random(k) for i in range(n)]) < LABEL_MODELS['known'].to_numpy()
+    known = (
+        np.stack([rng_for(seed, 'withheld', i).random(k) for i in range(n)])
+        < LABEL_MODELS['known'].to_numpy()
+    )
     true = (probabilities > coin).astype(float)
     true.loc[~((true['er'] == 1) & (programs['her2'] > HER2_HIGH)), 'subgroup'] = np.nan
     return true.where(known), true
 
 # %% ../../nbs/03_phantom/02_clinic.ipynb #253a492b
 def expected_auroc(
-    p, # true probabilities [n]
+    p,  # true probabilities [n]
 ) -> float:
     "The AUROC that the true probabilities reach on average; nan for fewer than two patients."
     p = np.asarray(p, float)
-    if len(p) < 2: return float('nan')
+    if len(p) < 2:
+        return float('nan')
     weight = np.outer(p, 1 - p)
     np.fill_diagonal(weight, 0)
-    return float((weight*((p[:, None] > p) + .5*(p[:, None] == p))).sum()/weight.sum())
+    return float((weight * ((p[:, None] > p) + 0.5 * (p[:, None] == p))).sum() / weight.sum())
+
 
 def realized_auroc(
-    y,     # 0 or 1 [n]
-    score, # [n]
+    y,  # 0 or 1 [n]
+    score,  # [n]
 ) -> float:
     "The share of positive-negative pairs in order; nan with one class."
     y, score = np.asarray(y), np.asarray(score)
     a, b = score[y == 1], score[y == 0]
-    return float(((a[:, None] > b) + .5*(a[:, None] == b)).mean()) if len(a) and len(b) else float('nan')
+    return (
+        float(((a[:, None] > b) + 0.5 * (a[:, None] == b)).mean())
+        if len(a) and len(b)
+        else float('nan')
+    )
 
 # %% ../../nbs/03_phantom/02_clinic.ipynb #13ddb022
-HAZARD = pd.Series(dict(zip(PROGRAMS, [-.35, .1, .45, -.4, 0., 0., .35, .15]))) # gamma
+HAZARD = pd.Series(dict(zip(PROGRAMS, [-0.35, 0.1, 0.45, -0.4, 0.0, 0.0, 0.35, 0.15])))  # gamma
 
-SHAPE, EVENT_RATE, FOLLOW_UP = 1.25, 1/7, dict(median=900., sigma=.9, low=30., high=7000.)
+SHAPE, EVENT_RATE, FOLLOW_UP = 1.25, 1 / 7, dict(median=900.0, sigma=0.9, low=30.0, high=7000.0)
+
 
 def follow_up(
-    normal, # standard normal draws
-) -> np.ndarray: # days until observation ends
+    normal,  # standard normal draws
+) -> np.ndarray:  # days until observation ends
     "Log-normal follow-up within limits."
-    return np.clip(FOLLOW_UP['median']*np.exp(FOLLOW_UP['sigma']*np.asarray(normal)), FOLLOW_UP['low'], FOLLOW_UP['high'])
+    return np.clip(
+        FOLLOW_UP['median'] * np.exp(FOLLOW_UP['sigma'] * np.asarray(normal)),
+        FOLLOW_UP['low'],
+        FOLLOW_UP['high'],
+    )
+
 
 @functools.cache
-def weibull_scale() -> float: # days
+def weibull_scale() -> float:  # days
     "The scale at which `EVENT_RATE` of the reference population dies under observation."
-    risk = reference_programs()@HAZARD.to_numpy()
-    end = follow_up(special.ndtri((np.arange(len(risk)) + .5)/len(risk)))
-    dead = lambda log_scale: -np.expm1(-(end/np.exp(log_scale))**SHAPE*np.exp(risk)).mean()
+    risk = reference_programs() @ HAZARD.to_numpy()
+    end = follow_up(special.ndtri((np.arange(len(risk)) + 0.5) / len(risk)))
+    dead = lambda log_scale: -np.expm1(-((end / np.exp(log_scale)) ** SHAPE) * np.exp(risk)).mean()
     return float(np.exp(optimize.brentq(lambda s: dead(s) - EVENT_RATE, 4, 16)))
 
+
 def draw_survival(
-    seed:int,
-    risk:pd.Series, # true log hazard ratio
-) -> tuple[pd.DataFrame, pd.Series]: # time_days, event; the end of follow-up
+    seed: int,
+    risk: pd.Series,  # true log hazard ratio
+) -> tuple[pd.DataFrame, pd.Series]:  # time_days, event; the end of follow-up
     "Draw a death and an end of follow-up; see the earlier one, in whole days."
-    draws = np.array([[(r := rng_for(seed, 'survival', i)).exponential(), r.standard_normal()] for i in range(len(risk))]).reshape(-1, 2)
-    death, end = weibull_scale()*(draws[:, 0]*np.exp(-risk.to_numpy()))**(1/SHAPE), follow_up(draws[:, 1])
-    table = pd.DataFrame(dict(time_days=np.ceil(np.minimum(death, end)), event=(death <= end).astype(int)), risk.index)
+    draws = np.array(
+        [
+            [(r := rng_for(seed, 'survival', i)).exponential(), r.standard_normal()]
+            for i in range(len(risk))
+        ]
+    ).reshape(-1, 2)
+    death, end = (
+        weibull_scale() * (draws[:, 0] * np.exp(-risk.to_numpy())) ** (1 / SHAPE),
+        follow_up(draws[:, 1]),
+    )
+    table = pd.DataFrame(
+        dict(time_days=np.ceil(np.minimum(death, end)), event=(death <= end).astype(int)),
+        risk.index,
+    )
     return table, pd.Series(end, risk.index)
 
 # %% ../../nbs/03_phantom/02_clinic.ipynb #9b7cc28a
 def expected_concordance(
     risk,  # true log hazard ratio [n]
-    end,   # end of follow-up, days [n]
+    end,  # end of follow-up, days [n]
 ) -> float:
     "Harrell's C-index that the true risk reaches on average."
     h, end = np.exp(np.asarray(risk, float)), np.asarray(end, float)
     i, j = np.triu_indices(len(h), 1)
-    if not len(i): return float('nan')
+    if not len(i):
+        return float('nan')
     total = h[i] + h[j]
-    counted = -np.expm1(-(np.minimum(end[i], end[j])/weibull_scale())**SHAPE*total)
-    return float((counted*np.maximum(h[i], h[j])/total).sum()/counted.sum())
+    counted = -np.expm1(-((np.minimum(end[i], end[j]) / weibull_scale()) ** SHAPE) * total)
+    return float((counted * np.maximum(h[i], h[j]) / total).sum() / counted.sum())
+
 
 def realized_concordance(
-    survival:pd.DataFrame, # time_days, event
-    risk,                  # [n]
+    survival: pd.DataFrame,  # time_days, event
+    risk,  # [n]
 ) -> float:
     "Harrell's C-index of a risk on this cohort (ties in risk count one half); nan without a comparable pair."
     t, e, r = survival.time_days.to_numpy(), survival.event.to_numpy(), np.asarray(risk)
     first = (t[:, None] < t) & (e[:, None] == 1)
-    order = (r[:, None] > r) + .5*(r[:, None] == r)
+    order = (r[:, None] > r) + 0.5 * (r[:, None] == r)
     return float(order[first].mean()) if first.any() else float('nan')
 
 # %% ../../nbs/03_phantom/02_clinic.ipynb #3b6be8a1
 def best_scores(
-    labels:pd.DataFrame,        # [patients, labels] with gaps
-    probabilities:pd.DataFrame, # true ones
-    survival:pd.DataFrame,      # time_days, event
-    risk:pd.Series,             # true log hazard ratio
-    end:pd.Series,              # end of follow-up, days
-) -> pd.DataFrame: # index: labels, 'survival'; metric, expected, realized, n, n_events
+    labels: pd.DataFrame,  # [patients, labels] with gaps
+    probabilities: pd.DataFrame,  # true ones
+    survival: pd.DataFrame,  # time_days, event
+    risk: pd.Series,  # true log hazard ratio
+    end: pd.Series,  # end of follow-up, days
+) -> pd.DataFrame:  # index: labels, 'survival'; metric, expected, realized, n, n_events
     "The scores of someone who knows the programs: on average over tosses, and on this draw. Take `.loc[patients]` of every input for a subset."
     rows = {}
     for l in labels:
         y, p = labels[l].dropna(), probabilities.loc[labels[l].notna(), l]
-        rows[l] = dict(metric='auroc', expected=expected_auroc(p), realized=realized_auroc(y, p), n=len(y), n_events=int(y.sum()))
-    rows['survival'] = dict(metric='c_index', expected=expected_concordance(risk, end), realized=realized_concordance(survival, risk), n=len(risk), n_events=int(survival.event.sum()))
-    return pd.DataFrame(rows).T.astype(dict(expected=float, realized=float, n=int, n_events=int)).rename_axis('label')
+        rows[l] = dict(
+            metric='auroc',
+            expected=expected_auroc(p),
+            realized=realized_auroc(y, p),
+            n=len(y),
+            n_events=int(y.sum()),
+        )
+    rows['survival'] = dict(
+        metric='c_index',
+        expected=expected_concordance(risk, end),
+        realized=realized_concordance(survival, risk),
+        n=len(risk),
+        n_events=int(survival.event.sum()),
+    )
+    return (
+        pd.DataFrame(rows)
+        .T.astype(dict(expected=float, realized=float, n=int, n_events=int))
+        .rename_axis('label')
+    )

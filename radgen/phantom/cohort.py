@@ -7,106 +7,216 @@ __all__ = ['simulated_barcodes', 'draw_imaged', 'draw_projections', 'phantom_led
 
 # %% ../../nbs/03_phantom/05_cohort.ipynb #b3e8e1f5
 from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
+
 from ..core.paths import RadgenError
 from ..data.cohort import Cohort, Ledger, patient_barcode, resize_images
-from .genome import PROGRAMS, SUBTYPES, draw_omics, draw_programs, make_world, multiomic, rng_for, signature_genes, with_gaps
-from .clinic import HAZARD, best_scores, draw_labels, draw_survival, label_probabilities
-from .projection import ANATOMY, NATIVE_SIZE, TRAITS, draw_anatomy, draw_kinds, draw_site, image_programs, render, tissue_maps, tumour_parameters
+from radgen.phantom.clinic import (
+    HAZARD,
+    best_scores,
+    draw_labels,
+    draw_survival,
+    label_probabilities,
+)
+from radgen.phantom.genome import (
+    PROGRAMS,
+    SUBTYPES,
+    draw_omics,
+    draw_programs,
+    make_world,
+    multiomic,
+    rng_for,
+    signature_genes,
+    with_gaps,
+)
+from radgen.phantom.projection import (
+    ANATOMY,
+    NATIVE_SIZE,
+    TRAITS,
+    draw_anatomy,
+    draw_kinds,
+    draw_site,
+    image_programs,
+    render,
+    tissue_maps,
+    tumour_parameters,
+)
 
 # %% ../../nbs/03_phantom/05_cohort.ipynb #0c1a48b1
 def simulated_barcodes(
-    n:int, # patients, at most 9999
+    n: int,  # patients, at most 9999
 ) -> pd.Index:
     "Barcodes of the right form from a tissue site, PH, and with numbers that make plain they are simulated: TCGA-PH-0001."
-    if not 1 <= n <= 9999: raise RadgenError(f'n_patients={n}: the phantom has from 1 to 9999 patients')
+    if not 1 <= n <= 9999:
+        raise RadgenError(f'n_patients={n}: the phantom has from 1 to 9999 patients')
     return pd.Index([patient_barcode(f'TCGA-PH-{i + 1:04d}') for i in range(n)], name='patient_id')
 
+
 def draw_imaged(
-    seed:int,
-    n:int,        # patients
-    n_imaged:int,
-) -> np.ndarray: # patient numbers, in order
+    seed: int,
+    n: int,  # patients
+    n_imaged: int,
+) -> np.ndarray:  # patient numbers, in order
     "Who is imaged: chance alone; asking for more keeps those already chosen."
-    return np.sort(np.argsort([rng_for(seed, 'imaging', i).random() for i in range(n)], kind='stable')[:n_imaged])
+    return np.sort(
+        np.argsort([rng_for(seed, 'imaging', i).random() for i in range(n)], kind='stable')[
+            :n_imaged
+        ]
+    )
+
 
 def draw_projections(
-    seed:int,
-    patients:pd.Index,       # all
-    imaged:np.ndarray,       # numbers of the imaged
-    sites:np.ndarray,        # of all patients
-    parameters:pd.DataFrame, # [all patients, traits]
-    image_size:int,
-) -> SimpleNamespace: # images, series, anatomy [imaged], nuisance [series]
+    seed: int,
+    patients: pd.Index,  # all
+    imaged: np.ndarray,  # numbers of the imaged
+    sites: np.ndarray,  # of all patients
+    parameters: pd.DataFrame,  # [all patients, traits]
+    image_size: int,
+) -> SimpleNamespace:  # images, series, anatomy [imaged], nuisance [series]
     "Render everybody who is imaged."
     images, rows, anatomy = [], [], []
     for i in imaged:
-        a, kinds = draw_anatomy(rng_for(seed, 'anatomy', i)), draw_kinds(sites[i], rng_for(seed, 'study', i, 1))
-        pictures, nuisances = render(seed, i, tissue_maps(seed, i, a, parameters.iloc[i].to_dict()), kinds)
-        images.append(pictures); anatomy.append(a)
-        rows += [dict(series_id=f'{patients[i]}_{k + 1}', patient_id=patients[i], kind=kind, site=sites[i], **n) for k, (kind, n) in enumerate(zip(kinds, nuisances))]
-    table = pd.DataFrame(rows, columns=None if rows else ['series_id', 'patient_id', 'kind', 'site']).set_index('series_id')
-    images = np.concatenate(images) if images else np.zeros((0, NATIVE_SIZE, NATIVE_SIZE), np.float32)
-    return SimpleNamespace(images=images if image_size == NATIVE_SIZE else resize_images(images, image_size), series=table[['patient_id', 'kind', 'site']],
-                           anatomy=pd.DataFrame(anatomy, patients[imaged], ANATOMY.columns), nuisance=table.drop(columns=['patient_id', 'kind', 'site']))
+        a, kinds = (
+            draw_anatomy(rng_for(seed, 'anatomy', i)),
+            draw_kinds(sites[i], rng_for(seed, 'study', i, 1)),
+        )
+        pictures, nuisances = render(
+            seed, i, tissue_maps(seed, i, a, parameters.iloc[i].to_dict()), kinds
+        )
+        images.append(pictures)
+        anatomy.append(a)
+        rows += [
+            dict(
+                series_id=f'{patients[i]}_{k + 1}',
+                patient_id=patients[i],
+                kind=kind,
+                site=sites[i],
+                **n,
+            )
+            for k, (kind, n) in enumerate(zip(kinds, nuisances))
+        ]
+    table = pd.DataFrame(
+        rows, columns=None if rows else ['series_id', 'patient_id', 'kind', 'site']
+    ).set_index('series_id')
+    images = (
+        np.concatenate(images) if images else np.zeros((0, NATIVE_SIZE, NATIVE_SIZE), np.float32)
+    )
+    return SimpleNamespace(
+        images=images if image_size == NATIVE_SIZE else resize_images(images, image_size),
+        series=table[['patient_id', 'kind', 'site']],
+        anatomy=pd.DataFrame(anatomy, patients[imaged], ANATOMY.columns),
+        nuisance=table.drop(columns=['patient_id', 'kind', 'site']),
+    )
+
 
 def phantom_ledger(
-    patients:pd.Index,
-    imaged:np.ndarray,   # numbers
-    series:pd.DataFrame,
-    omics:dict,
-    labels:pd.DataFrame,
+    patients: pd.Index,
+    imaged: np.ndarray,  # numbers
+    series: pd.DataFrame,
+    omics: dict,
+    labels: pd.DataFrame,
 ) -> pd.DataFrame:
     "Every patient, series and gap of the phantom."
-    l = Ledger().extend('phantom patients', patients[imaged], 'kept', 'simulated, with omics and projections')
-    l.extend('phantom patients', patients.delete(imaged), 'kept', 'simulated, with omics, not imaged')
-    for kind, part in series.groupby('kind', sort=False): l.extend('phantom series', part.index, 'kept', f'simulated {kind} projection')
-    for o, t in omics.items(): l.change('phantom omics', o, f'{int(t.isna().sum().sum())} of {t.size} entries left missing')
-    for k in labels: l.change('phantom labels', k, f'{int(labels[k].isna().sum())} of {len(labels)} patients left without ' + ('one: not ER+ with a high HER2 program' if k == 'subgroup' else 'a result'))
+    l = Ledger().extend(
+        'phantom patients', patients[imaged], 'kept', 'simulated, with omics and projections'
+    )
+    l.extend(
+        'phantom patients', patients.delete(imaged), 'kept', 'simulated, with omics, not imaged'
+    )
+    for kind, part in series.groupby('kind', sort=False):
+        l.extend('phantom series', part.index, 'kept', f'simulated {kind} projection')
+    for o, t in omics.items():
+        l.change(
+            'phantom omics', o, f'{int(t.isna().sum().sum())} of {t.size} entries left missing'
+        )
+    for k in labels:
+        l.change(
+            'phantom labels',
+            k,
+            f'{int(labels[k].isna().sum())} of {len(labels)} patients left without '
+            + ('one: not ER+ with a high HER2 program' if k == 'subgroup' else 'a result'),
+        )
     return l.frame()
 
 # %% ../../nbs/03_phantom/05_cohort.ipynb #62bcf1ec
 def make_phantom(
-    n_patients:int=600,
-    n_imaged:int=96,     # of them
-    link:float=1.,       # strength of the path from programs to picture, in [0, 1]
-    image_size:int=128,
-    n_genes:int=300,
-    missing:float=.02,   # share of omics entries lost
-    seed:int=0,
+    n_patients: int = 600,
+    n_imaged: int = 96,  # of them
+    link: float = 1.0,  # strength of the path from programs to picture, in [0, 1]
+    image_size: int = 128,
+    n_genes: int = 300,
+    missing: float = 0.02,  # share of omics entries lost
+    seed: int = 0,
 ) -> Cohort:
     "The simulated radiogenomic cohort, with everything that is true of it in `truth`."
-    if not 0 <= link <= 1: raise RadgenError(f'link={link}: give a strength from 0 to 1')
-    if not 0 <= missing < 1: raise RadgenError(f'missing={missing}: give a share from 0 to less than 1')
-    if not 0 <= n_imaged <= n_patients: raise RadgenError(f'n_imaged={n_imaged}: give from 0 to n_patients={n_patients}')
-    if image_size < 8: raise RadgenError(f'image_size={image_size}: give at least 8 pixels')
-    if seed < 0: raise RadgenError(f'seed={seed}: give a seed of 0 or more')
+    if not 0 <= link <= 1:
+        raise RadgenError(f'link={link}: give a strength from 0 to 1')
+    if not 0 <= missing < 1:
+        raise RadgenError(f'missing={missing}: give a share from 0 to less than 1')
+    if not 0 <= n_imaged <= n_patients:
+        raise RadgenError(f'n_imaged={n_imaged}: give from 0 to n_patients={n_patients}')
+    if image_size < 8:
+        raise RadgenError(f'image_size={image_size}: give at least 8 pixels')
+    if seed < 0:
+        raise RadgenError(f'seed={seed}: give a seed of 0 or more')
     patients, world = simulated_barcodes(n_patients), make_world(rng_for(seed, 'world'), n_genes)
     drawn = [draw_programs(rng_for(seed, 'programs', i)) for i in range(n_patients)]
     programs = pd.DataFrame(np.concatenate([z for z, _ in drawn]), patients, PROGRAMS)
-    subtype = pd.Series(SUBTYPES.index[np.concatenate([k for _, k in drawn])], patients, name='subtype')
+    subtype = pd.Series(
+        SUBTYPES.index[np.concatenate([k for _, k in drawn])], patients, name='subtype'
+    )
 
     complete = draw_omics(seed, programs.to_numpy(), world, patients)
     omics = {o: with_gaps(seed, t, missing, k) for k, (o, t) in enumerate(complete.items())}
     probabilities = label_probabilities(programs)
     labels, true_labels = draw_labels(seed, programs, probabilities)
-    risk = (programs@HAZARD).rename('risk')
+    risk = (programs @ HAZARD).rename('risk')
     survival, end = draw_survival(seed, risk)
 
     copy = np.concatenate([draw_programs(rng_for(seed, 'copy', i))[0] for i in range(n_patients)])
     seen = pd.DataFrame(image_programs(programs.to_numpy(), copy, link), patients, PROGRAMS)
-    noise = np.stack([rng_for(seed, 'appearance', i).standard_normal(len(TRAITS)) for i in range(n_patients)])
+    noise = np.stack(
+        [rng_for(seed, 'appearance', i).standard_normal(len(TRAITS)) for i in range(n_patients)]
+    )
     parameters = tumour_parameters(seen.to_numpy(), noise).set_axis(patients)
     sites = np.array([draw_site(rng_for(seed, 'site', i)) for i in range(n_patients)])
     imaged = draw_imaged(seed, n_patients, n_imaged)
     pictures = draw_projections(seed, patients, imaged, sites, parameters, image_size)
 
     truth = SimpleNamespace(
-        link=link, seed=seed, programs=programs, subtype=subtype, risk=risk, follow_up=end, probabilities=probabilities.where(true_labels.notna()), true_labels=true_labels,
-        best=best_scores(labels, probabilities, survival, risk, end), image_programs=seen, tumour=parameters, anatomy=pictures.anatomy, nuisance=pictures.nuisance,
-        loadings=world.loadings, omic_weights=world.weights, gene_means=world.mean, genes=world.genes, noise=world.noise)
+        link=link,
+        seed=seed,
+        programs=programs,
+        subtype=subtype,
+        risk=risk,
+        follow_up=end,
+        probabilities=probabilities.where(true_labels.notna()),
+        true_labels=true_labels,
+        best=best_scores(labels, probabilities, survival, risk, end),
+        image_programs=seen,
+        tumour=parameters,
+        anatomy=pictures.anatomy,
+        nuisance=pictures.nuisance,
+        loadings=world.loadings,
+        omic_weights=world.weights,
+        gene_means=world.mean,
+        genes=world.genes,
+        noise=world.noise,
+    )
     return Cohort(
-        name='phantom' if link > 0 else 'phantom_link0', images=pictures.images, series=pictures.series, patients=pd.DataFrame(dict(site=sites), patients), omics=omics,
-        conditions=dict(multiomic=multiomic(omics), expression=complete['expression'][signature_genes(world)]), labels=labels, survival=survival,
-        ledger=phantom_ledger(patients, imaged, pictures.series, omics, labels), truth=truth, simulated=True)
+        name='phantom' if link > 0 else 'phantom_link0',
+        images=pictures.images,
+        series=pictures.series,
+        patients=pd.DataFrame(dict(site=sites), patients),
+        omics=omics,
+        conditions=dict(
+            multiomic=multiomic(omics), expression=complete['expression'][signature_genes(world)]
+        ),
+        labels=labels,
+        survival=survival,
+        ledger=phantom_ledger(patients, imaged, pictures.series, omics, labels),
+        truth=truth,
+        simulated=True,
+    )

@@ -6,48 +6,77 @@
 __all__ = ['PLANES', 'SYNTAXES', 'breast', 'Grid', 'plane_grid', 'known_projection', 'write_series']
 
 # %% ../../nbs/03_phantom/04_dicom.ipynb #88951dd1
+import math
 from dataclasses import dataclass
 from pathlib import Path
-import math
+
 import numpy as np
+
 from ..core.paths import RadgenError, make_folder
 
 # %% ../../nbs/03_phantom/04_dicom.ipynb #c2acacd3
 def breast(
-    x, y, z,                  # patient coordinates in mm, arrays that broadcast
-    sides:tuple=('left',),    # of 'left' (centred at x = +80) and 'right' (x = -80)
-) -> np.ndarray: # intensity, 0 in air
+    x,
+    y,
+    z,  # patient coordinates in mm, arrays that broadcast
+    sides: tuple = ('left',),  # of 'left' (centred at x = +80) and 'right' (x = -80)
+) -> np.ndarray:  # intensity, 0 in air
     "A known intensity at each point: chest wall behind y = 20, breasts before it, an off-centre tumour in each."
-    soft = lambda d: 1/(1 + np.exp(np.clip(d/1.5, -40, 40)))
-    ball = lambda c, r: soft((np.sqrt(((x - c[0])/r[0])**2 + ((y - c[1])/r[1])**2 + ((z - c[2])/r[2])**2) - 1)*min(r))
-    wall, out = soft(20 - y), 0.
+    soft = lambda d: 1 / (1 + np.exp(np.clip(d / 1.5, -40, 40)))
+    ball = lambda c, r: soft(
+        (
+            np.sqrt(((x - c[0]) / r[0]) ** 2 + ((y - c[1]) / r[1]) ** 2 + ((z - c[2]) / r[2]) ** 2)
+            - 1
+        )
+        * min(r)
+    )
+    wall, out = soft(20 - y), 0.0
     for side in sides:
         sign = 1 if side == 'left' else -1
-        out = out + .35*ball((80*sign, 20, -8), (52, 84, 66))*(1 - wall)
-        out = out + (.9*ball((102, -20, 22), (13, 15, 11)) if side == 'left' else .9*ball((-92, -5, -34), (16, 14, 18)))
-    return (out + .5*wall*soft(np.abs(z + 5) - 80)).astype(np.float32)
+        out = out + 0.35 * ball((80 * sign, 20, -8), (52, 84, 66)) * (1 - wall)
+        out = out + (
+            0.9 * ball((102, -20, 22), (13, 15, 11))
+            if side == 'left'
+            else 0.9 * ball((-92, -5, -34), (16, 14, 18))
+        )
+    return (out + 0.5 * wall * soft(np.abs(z + 5) - 80)).astype(np.float32)
 
 # %% ../../nbs/03_phantom/04_dicom.ipynb #dbada2c4
 @dataclass
 class Grid:
     "Voxel centres in patient space."
-    origin: np.ndarray    # of voxel [0, 0, 0], mm
-    direction: np.ndarray # [3, 3]: columns are the unit vectors of growing slice, row and column index
-    spacing: np.ndarray   # slice, row, column, mm
-    shape: tuple          # slices, rows, columns
-    def points(self) -> list: # x, y, z, each [slices, rows, columns]
-        "Patient coordinates of every voxel."
-        steps = np.stack(np.meshgrid(*(np.arange(n)*s for n, s in zip(self.shape, self.spacing)), indexing='ij'))
-        return list(np.tensordot(self.direction, steps, 1) + np.asarray(self.origin)[:, None, None, None])
 
-PLANES = dict(sagittal=((0, 1, 0), (0, 0, -1)), axial=((1, 0, 0), (0, 1, 0)), coronal=((1, 0, 0), (0, 0, -1))) # directions of growing column and row
+    origin: np.ndarray  # of voxel [0, 0, 0], mm
+    direction: (
+        np.ndarray
+    )  # [3, 3]: columns are the unit vectors of growing slice, row and column index
+    spacing: np.ndarray  # slice, row, column, mm
+    shape: tuple  # slices, rows, columns
+
+    def points(self) -> list:  # x, y, z, each [slices, rows, columns]
+        "Patient coordinates of every voxel."
+        steps = np.stack(
+            np.meshgrid(
+                *(np.arange(n) * s for n, s in zip(self.shape, self.spacing)), indexing='ij'
+            )
+        )
+        return list(
+            np.tensordot(self.direction, steps, 1) + np.asarray(self.origin)[:, None, None, None]
+        )
+
+
+PLANES = dict(
+    sagittal=((0, 1, 0), (0, 0, -1)), axial=((1, 0, 0), (0, 1, 0)), coronal=((1, 0, 0), (0, 0, -1))
+)  # directions of growing column and row
+
 
 def plane_grid(
-    plane:str='sagittal',            # 'sagittal', 'axial' or 'coronal'
-    low=(16, -96, -96), high=(144, 64, 96), # corners of the scanned box, x y z in mm
-    pixel:float|tuple=2.,            # mm within a slice: both, or (between rows, between columns)
-    slice_mm:float=4.,               # between slices
-    degrees:float=0.,                # turned about the z axis through the middle of the box (an oblique series)
+    plane: str = 'sagittal',  # 'sagittal', 'axial' or 'coronal'
+    low=(16, -96, -96),
+    high=(144, 64, 96),  # corners of the scanned box, x y z in mm
+    pixel: float | tuple = 2.0,  # mm within a slice: both, or (between rows, between columns)
+    slice_mm: float = 4.0,  # between slices
+    degrees: float = 0.0,  # turned about the z axis through the middle of the box (an oblique series)
 ) -> Grid:
     "A scanner's grid over a box of patient space; box edges are voxel edges."
     column, row = (np.array(v, float) for v in PLANES[plane])
@@ -55,104 +84,174 @@ def plane_grid(
     spacing = np.array([slice_mm, *((pixel, pixel) if np.isscalar(pixel) else pixel)], float)
     low, high = np.array(low, float), np.array(high, float)
     extent = np.abs(axes.T @ (high - low))
-    shape = np.maximum(np.rint(extent/spacing), 1).astype(int)
+    shape = np.maximum(np.rint(extent / spacing), 1).astype(int)
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     axes = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ axes
-    return Grid((low + high)/2 - axes @ ((shape - 1)*spacing/2), axes, spacing, tuple(map(int, shape)))
+    return Grid(
+        (low + high) / 2 - axes @ ((shape - 1) * spacing / 2), axes, spacing, tuple(map(int, shape))
+    )
 
 # %% ../../nbs/03_phantom/04_dicom.ipynb #fcabbdfc
 def known_projection(
-    low, high,              # corners of the box, x y z in mm
-    size:int=128,           # pixels of the square
-    sides:tuple=('left',),
-    reduce:str='mean',      # or 'max'
-    scanned:Grid=None,      # what lies outside this (turned) grid counts as air
-) -> np.ndarray: # float32 [size, size] in [0, 1]
+    low,
+    high,  # corners of the box, x y z in mm
+    size: int = 128,  # pixels of the square
+    sides: tuple = ('left',),
+    reduce: str = 'mean',  # or 'max'
+    scanned: Grid = None,  # what lies outside this (turned) grid counts as air
+) -> np.ndarray:  # float32 [size, size] in [0, 1]
     "The sagittal projection of the formula."
+
     def value(x):
         v = breast(x, y[None], z[:, None], sides)
-        if scanned is None: return v
-        p = np.stack(np.broadcast_arrays(x, y[None], z[:, None])) - np.asarray(scanned.origin)[:, None, None]
-        index = np.tensordot(scanned.direction.T, p, 1)/np.asarray(scanned.spacing)[:, None, None]
-        return v*((index > -.5) & (index < np.asarray(scanned.shape)[:, None, None] - .5)).all(0)
+        if scanned is None:
+            return v
+        p = (
+            np.stack(np.broadcast_arrays(x, y[None], z[:, None]))
+            - np.asarray(scanned.origin)[:, None, None]
+        )
+        index = np.tensordot(scanned.direction.T, p, 1) / np.asarray(scanned.spacing)[:, None, None]
+        return v * ((index > -0.5) & (index < np.asarray(scanned.shape)[:, None, None] - 0.5)).all(
+            0
+        )
+
     low, high = np.asarray(low, float), np.asarray(high, float)
-    mm, middle = max(high[1] - low[1], high[2] - low[2])/size, (low + high)/2
-    at = (np.arange(2*size) + .5)/2*mm - size*mm/2 # two points a pixel
+    mm, middle = max(high[1] - low[1], high[2] - low[2]) / size, (low + high) / 2
+    at = (np.arange(2 * size) + 0.5) / 2 * mm - size * mm / 2  # two points a pixel
     y, z = middle[1] + at, middle[2] - at
-    n = max(2, int((high[0] - low[0])/2))
-    xs = low[0] + (np.arange(n) + .5)*(high[0] - low[0])/n
+    n = max(2, int((high[0] - low[0]) / 2))
+    xs = low[0] + (np.arange(n) + 0.5) * (high[0] - low[0]) / n
     values = [value(x) for x in xs]
     p = np.mean(values, 0) if reduce == 'mean' else np.max(values, 0)
     inside = ((y > low[1]) & (y < high[1]))[None] & ((z > low[2]) & (z < high[2]))[:, None]
-    a, b = np.percentile(p[inside], [.5, 99.5])
-    p = np.where(inside, np.clip((p - a)/(b - a), 0, 1), 0)
+    a, b = np.percentile(p[inside], [0.5, 99.5])
+    p = np.where(inside, np.clip((p - a) / (b - a), 0, 1), 0)
     return p.reshape(size, 2, size, 2).mean((1, 3)).astype(np.float32)
 
 # %% ../../nbs/03_phantom/04_dicom.ipynb #e8443ab1
-SYNTAXES = dict(raw='1.2.840.10008.1.2.1', rle='1.2.840.10008.1.2.5', jpeg2000='1.2.840.10008.1.2.4.90', jpeg_lossless='1.2.840.10008.1.2.4.70')
+SYNTAXES = dict(
+    raw='1.2.840.10008.1.2.1',
+    rle='1.2.840.10008.1.2.5',
+    jpeg2000='1.2.840.10008.1.2.4.90',
+    jpeg_lossless='1.2.840.10008.1.2.4.70',
+)
 
-def _jpeg_lossless(stored): # the encapsulated stream of one slice, made by GDCM
-    import SimpleITK as sitk, pydicom, tempfile
+
+def _jpeg_lossless(stored):  # the encapsulated stream of one slice, made by GDCM
+    import tempfile
+
+    import pydicom
+    import SimpleITK as sitk
+
     with tempfile.TemporaryDirectory() as folder:
         writer = sitk.ImageFileWriter()
-        writer.SetImageIO('GDCMImageIO'); writer.SetFileName(f'{folder}/a.dcm'); writer.UseCompressionOn(); writer.SetCompressor('JPEG')
+        writer.SetImageIO('GDCMImageIO')
+        writer.SetFileName(f'{folder}/a.dcm')
+        writer.UseCompressionOn()
+        writer.SetCompressor('JPEG')
         writer.Execute(sitk.GetImageFromArray(stored))
         made = pydicom.dcmread(f'{folder}/a.dcm')
-    if made.file_meta.TransferSyntaxUID != SYNTAXES['jpeg_lossless']: raise RadgenError(f'GDCM wrote {made.file_meta.TransferSyntaxUID.name}, no lossless JPEG')
+    if made.file_meta.TransferSyntaxUID != SYNTAXES['jpeg_lossless']:
+        raise RadgenError(f'GDCM wrote {made.file_meta.TransferSyntaxUID.name}, no lossless JPEG')
     return made.PixelData
 
+
 def write_series(
-    values:np.ndarray,           # [slices, rows, columns], what a reader should get back
-    grid:Grid, folder:str|Path,
-    bits:int=16,                 # 12 or 16 bits stored
-    signed:bool=False,
-    slope:float=None, intercept:float=0., # value = slope*stored + intercept; by default the values fill the stored range
-    syntax:str='raw',            # raw, rle, jpeg2000 or jpeg_lossless
-    inverted:bool=False,         # MONOCHROME1: low numbers are bright
-    uid:str=None,                # SeriesInstanceUID; by default a new one, made from `seed`
-    seed:int=0,                  # shuffles file names and instance numbers
-    skip:tuple=(),               # slices left out
-    prefix:str='',               # of the file names
-    headers=lambda i: {},        # further headers of slice i, keyword -> value
-    **common,                    # headers of all slices, keyword -> value; None deletes one
-) -> list: # the files, in the order of the slices
+    values: np.ndarray,  # [slices, rows, columns], what a reader should get back
+    grid: Grid,
+    folder: str | Path,
+    bits: int = 16,  # 12 or 16 bits stored
+    signed: bool = False,
+    slope: float = None,
+    intercept: float = 0.0,  # value = slope*stored + intercept; by default the values fill the stored range
+    syntax: str = 'raw',  # raw, rle, jpeg2000 or jpeg_lossless
+    inverted: bool = False,  # MONOCHROME1: low numbers are bright
+    uid: str = None,  # SeriesInstanceUID; by default a new one, made from `seed`
+    seed: int = 0,  # shuffles file names and instance numbers
+    skip: tuple = (),  # slices left out
+    prefix: str = '',  # of the file names
+    headers=lambda i: {},  # further headers of slice i, keyword -> value
+    **common,  # headers of all slices, keyword -> value; None deletes one
+) -> list:  # the files, in the order of the slices
     "Write a volume as single-slice MR files, under shuffled names and with shuffled instance numbers."
     import pydicom
-    from pydicom.uid import generate_uid, UID
+    from pydicom.uid import UID, generate_uid
+
     values, folder = np.asarray(values, float), make_folder(folder)
-    top = 2**(bits - 1) - 1 if signed else 2**bits - 1
-    slope = slope or (max(float(np.abs(values - intercept).max()), 1e-12)/top)
-    stored = np.rint((values - intercept)/slope)
-    if stored.max() > top or stored.min() < (-top - 1 if signed else 0): raise RadgenError(f'values do not fit {bits} bits with slope {slope:g} and intercept {intercept:g}')
-    if inverted: stored = (-1 if signed else top) - stored
+    top = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
+    slope = slope or (max(float(np.abs(values - intercept).max()), 1e-12) / top)
+    stored = np.rint((values - intercept) / slope)
+    if stored.max() > top or stored.min() < (-top - 1 if signed else 0):
+        raise RadgenError(
+            f'values do not fit {bits} bits with slope {slope:g} and intercept {intercept:g}'
+        )
+    if inverted:
+        stored = (-1 if signed else top) - stored
     uid = uid or generate_uid(entropy_srcs=['series', str(folder), str(seed)])
     order, files = np.random.default_rng(seed).permutation(len(values)), []
     for i in (i for i in range(len(values)) if i not in skip):
         ds = pydicom.Dataset()
         ds.file_meta = pydicom.dataset.FileMetaDataset()
-        ds.file_meta.TransferSyntaxUID, ds.SOPClassUID = UID(SYNTAXES['raw']), '1.2.840.10008.5.1.4.1.1.4'
+        ds.file_meta.TransferSyntaxUID, ds.SOPClassUID = (
+            UID(SYNTAXES['raw']),
+            '1.2.840.10008.5.1.4.1.1.4',
+        )
         ds.SOPInstanceUID = generate_uid(entropy_srcs=[uid, prefix, str(i)])
-        ds.PatientID, ds.PatientName, ds.Modality, ds.Manufacturer = 'PHANTOM-1', 'Phantom', 'MR', 'radgen'
-        ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SeriesDescription = generate_uid(entropy_srcs=[uid, 'study']), uid, 'SAG T1 phantom'
-        ds.FrameOfReferenceUID, ds.ImageType = generate_uid(entropy_srcs=[uid, 'frame']), ['ORIGINAL', 'PRIMARY', 'M']
-        position = grid.origin + grid.direction[:, 0]*grid.spacing[0]*i
+        ds.PatientID, ds.PatientName, ds.Modality, ds.Manufacturer = (
+            'PHANTOM-1',
+            'Phantom',
+            'MR',
+            'radgen',
+        )
+        ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SeriesDescription = (
+            generate_uid(entropy_srcs=[uid, 'study']),
+            uid,
+            'SAG T1 phantom',
+        )
+        ds.FrameOfReferenceUID, ds.ImageType = (
+            generate_uid(entropy_srcs=[uid, 'frame']),
+            ['ORIGINAL', 'PRIMARY', 'M'],
+        )
+        position = grid.origin + grid.direction[:, 0] * grid.spacing[0] * i
         ds.ImagePositionPatient = [f'{v:.6f}' for v in position]
-        ds.ImageOrientationPatient = [f'{v:.9f}' for v in (*grid.direction[:, 2], *grid.direction[:, 1])]
-        ds.PixelSpacing, ds.SliceThickness, ds.InstanceNumber = [f'{v:.6f}' for v in grid.spacing[1:]], f'{grid.spacing[0]:.6f}', int(order[i]) + 1
-        ds.Rows, ds.Columns, ds.SamplesPerPixel, ds.PhotometricInterpretation = *values[i].shape, 1, 'MONOCHROME1' if inverted else 'MONOCHROME2'
-        ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, bits, bits - 1, int(signed)
+        ds.ImageOrientationPatient = [
+            f'{v:.9f}' for v in (*grid.direction[:, 2], *grid.direction[:, 1])
+        ]
+        ds.PixelSpacing, ds.SliceThickness, ds.InstanceNumber = (
+            [f'{v:.6f}' for v in grid.spacing[1:]],
+            f'{grid.spacing[0]:.6f}',
+            int(order[i]) + 1,
+        )
+        ds.Rows, ds.Columns, ds.SamplesPerPixel, ds.PhotometricInterpretation = (
+            *values[i].shape,
+            1,
+            'MONOCHROME1' if inverted else 'MONOCHROME2',
+        )
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = (
+            16,
+            bits,
+            bits - 1,
+            int(signed),
+        )
         ds.RescaleSlope, ds.RescaleIntercept = f'{slope:.10g}', f'{intercept:.10g}'
         pixels = stored[i].astype('<i2' if signed else '<u2')
-        if bits < 16 and signed: pixels = (pixels.view('<u2') & (2**bits - 1)).view('<i2') # unused high bits are empty
+        if bits < 16 and signed:
+            pixels = (pixels.view('<u2') & (2**bits - 1)).view('<i2')  # unused high bits are empty
         ds.PixelData = pixels.tobytes()
         for key, value in (common | headers(i)).items():
-            if value is None: ds.pop(key, None)
-            else: setattr(ds, key, value)
-        if syntax in ('rle', 'jpeg2000'): ds.compress(SYNTAXES[syntax], generate_instance_uid=False)
+            if value is None:
+                ds.pop(key, None)
+            else:
+                setattr(ds, key, value)
+        if syntax in ('rle', 'jpeg2000'):
+            ds.compress(SYNTAXES[syntax], generate_instance_uid=False)
         elif syntax == 'jpeg_lossless':
-            ds.PixelData, ds.file_meta.TransferSyntaxUID = _jpeg_lossless(stored[i].astype('<i2' if signed else '<u2')), UID(SYNTAXES[syntax])
+            ds.PixelData, ds.file_meta.TransferSyntaxUID = (
+                _jpeg_lossless(stored[i].astype('<i2' if signed else '<u2')),
+                UID(SYNTAXES[syntax]),
+            )
             ds['PixelData'].is_undefined_length = True
-        path = folder/f'{prefix}{order[i]:04d}.dcm'
+        path = folder / f'{prefix}{order[i]:04d}.dcm'
         ds.save_as(path, enforce_file_format=True)
         files.append(path)
     return files

@@ -8,20 +8,23 @@ __all__ = ['PARTS', 'PROGRAMS', 'SUBTYPES', 'SPREAD', 'PROGRAM_CORRELATIONS', 'O
            'make_world', 'cp_tensor', 'passengers', 'draw_omics', 'with_gaps', 'signature_genes', 'multiomic']
 
 # %% ../../nbs/03_phantom/01_genome.ipynb #dc2a5562
-from scipy import special
-from types import SimpleNamespace
 import functools
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
+from scipy import special
+
 from ..core.paths import RadgenError
 
 # %% ../../nbs/03_phantom/01_genome.ipynb #51bd1514
 PARTS = 'world programs copy omics missing labels withheld survival site imaging anatomy texture appearance tumour study series'.split()
 
+
 def rng_for(
-    seed:int,  # of the cohort
-    part:str,  # one of PARTS
-    *key:int,  # patient, series
+    seed: int,  # of the cohort
+    part: str,  # one of PARTS
+    *key: int,  # patient, series
 ) -> np.random.Generator:
     "The random numbers of one part of one patient."
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(PARTS.index(part), *key)))
@@ -30,154 +33,271 @@ def rng_for(
 PROGRAMS = 'luminal her2 proliferation immune stroma adiposity hypoxia instability'.split()
 
 SUBTYPES = pd.DataFrame(
-    {'luminal A':     [.44,   .8, -.3, -.8, -.2,  .3,  .2, -.4, -.5],
-     'luminal B':     [.16,   .6,  .0,  .6, -.2, -.2,  .0,  .2,  .3],
-     'luminal HER2':  [.09,   .4, 2.2,  .4,  .1,  .0,  .1,  .2,  .3],
-     'HER2-enriched': [.08,  -.9, 2.4,  .7,  .4, -.1,  .0,  .3,  .5],
-     'basal':         [.17, -1.9, -.5, 1.2,  .5, -.4, -.2,  .7,  .9],
-     'normal-like':   [.06,  -.1, -.3, -.8,  .1,  .5,  .8, -.5, -.8]}, index=['share', *PROGRAMS]).T
+    {
+        'luminal A': [0.44, 0.8, -0.3, -0.8, -0.2, 0.3, 0.2, -0.4, -0.5],
+        'luminal B': [0.16, 0.6, 0.0, 0.6, -0.2, -0.2, 0.0, 0.2, 0.3],
+        'luminal HER2': [0.09, 0.4, 2.2, 0.4, 0.1, 0.0, 0.1, 0.2, 0.3],
+        'HER2-enriched': [0.08, -0.9, 2.4, 0.7, 0.4, -0.1, 0.0, 0.3, 0.5],
+        'basal': [0.17, -1.9, -0.5, 1.2, 0.5, -0.4, -0.2, 0.7, 0.9],
+        'normal-like': [0.06, -0.1, -0.3, -0.8, 0.1, 0.5, 0.8, -0.5, -0.8],
+    },
+    index=['share', *PROGRAMS],
+).T
 
-SPREAD = pd.Series([.45, .35, .7, .9, .9, .9, .8, .7], PROGRAMS)
+SPREAD = pd.Series([0.45, 0.35, 0.7, 0.9, 0.9, 0.9, 0.8, 0.7], PROGRAMS)
 
-PROGRAM_CORRELATIONS = {('proliferation', 'hypoxia'): .35, ('proliferation', 'instability'): .3, ('luminal', 'proliferation'): -.15, ('immune', 'proliferation'): .1,
-            ('immune', 'stroma'): .15, ('stroma', 'adiposity'): .2, ('adiposity', 'proliferation'): -.2}
+PROGRAM_CORRELATIONS = {
+    ('proliferation', 'hypoxia'): 0.35,
+    ('proliferation', 'instability'): 0.3,
+    ('luminal', 'proliferation'): -0.15,
+    ('immune', 'proliferation'): 0.1,
+    ('immune', 'stroma'): 0.15,
+    ('stroma', 'adiposity'): 0.2,
+    ('adiposity', 'proliferation'): -0.2,
+}
 SUBTYPES
 
 # %% ../../nbs/03_phantom/01_genome.ipynb #b2f6fba4
 @functools.cache
-def program_moments() -> SimpleNamespace: # mean, sd before standardization; within: covariance inside a subtype; correlation of the standardized programs
+def program_moments() -> (
+    SimpleNamespace
+):  # mean, sd before standardization; within: covariance inside a subtype; correlation of the standardized programs
     "Population moments of the programs, in closed form."
     corr = pd.DataFrame(np.eye(len(PROGRAMS)), PROGRAMS, PROGRAMS)
-    for (a, b), r in PROGRAM_CORRELATIONS.items(): corr.loc[a, b] = corr.loc[b, a] = r
-    within = corr.to_numpy()*np.outer(SPREAD, SPREAD)
+    for (a, b), r in PROGRAM_CORRELATIONS.items():
+        corr.loc[a, b] = corr.loc[b, a] = r
+    within = corr.to_numpy() * np.outer(SPREAD, SPREAD)
     share, centres = SUBTYPES['share'].to_numpy(), SUBTYPES[PROGRAMS].to_numpy()
-    mean = share@centres
-    cov = within + (centres - mean).T@np.diag(share)@(centres - mean)
+    mean = share @ centres
+    cov = within + (centres - mean).T @ np.diag(share) @ (centres - mean)
     sd = np.sqrt(np.diag(cov))
-    return SimpleNamespace(mean=mean, sd=sd, within=within, correlation=cov/np.outer(sd, sd))
+    return SimpleNamespace(mean=mean, sd=sd, within=within, correlation=cov / np.outer(sd, sd))
+
 
 def draw_programs(
-    rng:np.random.Generator,
-    n:int=1,           # patients
-) -> tuple[np.ndarray, np.ndarray]: # programs [n, 8] with population mean 0 and variance 1; subtype number [n]
+    rng: np.random.Generator,
+    n: int = 1,  # patients
+) -> tuple[
+    np.ndarray, np.ndarray
+]:  # programs [n, 8] with population mean 0 and variance 1; subtype number [n]
     "Draw subtypes, then programs."
     m = program_moments()
     k = np.searchsorted(SUBTYPES['share'].cumsum().to_numpy()[:-1], rng.random(n), side='right')
-    raw = SUBTYPES[PROGRAMS].to_numpy()[k] + rng.standard_normal((n, len(PROGRAMS)))@np.linalg.cholesky(m.within).T
-    return (raw - m.mean)/m.sd, k
+    raw = (
+        SUBTYPES[PROGRAMS].to_numpy()[k]
+        + rng.standard_normal((n, len(PROGRAMS))) @ np.linalg.cholesky(m.within).T
+    )
+    return (raw - m.mean) / m.sd, k
+
 
 @functools.cache
-def reference_programs() -> np.ndarray: # [20000, 8]
+def reference_programs() -> np.ndarray:  # [20000, 8]
     "A fixed large population that intercepts are calibrated on, whatever the cohort's seed."
     return draw_programs(np.random.default_rng(20241010), 20_000)[0]
 
 # %% ../../nbs/03_phantom/01_genome.ipynb #b4108fc0
 OMIC_NAMES = ['expression', 'cnv', 'methylation']
 
-OMIC_WEIGHTS = pd.DataFrame( # b: how strongly each program speaks in each omic
-    [[1., 0., -.9], [1., .75, 0.], [1., 0., -.2], [1., 0., .8], [.9, 0., .6], [.9, 0., -.5], [.9, 0., .4], [.3, .35, .15]], PROGRAMS, OMIC_NAMES)
+OMIC_WEIGHTS = pd.DataFrame(  # b: how strongly each program speaks in each omic
+    [
+        [1.0, 0.0, -0.9],
+        [1.0, 0.75, 0.0],
+        [1.0, 0.0, -0.2],
+        [1.0, 0.0, 0.8],
+        [0.9, 0.0, 0.6],
+        [0.9, 0.0, -0.5],
+        [0.9, 0.0, 0.4],
+        [0.3, 0.35, 0.15],
+    ],
+    PROGRAMS,
+    OMIC_NAMES,
+)
 
 CODES = dict(zip(PROGRAMS, 'LUM ERB PRO IMM STR ADI HYP CNA'.split())) | {'none': 'NUL'}
 
-MB = np.array([249, 242, 198, 190, 182, 171, 159, 145, 138, 134, 135, 133, 114, 107, 102, 90, 83, 80, 59, 64, 47, 51]) # chromosomes 1..22, million bases
+MB = np.array(
+    [
+        249,
+        242,
+        198,
+        190,
+        182,
+        171,
+        159,
+        145,
+        138,
+        134,
+        135,
+        133,
+        114,
+        107,
+        102,
+        90,
+        83,
+        80,
+        59,
+        64,
+        47,
+        51,
+    ]
+)  # chromosomes 1..22, million bases
+
 
 def make_genome(
-    rng:np.random.Generator,
-    n_genes:int, # at least 60
-) -> pd.DataFrame: # in genome order: chromosome, arm (0 or 1), place in [0, 1], program
+    rng: np.random.Generator,
+    n_genes: int,  # at least 60
+) -> pd.DataFrame:  # in genome order: chromosome, arm (0 or 1), place in [0, 1], program
     "Place genes on chromosomes and give each the program that leads it."
-    if n_genes < 60: raise RadgenError(f'n_genes={n_genes}: the phantom needs at least 60 genes, so that each program has some')
-    amplicon = max(4, n_genes//40)
-    chromosome = np.sort(np.r_[np.full(amplicon, 17), rng.choice(np.arange(1, 23), n_genes - amplicon, p=MB/MB.sum())])
-    g = pd.DataFrame(dict(chromosome=chromosome, place=rng.random(n_genes))).sort_values(['chromosome', 'place'], ignore_index=True)
-    g['arm'], g['program'] = (g.place > .4).astype(int), 'none'
+    if n_genes < 60:
+        raise RadgenError(
+            f'n_genes={n_genes}: the phantom needs at least 60 genes, so that each program has some'
+        )
+    amplicon = max(4, n_genes // 40)
+    chromosome = np.sort(
+        np.r_[
+            np.full(amplicon, 17), rng.choice(np.arange(1, 23), n_genes - amplicon, p=MB / MB.sum())
+        ]
+    )
+    g = pd.DataFrame(dict(chromosome=chromosome, place=rng.random(n_genes))).sort_values(
+        ['chromosome', 'place'], ignore_index=True
+    )
+    g['arm'], g['program'] = (g.place > 0.4).astype(int), 'none'
     on17 = g.index[g.chromosome == 17]
     g.loc[on17[:amplicon], 'program'] = 'her2'
-    for program, genes in zip([p for p in PROGRAMS if p not in ('her2', 'instability')], np.array_split(rng.permutation(g.index[g.program == 'none'])[:n_genes//2], 6)):
+    for program, genes in zip(
+        [p for p in PROGRAMS if p not in ('her2', 'instability')],
+        np.array_split(rng.permutation(g.index[g.program == 'none'])[: n_genes // 2], 6),
+    ):
         g.loc[genes, 'program'] = program
     return g
 
 # %% ../../nbs/03_phantom/01_genome.ipynb #df6beb88
 def make_world(
-    rng:np.random.Generator,
-    n_genes:int=300,
-) -> SimpleNamespace: # genes: frame; loadings: a [genes, programs]; weights: b [omics, programs]; mean [genes, omics]; noise [omics]
+    rng: np.random.Generator,
+    n_genes: int = 300,
+) -> SimpleNamespace:  # genes: frame; loadings: a [genes, programs]; weights: b [omics, programs]; mean [genes, omics]; noise [omics]
     "All that is the same for every patient: genes, loadings, baselines."
     g = make_genome(rng, n_genes)
     a = np.zeros((n_genes, len(PROGRAMS)))
     lead = g.program.isin(PROGRAMS).to_numpy()
-    size = np.exp(rng.normal(-.15, .3, n_genes))*np.where(rng.random(n_genes) < .85, 1, -1)
+    size = np.exp(rng.normal(-0.15, 0.3, n_genes)) * np.where(rng.random(n_genes) < 0.85, 1, -1)
     size[g.program == 'her2'] = 1.2
     a[lead, [PROGRAMS.index(p) for p in g.program[lead]]] = size[lead]
-    second = (rng.random(n_genes) < .2) & lead & (g.program != 'her2').to_numpy()
-    others = rng.choice([PROGRAMS.index(p) for p in PROGRAMS if p not in ('her2', 'instability')], n_genes)
-    a[second, others[second]] += .35*rng.choice([-1, 1], second.sum())
+    second = (rng.random(n_genes) < 0.2) & lead & (g.program != 'her2').to_numpy()
+    others = rng.choice(
+        [PROGRAMS.index(p) for p in PROGRAMS if p not in ('her2', 'instability')], n_genes
+    )
+    a[second, others[second]] += 0.35 * rng.choice([-1, 1], second.sum())
     altered = rng.permutation(44)[:16]
-    arm = ((g.chromosome - 1)*2 + g.arm).to_numpy()
-    a[:, PROGRAMS.index('instability')] = np.select([arm == k for k in altered], rng.choice([-1, 1], 16)*rng.uniform(.7, 1.1, 16), 0.)
+    arm = ((g.chromosome - 1) * 2 + g.arm).to_numpy()
+    a[:, PROGRAMS.index('instability')] = np.select(
+        [arm == k for k in altered], rng.choice([-1, 1], 16) * rng.uniform(0.7, 1.1, 16), 0.0
+    )
     g.loc[(g.program == 'none') & np.isin(arm, altered), 'program'] = 'instability'
-    g.index = pd.Index([f'{CODES[p]}{n:02d}' for p, n in zip(g.program, g.groupby('program').cumcount() + 1)], name='gene')
-    mean = np.stack([rng.uniform(3, 8, n_genes), np.zeros(n_genes), rng.normal(0, .5, n_genes) + rng.choice([-1.8, 0, 1.8], n_genes)], 1)
-    return SimpleNamespace(genes=g, loadings=pd.DataFrame(a, g.index, PROGRAMS), weights=OMIC_WEIGHTS.T, mean=pd.DataFrame(mean, g.index, OMIC_NAMES),
-                           noise=pd.Series([.55, .08, .45], OMIC_NAMES))
+    g.index = pd.Index(
+        [f'{CODES[p]}{n:02d}' for p, n in zip(g.program, g.groupby('program').cumcount() + 1)],
+        name='gene',
+    )
+    mean = np.stack(
+        [
+            rng.uniform(3, 8, n_genes),
+            np.zeros(n_genes),
+            rng.normal(0, 0.5, n_genes) + rng.choice([-1.8, 0, 1.8], n_genes),
+        ],
+        1,
+    )
+    return SimpleNamespace(
+        genes=g,
+        loadings=pd.DataFrame(a, g.index, PROGRAMS),
+        weights=OMIC_WEIGHTS.T,
+        mean=pd.DataFrame(mean, g.index, OMIC_NAMES),
+        noise=pd.Series([0.55, 0.08, 0.45], OMIC_NAMES),
+    )
+
 
 def cp_tensor(
-    programs:np.ndarray, # z [n, R]
-    loadings:np.ndarray, # a [genes, R]
-    weights:np.ndarray,  # b [omics, R]
-) -> np.ndarray: # [n, genes, omics]
+    programs: np.ndarray,  # z [n, R]
+    loadings: np.ndarray,  # a [genes, R]
+    weights: np.ndarray,  # b [omics, R]
+) -> np.ndarray:  # [n, genes, omics]
     "The sum of rank-one terms, sum over r of z_ir a_gr b_or."
     return np.einsum('ir,gr,or->igo', programs, loadings, weights, optimize=True)
 
 # %% ../../nbs/03_phantom/01_genome.ipynb #8b198f1f
 def passengers(
-    rng:np.random.Generator,
-    genes:pd.DataFrame, # chromosome, in genome order
-) -> np.ndarray: # [genes] log-ratio
+    rng: np.random.Generator,
+    genes: pd.DataFrame,  # chromosome, in genome order
+) -> np.ndarray:  # [genes] log-ratio
     "Copy-number segments that mean nothing: a few runs of neighbouring genes, within a chromosome."
     out, chromosome = np.zeros(len(genes)), genes.chromosome.to_numpy()
     for _ in range(rng.poisson(5)):
-        start, length, change = rng.integers(len(genes)), rng.integers(3, max(4, len(genes)//20)), rng.normal(0, .3)
+        start, length, change = (
+            rng.integers(len(genes)),
+            rng.integers(3, max(4, len(genes) // 20)),
+            rng.normal(0, 0.3),
+        )
         run = slice(start, start + length)
-        out[run] += change*(chromosome[run] == chromosome[start])
+        out[run] += change * (chromosome[run] == chromosome[start])
     return out
 
+
 def draw_omics(
-    seed:int,
-    programs:np.ndarray, # [n, 8]
-    world:SimpleNamespace,
-    patients:pd.Index,
-) -> dict[str, pd.DataFrame]: # complete tables [patients, genes]
+    seed: int,
+    programs: np.ndarray,  # [n, 8]
+    world: SimpleNamespace,
+    patients: pd.Index,
+) -> dict[str, pd.DataFrame]:  # complete tables [patients, genes]
     "Tensor plus noise, then each omic's own scale."
-    x = world.mean.to_numpy() + cp_tensor(programs, world.loadings.to_numpy(), world.weights.to_numpy())
+    x = world.mean.to_numpy() + cp_tensor(
+        programs, world.loadings.to_numpy(), world.weights.to_numpy()
+    )
     for i in range(len(x)):
         rng = rng_for(seed, 'omics', i)
-        x[i] += rng.standard_normal(x.shape[1:])*world.noise.to_numpy()
+        x[i] += rng.standard_normal(x.shape[1:]) * world.noise.to_numpy()
         x[i, :, 1] += passengers(rng, world.genes)
-    scales = dict(expression=lambda v: np.maximum(2.**v - 1, 0), cnv=lambda v: v, methylation=special.expit)
-    return {o: pd.DataFrame(scales[o](x[:, :, k]), patients, world.genes.index) for k, o in enumerate(OMIC_NAMES)}
+    scales = dict(
+        expression=lambda v: np.maximum(2.0**v - 1, 0), cnv=lambda v: v, methylation=special.expit
+    )
+    return {
+        o: pd.DataFrame(scales[o](x[:, :, k]), patients, world.genes.index)
+        for k, o in enumerate(OMIC_NAMES)
+    }
+
 
 def with_gaps(
-    seed:int,
-    table:pd.DataFrame, # [patients, genes]
-    share:float,        # of entries to lose
-    omic:int,           # its number
+    seed: int,
+    table: pd.DataFrame,  # [patients, genes]
+    share: float,  # of entries to lose
+    omic: int,  # its number
 ) -> pd.DataFrame:
     "The table with entries missing completely at random."
-    lost = np.stack([rng_for(seed, 'missing', i, omic).random(table.shape[1]) < share for i in range(len(table))])
+    lost = np.stack(
+        [
+            rng_for(seed, 'missing', i, omic).random(table.shape[1]) < share
+            for i in range(len(table))
+        ]
+    )
     return table.mask(lost)
 
 # %% ../../nbs/03_phantom/01_genome.ipynb #0b33c315
-SIGNATURE = dict(immune=3, luminal=2, proliferation=2, adiposity=2, her2=1, stroma=1, hypoxia=1, none=3) # genes from each program
+SIGNATURE = dict(
+    immune=3, luminal=2, proliferation=2, adiposity=2, her2=1, stroma=1, hypoxia=1, none=3
+)  # genes from each program
 
-def signature_genes(world:SimpleNamespace) -> list[str]: # 15
+
+def signature_genes(world: SimpleNamespace) -> list[str]:  # 15
     "The strongest genes of each program, and some of none."
     genes = []
     for program, n in SIGNATURE.items():
         own = world.loadings[world.genes.program == program]
-        genes += list((own[program] if program != 'none' else own.abs().sum(axis=1)).sort_values(ascending=program == 'none', kind='stable').index[:n])
+        genes += list(
+            (own[program] if program != 'none' else own.abs().sum(axis=1))
+            .sort_values(ascending=program == 'none', kind='stable')
+            .index[:n]
+        )
     return genes
 
-def multiomic(omics:dict) -> pd.DataFrame: # [patients, omics x genes], columns 'omic:GENE'
+
+def multiomic(omics: dict) -> pd.DataFrame:  # [patients, omics x genes], columns 'omic:GENE'
     "The omic tables side by side."
     return pd.concat([t.add_prefix(f'{o}:') for o, t in omics.items()], axis=1)

@@ -9,328 +9,506 @@ __all__ = ['TRAITS', 'TO_PHYSICAL', 'NATIVE_SIZE', 'ANATOMY', 'CONTRAST', 'SITES
            'draw_site', 'draw_kinds', 'draw_nuisance', 'weigh', 'acquire', 'render']
 
 # %% ../../nbs/03_phantom/03_projection.ipynb #3e715ede
-from scipy import ndimage
-from scipy import special
 import numpy as np
 import pandas as pd
-from .genome import PROGRAMS, program_moments, rng_for
+from scipy import ndimage, special
+
 from .clinic import _coefficients
+from .genome import PROGRAMS, program_moments, rng_for
 
 # %% ../../nbs/03_phantom/03_projection.ipynb #d7ae9c84
-TRAITS = _coefficients({
-    'radius':        dict(proliferation=.8, luminal=-.6, her2=.3),        'spiculation':   dict(stroma=.7, luminal=.7, immune=-.3),
-    'rim':           dict(luminal=-.9, hypoxia=.5),     'enhancement':   dict(hypoxia=.7, her2=.5, proliferation=.2),
-    'heterogeneity': dict(instability=.9, hypoxia=.2),                    'halo':          dict(immune=1., her2=.1),
-    'density':       dict(adiposity=-1., stroma=.4),                      'vascularity':   dict(hypoxia=.7, immune=.3),
-    'uptake':        dict(luminal=1., proliferation=-.2),                 'nodes':         dict(immune=1., proliferation=.2)},
-    own=[.06, .10, .10, .06, .10, .10, .15, .10, .06, .10])
+TRAITS = _coefficients(
+    {
+        'radius': dict(proliferation=0.8, luminal=-0.6, her2=0.3),
+        'spiculation': dict(stroma=0.7, luminal=0.7, immune=-0.3),
+        'rim': dict(luminal=-0.9, hypoxia=0.5),
+        'enhancement': dict(hypoxia=0.7, her2=0.5, proliferation=0.2),
+        'heterogeneity': dict(instability=0.9, hypoxia=0.2),
+        'halo': dict(immune=1.0, her2=0.1),
+        'density': dict(adiposity=-1.0, stroma=0.4),
+        'vascularity': dict(hypoxia=0.7, immune=0.3),
+        'uptake': dict(luminal=1.0, proliferation=-0.2),
+        'nodes': dict(immune=1.0, proliferation=0.2),
+    },
+    own=[0.06, 0.10, 0.10, 0.06, 0.10, 0.10, 0.15, 0.10, 0.06, 0.10],
+)
 
-TO_PHYSICAL = dict( # trait -> parameter; radius and nodes in image widths, the others without unit
-    radius=lambda t: np.clip(.082*np.exp(.38*t), .035, .17), spiculation=lambda t: special.expit(1.7*t), rim=lambda t: special.expit(1.7*t),
-    enhancement=lambda t: np.clip(np.exp(.38*t), .4, 2.2),    heterogeneity=lambda t: special.expit(1.5*t), halo=lambda t: special.expit(1.7*t),
-    density=lambda t: .04 + .92*special.expit(1.8*t),         vascularity=lambda t: np.clip(np.exp(.5*t), .3, 2.5),   uptake=lambda t: np.clip(np.exp(.8*t), .15, 3.),
-    nodes=lambda t: np.clip(.020*np.exp(.6*t), .005, .045))
+TO_PHYSICAL = dict(  # trait -> parameter; radius and nodes in image widths, the others without unit
+    radius=lambda t: np.clip(0.082 * np.exp(0.38 * t), 0.035, 0.17),
+    spiculation=lambda t: special.expit(1.7 * t),
+    rim=lambda t: special.expit(1.7 * t),
+    enhancement=lambda t: np.clip(np.exp(0.38 * t), 0.4, 2.2),
+    heterogeneity=lambda t: special.expit(1.5 * t),
+    halo=lambda t: special.expit(1.7 * t),
+    density=lambda t: 0.04 + 0.92 * special.expit(1.8 * t),
+    vascularity=lambda t: np.clip(np.exp(0.5 * t), 0.3, 2.5),
+    uptake=lambda t: np.clip(np.exp(0.8 * t), 0.15, 3.0),
+    nodes=lambda t: np.clip(0.020 * np.exp(0.6 * t), 0.005, 0.045),
+)
+
 
 def image_programs(
-    programs:np.ndarray, # z [n, 8]
-    copy:np.ndarray,     # an independent draw of the same distribution [n, 8]
-    link:float,          # in [0, 1]
-) -> np.ndarray: # w [n, 8]
+    programs: np.ndarray,  # z [n, 8]
+    copy: np.ndarray,  # an independent draw of the same distribution [n, 8]
+    link: float,  # in [0, 1]
+) -> np.ndarray:  # w [n, 8]
     "What the picture sees. Mean and covariance never depend on `link`; at 0 and 1 the whole distribution is that of the programs."
-    return link*programs + np.sqrt(1 - link**2)*copy
+    return link * programs + np.sqrt(1 - link**2) * copy
+
 
 def tumour_parameters(
-    programs:np.ndarray, # w [n, 8]
-    noise:np.ndarray,    # standard normal [n, 10]
-) -> pd.DataFrame: # [n, 10] physical parameters
+    programs: np.ndarray,  # w [n, 8]
+    noise: np.ndarray,  # standard normal [n, 10]
+) -> pd.DataFrame:  # [n, 10] physical parameters
     "Traits from programs, then physical parameters."
     c = TRAITS[PROGRAMS].to_numpy(float)
     sd = np.sqrt(np.einsum('kr,rs,ks->k', c, program_moments().correlation, c))
     own = TRAITS['own'].to_numpy(float)
-    traits = programs@c.T/sd*np.sqrt(1 - own) + noise*np.sqrt(own)
+    traits = programs @ c.T / sd * np.sqrt(1 - own) + noise * np.sqrt(own)
     return pd.DataFrame({k: TO_PHYSICAL[k](traits[:, i]) for i, k in enumerate(TRAITS.index)})
 
 # %% ../../nbs/03_phantom/03_projection.ipynb #acdbdbd2
-NATIVE_SIZE = 128 # the scanner's matrix; other sizes are resized from it
+NATIVE_SIZE = 128  # the scanner's matrix; other sizes are resized from it
 
-def pixel_axes() -> tuple[np.ndarray, np.ndarray]: # x [1, 128], y [128, 1]
+
+def pixel_axes() -> tuple[np.ndarray, np.ndarray]:  # x [1, 128], y [128, 1]
     "Pixel centres."
-    t = ((np.arange(NATIVE_SIZE) + .5)/NATIVE_SIZE).astype(np.float32)
+    t = ((np.arange(NATIVE_SIZE) + 0.5) / NATIVE_SIZE).astype(np.float32)
     return t[None, :], t[:, None]
 
+
 def cover(
-    distance, # in image widths, positive inside
-) -> np.ndarray: # in [0, 1]
+    distance,  # in image widths, positive inside
+) -> np.ndarray:  # in [0, 1]
     "How much of a pixel lies inside an edge."
-    return np.clip(distance*NATIVE_SIZE + .5, 0, 1)
+    return np.clip(distance * NATIVE_SIZE + 0.5, 0, 1)
+
 
 def power_noise(
-    rng:np.random.Generator,
-    beta:float, # power falls with frequency ** beta; larger is smoother
-) -> np.ndarray: # float32 [128, 128], mean 0, sd 1
+    rng: np.random.Generator,
+    beta: float,  # power falls with frequency ** beta; larger is smoother
+) -> np.ndarray:  # float32 [128, 128], mean 0, sd 1
     "Periodic noise of all scales."
     f = np.hypot(np.fft.fftfreq(NATIVE_SIZE)[:, None], np.fft.rfftfreq(NATIVE_SIZE)[None, :])
     f[0, 0] = np.inf
-    field = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((NATIVE_SIZE, NATIVE_SIZE)))*f**(-beta/2), (NATIVE_SIZE, NATIVE_SIZE))
-    return ((field - field.mean())/field.std()).astype(np.float32)
+    field = np.fft.irfft2(
+        np.fft.rfft2(rng.standard_normal((NATIVE_SIZE, NATIVE_SIZE))) * f ** (-beta / 2),
+        (NATIVE_SIZE, NATIVE_SIZE),
+    )
+    return ((field - field.mean()) / field.std()).astype(np.float32)
+
 
 def draw_line(
-    points:np.ndarray,  # x, y [n, 2]
-    weights:np.ndarray, # [n]
-    width:float,        # pixels, sd
-) -> np.ndarray: # float32 [128, 128]
+    points: np.ndarray,  # x, y [n, 2]
+    weights: np.ndarray,  # [n]
+    width: float,  # pixels, sd
+) -> np.ndarray:  # float32 [128, 128]
     "A soft line through many points: for vessels and spicules."
-    col, row = (np.clip(points*NATIVE_SIZE - .5, 0, NATIVE_SIZE - 1.001)).T
+    col, row = (np.clip(points * NATIVE_SIZE - 0.5, 0, NATIVE_SIZE - 1.001)).T
     c, r, out = col.astype(int), row.astype(int), 0
     fc, fr = col - c, row - r
-    for dr, dc, w in (0, 0, (1-fr)*(1-fc)), (0, 1, (1-fr)*fc), (1, 0, fr*(1-fc)), (1, 1, fr*fc):
-        out = out + np.bincount((r + dr)*NATIVE_SIZE + c + dc, weights*w, NATIVE_SIZE*NATIVE_SIZE)
+    for dr, dc, w in (
+        (0, 0, (1 - fr) * (1 - fc)),
+        (0, 1, (1 - fr) * fc),
+        (1, 0, fr * (1 - fc)),
+        (1, 1, fr * fc),
+    ):
+        out = out + np.bincount(
+            (r + dr) * NATIVE_SIZE + c + dc, weights * w, NATIVE_SIZE * NATIVE_SIZE
+        )
     return ndimage.gaussian_filter(out.reshape(NATIVE_SIZE, NATIVE_SIZE), width).astype(np.float32)
 
 # %% ../../nbs/03_phantom/03_projection.ipynb #1a974725
-ANATOMY = pd.DataFrame(dict( # uniform between low and high; lengths in image widths
-    wall=(.61, .72), tilt=(.05, .25), bow=(0., .4), lateral=(.08, .18), nipple_x=(.06, .16), nipple_y=(.45, .55), upper=(.40, .50), lower=(.32, .44), cone=(0., 1.),
-    skin=(.010, .016), muscle=(.035, .06), bone=(.03, .055), marrow=(.5, 1.2), heart_x=(.86, .98), heart_y=(.78, 1.0), heart_r=(.20, .30), heart_glow=(.7, 1.1),
-    depth=(.44, .58), height=(-.22, .04), angle=(0., np.pi), aspect=(1., 1.35)), index=['low', 'high'])
+ANATOMY = pd.DataFrame(
+    dict(  # uniform between low and high; lengths in image widths
+        wall=(0.61, 0.72),
+        tilt=(0.05, 0.25),
+        bow=(0.0, 0.4),
+        lateral=(0.08, 0.18),
+        nipple_x=(0.06, 0.16),
+        nipple_y=(0.45, 0.55),
+        upper=(0.40, 0.50),
+        lower=(0.32, 0.44),
+        cone=(0.0, 1.0),
+        skin=(0.010, 0.016),
+        muscle=(0.035, 0.06),
+        bone=(0.03, 0.055),
+        marrow=(0.5, 1.2),
+        heart_x=(0.86, 0.98),
+        heart_y=(0.78, 1.0),
+        heart_r=(0.20, 0.30),
+        heart_glow=(0.7, 1.1),
+        depth=(0.44, 0.58),
+        height=(-0.22, 0.04),
+        angle=(0.0, np.pi),
+        aspect=(1.0, 1.35),
+    ),
+    index=['low', 'high'],
+)
 
-def draw_anatomy(rng:np.random.Generator) -> dict: # ANATOMY's names
+
+def draw_anatomy(rng: np.random.Generator) -> dict:  # ANATOMY's names
     "One patient's anatomy, and the place of her tumour."
     return dict(zip(ANATOMY.columns, rng.uniform(ANATOMY.loc['low'], ANATOMY.loc['high'])))
 
+
 def profile(
-    y:np.ndarray, # [..., 128, 1]
-    a:dict,       # anatomy
-) -> np.ndarray: # [..., 128, 1] in [0, 1]
+    y: np.ndarray,  # [..., 128, 1]
+    a: dict,  # anatomy
+) -> np.ndarray:  # [..., 128, 1] in [0, 1]
     "How far the breast stands out at each height: between dome and cone, fuller below the nipple."
     up = y < a['nipple_y']
-    u = np.abs(np.clip((y - a['nipple_y'])/np.where(up, a['upper'], a['lower']), -1, 1))
-    p, q = np.where(up, 2.1 - .8*a['cone'], 2.7 - 1.2*a['cone']), np.where(up, .80 + .35*a['cone'], .50 + .40*a['cone'])
-    return ndimage.gaussian_filter1d((1 - u**p)**q, 2., axis=-2, mode='nearest')
+    u = np.abs(np.clip((y - a['nipple_y']) / np.where(up, a['upper'], a['lower']), -1, 1))
+    p, q = (
+        np.where(up, 2.1 - 0.8 * a['cone'], 2.7 - 1.2 * a['cone']),
+        np.where(up, 0.80 + 0.35 * a['cone'], 0.50 + 0.40 * a['cone']),
+    )
+    return ndimage.gaussian_filter1d((1 - u**p) ** q, 2.0, axis=-2, mode='nearest')
+
 
 def contours(
-    a:dict,          # anatomy
-    n_slices:int=24, # from the sternum to the armpit
-) -> tuple[np.ndarray, np.ndarray]: # x of the skin, x of the chest wall [slices, 128, 1]
+    a: dict,  # anatomy
+    n_slices: int = 24,  # from the sternum to the armpit
+) -> tuple[np.ndarray, np.ndarray]:  # x of the skin, x of the chest wall [slices, 128, 1]
     "The front of the breast and of the chest wall in every slice."
     _, y = pixel_axes()
     s = np.linspace(-1.3, 1, n_slices)[:, None, None]
     bulk = np.sqrt(np.clip(1 - s**2, 0, 1))
-    wall = a['wall'] + a['tilt']*(.5 - y) + a['bow']*(y - .45)**2 + a['lateral']*(np.clip(s + 1.1, 0, None)/2.1)**2
-    height = profile(a['nipple_y'] + (y - a['nipple_y'])/(.6 + .4*bulk), a)
-    nipple = .03*np.exp(-((y - a['nipple_y'])/.018)**2)*(np.abs(s) < .22)
-    front = wall - .022 - bulk*height*(a['wall'] - a['nipple_x'] - .035) - nipple
+    wall = (
+        a['wall']
+        + a['tilt'] * (0.5 - y)
+        + a['bow'] * (y - 0.45) ** 2
+        + a['lateral'] * (np.clip(s + 1.1, 0, None) / 2.1) ** 2
+    )
+    height = profile(a['nipple_y'] + (y - a['nipple_y']) / (0.6 + 0.4 * bulk), a)
+    nipple = 0.03 * np.exp(-(((y - a['nipple_y']) / 0.018) ** 2)) * (np.abs(s) < 0.22)
+    front = wall - 0.022 - bulk * height * (a['wall'] - a['nipple_x'] - 0.035) - nipple
     return front.astype(np.float32), wall.astype(np.float32)
 
 # %% ../../nbs/03_phantom/03_projection.ipynb #e29ba0b4
-def _soft(image, width=.6): return ndimage.gaussian_filter(image, width).astype(np.float32)
+def _soft(image, width=0.6):
+    return ndimage.gaussian_filter(image, width).astype(np.float32)
+
 
 def body_maps(
-    a:dict, # anatomy
-    rng:np.random.Generator,
-) -> dict[str, np.ndarray]: # breast, skin, muscle, thorax, sternum, heart: float32 [128, 128]
+    a: dict,  # anatomy
+    rng: np.random.Generator,
+) -> dict[str, np.ndarray]:  # breast, skin, muscle, thorax, sternum, heart: float32 [128, 128]
     "The projected tissues around the gland."
     x, y = pixel_axes()
     front, wall = contours(a)
-    depth = (x - front)/np.clip(np.sqrt(1 + (np.gradient(front, axis=-2)*NATIVE_SIZE)**2), 1, 8) # distance below the skin
+    depth = (x - front) / np.clip(
+        np.sqrt(1 + (np.gradient(front, axis=-2) * NATIVE_SIZE) ** 2), 1, 8
+    )  # distance below the skin
     inside, chest, thorax = cover(depth), cover(x - wall), cover(x - wall - np.float32(a['muscle']))
-    m = dict(breast=(inside*(1 - chest)).mean(0), skin=(inside - cover(depth - a['skin'])).mean(0), muscle=(chest - thorax).mean(0), thorax=thorax.mean(0))
-    bone = wall[:3].mean(0) + .035
-    m['sternum'] = a['marrow']*cover(x - bone)*cover(bone + a['bone'] - x)*(1 + ndimage.gaussian_filter1d(rng.standard_normal((NATIVE_SIZE, 1)), 4, axis=0))
-    far = np.hypot((x - a['heart_x'])/a['heart_r'], (y - a['heart_y'])/(a['heart_r']*1.1))
-    m['heart'] = a['heart_glow']*m['thorax']*special.expit((1 - far)/.035)
-    fibres = ndimage.gaussian_filter(rng.standard_normal((NATIVE_SIZE, NATIVE_SIZE)), (3., .9), mode='wrap')
-    m['thorax'] = m['thorax']*(1 + .20*power_noise(rng, 2.8) + .10*fibres/fibres.std())
+    m = dict(
+        breast=(inside * (1 - chest)).mean(0),
+        skin=(inside - cover(depth - a['skin'])).mean(0),
+        muscle=(chest - thorax).mean(0),
+        thorax=thorax.mean(0),
+    )
+    bone = wall[:3].mean(0) + 0.035
+    m['sternum'] = (
+        a['marrow']
+        * cover(x - bone)
+        * cover(bone + a['bone'] - x)
+        * (1 + ndimage.gaussian_filter1d(rng.standard_normal((NATIVE_SIZE, 1)), 4, axis=0))
+    )
+    far = np.hypot((x - a['heart_x']) / a['heart_r'], (y - a['heart_y']) / (a['heart_r'] * 1.1))
+    m['heart'] = a['heart_glow'] * m['thorax'] * special.expit((1 - far) / 0.035)
+    fibres = ndimage.gaussian_filter(
+        rng.standard_normal((NATIVE_SIZE, NATIVE_SIZE)), (3.0, 0.9), mode='wrap'
+    )
+    m['thorax'] = m['thorax'] * (1 + 0.20 * power_noise(rng, 2.8) + 0.10 * fibres / fibres.std())
     return {k: _soft(v) for k, v in m.items()}
 
 # %% ../../nbs/03_phantom/03_projection.ipynb #870ffaa0
 def radial_texture(
-    a:dict,
-    rng:np.random.Generator,
-    beta:float=1.8,
-) -> np.ndarray: # [128, 128]
+    a: dict,
+    rng: np.random.Generator,
+    beta: float = 1.8,
+) -> np.ndarray:  # [128, 128]
     "Noise whose strands converge on the nipple."
     x, y = pixel_axes()
-    dx, dy = x - a['nipple_x'] + .06, y - a['nipple_y']
-    return ndimage.map_coordinates(power_noise(rng, beta), [np.arctan2(dy, dx)*NATIVE_SIZE*.55, np.hypot(dx, dy)*NATIVE_SIZE*.33], order=1, mode='grid-wrap')
+    dx, dy = x - a['nipple_x'] + 0.06, y - a['nipple_y']
+    return ndimage.map_coordinates(
+        power_noise(rng, beta),
+        [np.arctan2(dy, dx) * NATIVE_SIZE * 0.55, np.hypot(dx, dy) * NATIVE_SIZE * 0.33],
+        order=1,
+        mode='grid-wrap',
+    )
+
 
 def gland_map(
-    a:dict,
-    breast:np.ndarray, # [128, 128]
-    density:float,     # in [0, 1]: how far the gland reaches and how thick it is
-    rng:np.random.Generator,
-) -> np.ndarray: # float32 [128, 128]
+    a: dict,
+    breast: np.ndarray,  # [128, 128]
+    density: float,  # in [0, 1]: how far the gland reaches and how thick it is
+    rng: np.random.Generator,
+) -> np.ndarray:  # float32 [128, 128]
     "Projected fibroglandular tissue."
     x, y = pixel_axes()
-    t, extent = (x - a['nipple_x'])/(a['wall'] - a['nipple_x']), .62 + .3*density
-    v = (y - a['nipple_y'] + .02)/(.8*np.where(y < a['nipple_y'], a['upper'], a['lower']))
-    r2 = ((t - .12 - .40*extent)/(.46*extent))**2 + (v/(extent*(.55 + .45*np.clip(t/.45, 0, 1))))**2
-    r2 = r2 + .22*power_noise(rng, 2.8) + .10*radial_texture(a, rng)
-    strands = .8*np.exp(.40*radial_texture(a, rng) + .22*power_noise(rng, 2.4))
-    ducts = 1.1*np.clip(1 - 1.6*np.abs(radial_texture(a, rng, 1.5)), 0, None)**2
-    return breast*_soft(np.clip(1.25 - r2, 0, None)*(strands + ducts)*(.08 + 1.4*density), .8)
+    t, extent = (x - a['nipple_x']) / (a['wall'] - a['nipple_x']), 0.62 + 0.3 * density
+    v = (y - a['nipple_y'] + 0.02) / (0.8 * np.where(y < a['nipple_y'], a['upper'], a['lower']))
+    r2 = ((t - 0.12 - 0.40 * extent) / (0.46 * extent)) ** 2 + (
+        v / (extent * (0.55 + 0.45 * np.clip(t / 0.45, 0, 1)))
+    ) ** 2
+    r2 = r2 + 0.22 * power_noise(rng, 2.8) + 0.10 * radial_texture(a, rng)
+    strands = 0.8 * np.exp(0.40 * radial_texture(a, rng) + 0.22 * power_noise(rng, 2.4))
+    ducts = 1.1 * np.clip(1 - 1.6 * np.abs(radial_texture(a, rng, 1.5)), 0, None) ** 2
+    return breast * _soft(
+        np.clip(1.25 - r2, 0, None) * (strands + ducts) * (0.08 + 1.4 * density), 0.8
+    )
+
 
 def vessel_map(
-    a:dict,
-    breast:np.ndarray, # [128, 128]
-    rng:np.random.Generator,
-    n:int=6,           # vessels
-) -> np.ndarray: # float32 [128, 128]
+    a: dict,
+    breast: np.ndarray,  # [128, 128]
+    rng: np.random.Generator,
+    n: int = 6,  # vessels
+) -> np.ndarray:  # float32 [128, 128]
     "Vessels from the chest wall towards the nipple."
     u, out = np.linspace(0, 1, 160), 0
     for _ in range(n):
         side = rng.choice([-1, 1])
-        start, stop, arch = rng.uniform(.08, .3), rng.uniform(0, .12), rng.uniform(.02, .10)
+        start, stop, arch = rng.uniform(0.08, 0.3), rng.uniform(0, 0.12), rng.uniform(0.02, 0.10)
         waves = ndimage.gaussian_filter1d(rng.standard_normal(160), 12)
-        px = a['wall'] + .02 - u*(a['wall'] + .02 - a['nipple_x'])*rng.uniform(.70, .96)
-        py = a['nipple_y'] + side*(start + (stop - start)*u**1.5 + arch*np.sin(np.pi*u)) + .16*(waves - waves[0])*np.sin(np.pi*u)**.5
-        out = out + draw_line(np.stack([px, py], 1), (1 - .7*u)*rng.uniform(.15, .55), rng.uniform(.4, .65))
-    return (out*breast).astype(np.float32)
+        px = a['wall'] + 0.02 - u * (a['wall'] + 0.02 - a['nipple_x']) * rng.uniform(0.70, 0.96)
+        py = (
+            a['nipple_y']
+            + side * (start + (stop - start) * u**1.5 + arch * np.sin(np.pi * u))
+            + 0.16 * (waves - waves[0]) * np.sin(np.pi * u) ** 0.5
+        )
+        out = out + draw_line(
+            np.stack([px, py], 1), (1 - 0.7 * u) * rng.uniform(0.15, 0.55), rng.uniform(0.4, 0.65)
+        )
+    return (out * breast).astype(np.float32)
 
 # %% ../../nbs/03_phantom/03_projection.ipynb #9015da13
 def spicules(
-    cx:float, cy:float, # the tumour's centre
-    t,                  # radius, spiculation
-    rng:np.random.Generator,
-) -> np.ndarray: # float32 [128, 128]
+    cx: float,
+    cy: float,  # the tumour's centre
+    t,  # radius, spiculation
+    rng: np.random.Generator,
+) -> np.ndarray:  # float32 [128, 128]
     "Rays that leave the tumour, more and longer with spiculation."
     points, u = [], np.linspace(0, 1, 60)
-    n = round(8 + 16*t['spiculation'])
+    n = round(8 + 16 * t['spiculation'])
     for _ in range(n):
-        r = .7 + u*(.3 + t['spiculation']*rng.uniform(.3, 1.9))
-        bend = rng.uniform(0, 2*np.pi) + rng.normal(0, .25)*(r - .7)
-        points.append(np.stack([cx + t['radius']*r*np.cos(bend), cy + t['radius']*r*np.sin(bend)], 1))
-    return draw_line(np.concatenate(points), np.tile(1 - .9*u, n)*t['spiculation']*t['radius']/.09, .55)
+        r = 0.7 + u * (0.3 + t['spiculation'] * rng.uniform(0.3, 1.9))
+        bend = rng.uniform(0, 2 * np.pi) + rng.normal(0, 0.25) * (r - 0.7)
+        points.append(
+            np.stack([cx + t['radius'] * r * np.cos(bend), cy + t['radius'] * r * np.sin(bend)], 1)
+        )
+    return draw_line(
+        np.concatenate(points),
+        np.tile(1 - 0.9 * u, n) * t['spiculation'] * t['radius'] / 0.09,
+        0.55,
+    )
+
 
 def tumour_maps(
-    a:dict,
-    t,                 # physical parameters
-    breast:np.ndarray, # [128, 128]
-    rng:np.random.Generator,
-) -> dict[str, np.ndarray]: # tumour, halo: float32 [128, 128]
+    a: dict,
+    t,  # physical parameters
+    breast: np.ndarray,  # [128, 128]
+    rng: np.random.Generator,
+) -> dict[str, np.ndarray]:  # tumour, halo: float32 [128, 128]
     "The projected tumour."
     x, y = pixel_axes()
-    cx = a['nipple_x'] + a['depth']*(a['wall'] - a['nipple_x'])
-    cy = a['nipple_y'] + a['height']*(a['upper'] if a['height'] < 0 else a['lower'])
+    cx = a['nipple_x'] + a['depth'] * (a['wall'] - a['nipple_x'])
+    cy = a['nipple_y'] + a['height'] * (a['upper'] if a['height'] < 0 else a['lower'])
     dx, dy, c, s = x - cx, y - cy, np.cos(a['angle']), np.sin(a['angle'])
-    far, theta, edge = np.hypot((c*dx + s*dy)/np.sqrt(a['aspect']), (c*dy - s*dx)*np.sqrt(a['aspect'])), np.arctan2(dy, dx), 1.
+    far, theta, edge = (
+        np.hypot(
+            (c * dx + s * dy) / np.sqrt(a['aspect']), (c * dy - s * dx) * np.sqrt(a['aspect'])
+        ),
+        np.arctan2(dy, dx),
+        1.0,
+    )
     for k in range(2, 12):
-        wave = .05 if k < 5 else .07*t['spiculation']*np.sqrt(5/k)
-        edge = edge + wave*rng.standard_normal()*np.cos(k*theta + rng.uniform(0, 2*np.pi))
-    rho = far/(t['radius']*np.clip(edge, .4, None))
+        wave = 0.05 if k < 5 else 0.07 * t['spiculation'] * np.sqrt(5 / k)
+        edge = edge + wave * rng.standard_normal() * np.cos(k * theta + rng.uniform(0, 2 * np.pi))
+    rho = far / (t['radius'] * np.clip(edge, 0.4, None))
     ball = np.sqrt(np.clip(1 - rho**2, 0, None))
-    core = np.sqrt(np.clip(1 - (rho/.72)**2, 0, None))
-    body = (1 + .4*t['rim'])*(ball - .8*t['rim']*core)*np.clip(1 + t['heterogeneity']*power_noise(rng, 2.4), 0, None)*(.35 + .65*t['radius']/.09)
-    tumour = _soft(body + .30*spicules(cx, cy, t, rng), .7)*np.sqrt(breast)*t['enhancement']
-    return dict(tumour=tumour.astype(np.float32), halo=(np.exp(-(far/(t['radius'] + .07))**2)*t['halo']*breast).astype(np.float32))
+    core = np.sqrt(np.clip(1 - (rho / 0.72) ** 2, 0, None))
+    body = (
+        (1 + 0.4 * t['rim'])
+        * (ball - 0.8 * t['rim'] * core)
+        * np.clip(1 + t['heterogeneity'] * power_noise(rng, 2.4), 0, None)
+        * (0.35 + 0.65 * t['radius'] / 0.09)
+    )
+    tumour = _soft(body + 0.30 * spicules(cx, cy, t, rng), 0.7) * np.sqrt(breast) * t['enhancement']
+    return dict(
+        tumour=tumour.astype(np.float32),
+        halo=(np.exp(-((far / (t['radius'] + 0.07)) ** 2)) * t['halo'] * breast).astype(np.float32),
+    )
+
 
 def node_map(
-    a:dict,
-    radius:float, # of a typical node, in image widths
-    rng:np.random.Generator,
-    n:int=4,
-) -> np.ndarray: # float32 [128, 128]
+    a: dict,
+    radius: float,  # of a typical node, in image widths
+    rng: np.random.Generator,
+    n: int = 4,
+) -> np.ndarray:  # float32 [128, 128]
     "Lymph nodes below the armpit, at the top of the chest wall; a reacting node is larger."
     x, y = pixel_axes()
     out = 0
     for _ in range(n):
-        cy, size = rng.uniform(.08, .26), radius*rng.uniform(.7, 1.3)
-        cx = a['wall'] + a['tilt']*(.5 - cy) + rng.uniform(-.05, .06)
-        out = out + np.exp(-((x - cx)/size)**2 - ((y - cy)/(1.4*size))**2)*min(1., .4 + size/.05)
+        cy, size = rng.uniform(0.08, 0.26), radius * rng.uniform(0.7, 1.3)
+        cx = a['wall'] + a['tilt'] * (0.5 - cy) + rng.uniform(-0.05, 0.06)
+        out = out + np.exp(-(((x - cx) / size) ** 2) - ((y - cy) / (1.4 * size)) ** 2) * min(
+            1.0, 0.4 + size / 0.05
+        )
     return out.astype(np.float32)
 
+
 def tissue_maps(
-    seed:int,
-    patient:int, # her number
-    a:dict,      # anatomy
-    t,           # physical parameters of tumour and breast
-) -> dict[str, np.ndarray]: # float32 [128, 128] each
+    seed: int,
+    patient: int,  # her number
+    a: dict,  # anatomy
+    t,  # physical parameters of tumour and breast
+) -> dict[str, np.ndarray]:  # float32 [128, 128] each
     "All projected tissues of one patient."
     rng = rng_for(seed, 'texture', patient)
     m = body_maps(a, rng)
     breast = m.pop('breast')
-    m['fat'] = breast*(1 + .05*power_noise(rng, 2.2) + .05*radial_texture(a, rng))
+    m['fat'] = breast * (1 + 0.05 * power_noise(rng, 2.2) + 0.05 * radial_texture(a, rng))
     m['gland'] = gland_map(a, breast, t['density'], rng)
-    m['uptake'] = m['gland']*t['uptake']
-    m['vessel'] = vessel_map(a, breast, rng)*t['vascularity']
+    m['uptake'] = m['gland'] * t['uptake']
+    m['vessel'] = vessel_map(a, breast, rng) * t['vascularity']
     m['node'] = node_map(a, t['nodes'], rng_for(seed, 'tumour', patient, 1))
     return m | tumour_maps(a, t, breast, rng_for(seed, 'tumour', patient))
 
 # %% ../../nbs/03_phantom/03_projection.ipynb #1b4e90cb
-CONTRAST = pd.DataFrame(dict( # brightness of each tissue; gland, its uptake, tumour, vessel, halo and node add to the fat they lie in
-    fat=[.38, .36, .38, .02], gland=[.30, .24, .25, .05], uptake=[.05, .16, .18, .20], skin=[.34, .38, .42, .26], vessel=[.08, .30, .26, .32], muscle=[.34, .40, .42, .10],
-    sternum=[.20, .22, .24, .07], thorax=[.28, .38, .40, .26], heart=[.38, .36, .34, .40], tumour=[.20, .42, .40, .50], halo=[.15, .38, .40, .36], node=[.22, .42, .42, .42]),
-    index=pd.Index(['pre-contrast', 'phase', 'post-contrast', 'subtraction'], name='kind'))
+CONTRAST = pd.DataFrame(
+    dict(  # brightness of each tissue; gland, its uptake, tumour, vessel, halo and node add to the fat they lie in
+        fat=[0.38, 0.36, 0.38, 0.02],
+        gland=[0.30, 0.24, 0.25, 0.05],
+        uptake=[0.05, 0.16, 0.18, 0.20],
+        skin=[0.34, 0.38, 0.42, 0.26],
+        vessel=[0.08, 0.30, 0.26, 0.32],
+        muscle=[0.34, 0.40, 0.42, 0.10],
+        sternum=[0.20, 0.22, 0.24, 0.07],
+        thorax=[0.28, 0.38, 0.40, 0.26],
+        heart=[0.38, 0.36, 0.34, 0.40],
+        tumour=[0.20, 0.42, 0.40, 0.50],
+        halo=[0.15, 0.38, 0.40, 0.36],
+        node=[0.22, 0.42, 0.42, 0.42],
+    ),
+    index=pd.Index(['pre-contrast', 'phase', 'post-contrast', 'subtraction'], name='kind'),
+)
 CONTRAST
 
 # %% ../../nbs/03_phantom/03_projection.ipynb #9c6ade90
-SITES = pd.Series(dict(P1=.30, P2=.30, P3=.40)) # share of patients
+SITES = pd.Series(dict(P1=0.30, P2=0.30, P3=0.40))  # share of patients
 
-def draw_site(rng:np.random.Generator) -> str:
+
+def draw_site(rng: np.random.Generator) -> str:
     "The hospital a patient comes from."
     return SITES.index[np.searchsorted(SITES.cumsum().to_numpy()[:-1], rng.random(), side='right')]
 
+
 def draw_kinds(
-    site:str,
-    rng:np.random.Generator,
-) -> list[str]: # 1 to 5 kinds
+    site: str,
+    rng: np.random.Generator,
+) -> list[str]:  # 1 to 5 kinds
     "The series a site keeps of a patient: dynamic phases and a subtraction, subtractions only, or mostly a single pre-contrast series."
-    if site == 'P1': return ['phase']*int(rng.integers(2, 5)) + ['subtraction']*int(rng.random() < .85)
-    if site == 'P2': return ['subtraction']*int(rng.integers(1, 4))
-    return ['pre-contrast'] + ['post-contrast']*int(rng.random() < .25)
+    if site == 'P1':
+        return ['phase'] * int(rng.integers(2, 5)) + ['subtraction'] * int(rng.random() < 0.85)
+    if site == 'P2':
+        return ['subtraction'] * int(rng.integers(1, 4))
+    return ['pre-contrast'] + ['post-contrast'] * int(rng.random() < 0.25)
+
 
 def draw_nuisance(
-    seed:int,
-    patient:int,
-    number:int, # of the series, from 0
-    kind:str,
+    seed: int,
+    patient: int,
+    number: int,  # of the series, from 0
+    kind: str,
 ) -> dict:
     "What differs between series and is no biology: coil, gain, position, blur, noise, contrast bolus."
     study, rng = rng_for(seed, 'study', patient), rng_for(seed, 'series', patient, number)
-    coil = dict(coil_x=study.normal(-.15, .18), coil_y=study.normal(0, .15), coil_xy=study.normal(0, .2), rotation=study.uniform(-.05, .05))
-    late = {'phase': [.6, .95, 1.05, 1.][min(number, 3)], 'post-contrast': .95}.get(kind, 1.)
-    return coil | dict(shift_x=rng.normal(0, .6), shift_y=rng.normal(0, .6), motion_x=rng.normal(0, .25), motion_y=rng.normal(0, .25), bolus=late*np.exp(rng.normal(0, .07)),
-                       gain=np.exp(study.normal(.05, .06) + rng.normal(0, .03)), blur=rng.uniform(.4, .75), noise=rng.uniform(.005, .013))
+    coil = dict(
+        coil_x=study.normal(-0.15, 0.18),
+        coil_y=study.normal(0, 0.15),
+        coil_xy=study.normal(0, 0.2),
+        rotation=study.uniform(-0.05, 0.05),
+    )
+    late = {'phase': [0.6, 0.95, 1.05, 1.0][min(number, 3)], 'post-contrast': 0.95}.get(kind, 1.0)
+    return coil | dict(
+        shift_x=rng.normal(0, 0.6),
+        shift_y=rng.normal(0, 0.6),
+        motion_x=rng.normal(0, 0.25),
+        motion_y=rng.normal(0, 0.25),
+        bolus=late * np.exp(rng.normal(0, 0.07)),
+        gain=np.exp(study.normal(0.05, 0.06) + rng.normal(0, 0.03)),
+        blur=rng.uniform(0.4, 0.75),
+        noise=rng.uniform(0.005, 0.013),
+    )
 
 # %% ../../nbs/03_phantom/03_projection.ipynb #c6f66eff
 def weigh(
-    maps:dict,    # tissues
-    kind:str,
-    nuisance:dict,
-    rng:np.random.Generator,
-) -> np.ndarray: # [128, 128]
+    maps: dict,  # tissues
+    kind: str,
+    nuisance: dict,
+    rng: np.random.Generator,
+) -> np.ndarray:  # [128, 128]
     "The tissues with a kind's contrast. A subtraction also keeps the ghost of a small movement, and the beating heart."
     agent = dict.fromkeys(['uptake', 'vessel', 'tumour', 'halo', 'node'], nuisance['bolus'])
-    image = sum(CONTRAST.loc[kind, k]*agent.get(k, 1.)*maps[k] for k in CONTRAST)
-    if kind != 'subtraction': return image
-    before = sum(CONTRAST.loc['pre-contrast', k]*maps[k] for k in ('fat', 'gland', 'skin', 'muscle', 'sternum'))
-    ghost = before - ndimage.shift(before, (nuisance['motion_y'], nuisance['motion_x']), order=1, mode='nearest')
-    return np.clip(image + ghost, 0, None)*np.exp(.17*np.clip(maps['thorax'] + maps['heart'], 0, 1.5)*power_noise(rng, 1.7))
+    image = sum(CONTRAST.loc[kind, k] * agent.get(k, 1.0) * maps[k] for k in CONTRAST)
+    if kind != 'subtraction':
+        return image
+    before = sum(
+        CONTRAST.loc['pre-contrast', k] * maps[k]
+        for k in ('fat', 'gland', 'skin', 'muscle', 'sternum')
+    )
+    ghost = before - ndimage.shift(
+        before, (nuisance['motion_y'], nuisance['motion_x']), order=1, mode='nearest'
+    )
+    return np.clip(image + ghost, 0, None) * np.exp(
+        0.17 * np.clip(maps['thorax'] + maps['heart'], 0, 1.5) * power_noise(rng, 1.7)
+    )
+
 
 def acquire(
-    image:np.ndarray, # [128, 128]
-    nuisance:dict,
-    rng:np.random.Generator,
-) -> np.ndarray: # float32 [128, 128] in [0, 1]
+    image: np.ndarray,  # [128, 128]
+    nuisance: dict,
+    rng: np.random.Generator,
+) -> np.ndarray:  # float32 [128, 128] in [0, 1]
     "Coil shading, gain, position, blur, Rician noise, and a display window that bends where it would saturate."
     x, y = pixel_axes()
     n = nuisance
-    image = image*n['gain']*np.exp(n['coil_x']*(x - .45) + n['coil_y']*(y - .5) + 2*n['coil_xy']*(x - .45)*(y - .5))
-    c, s, centre = np.cos(n['rotation']), np.sin(n['rotation']), np.full(2, NATIVE_SIZE/2 - .5)
-    turn = .95*np.array([[c, -s], [s, c]])
-    image = ndimage.affine_transform(image, turn, centre - turn@centre + [n['shift_y'], n['shift_x']], order=1, mode='nearest')
-    real, imaginary = n['noise']*rng.standard_normal((2, NATIVE_SIZE, NATIVE_SIZE))
+    image = (
+        image
+        * n['gain']
+        * np.exp(
+            n['coil_x'] * (x - 0.45)
+            + n['coil_y'] * (y - 0.5)
+            + 2 * n['coil_xy'] * (x - 0.45) * (y - 0.5)
+        )
+    )
+    c, s, centre = np.cos(n['rotation']), np.sin(n['rotation']), np.full(2, NATIVE_SIZE / 2 - 0.5)
+    turn = 0.95 * np.array([[c, -s], [s, c]])
+    image = ndimage.affine_transform(
+        image, turn, centre - turn @ centre + [n['shift_y'], n['shift_x']], order=1, mode='nearest'
+    )
+    real, imaginary = n['noise'] * rng.standard_normal((2, NATIVE_SIZE, NATIVE_SIZE))
     image = np.hypot(ndimage.gaussian_filter(image, n['blur']) + real, imaginary)
-    return np.where(image < .6, image, .6 + .4*np.tanh((image - .6)/.4)).astype(np.float32)
+    return np.where(image < 0.6, image, 0.6 + 0.4 * np.tanh((image - 0.6) / 0.4)).astype(np.float32)
+
 
 def render(
-    seed:int,
-    patient:int,
-    maps:dict,        # the patient's tissues
-    kinds:list[str],  # of her series
-) -> tuple[np.ndarray, list[dict]]: # float32 [n, 128, 128] in [0, 1]; nuisance of each series
+    seed: int,
+    patient: int,
+    maps: dict,  # the patient's tissues
+    kinds: list[str],  # of her series
+) -> tuple[np.ndarray, list[dict]]:  # float32 [n, 128, 128] in [0, 1]; nuisance of each series
     "All series of one patient."
     images, nuisances = [], []
     for number, kind in enumerate(kinds):
-        n, rng = draw_nuisance(seed, patient, number, kind), rng_for(seed, 'series', patient, number, 1)
-        images.append(acquire(weigh(maps, kind, n, rng), n, rng)); nuisances.append(n)
+        n, rng = (
+            draw_nuisance(seed, patient, number, kind),
+            rng_for(seed, 'series', patient, number, 1),
+        )
+        images.append(acquire(weigh(maps, kind, n, rng), n, rng))
+        nuisances.append(n)
     return np.stack(images), nuisances

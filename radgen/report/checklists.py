@@ -7,9 +7,11 @@ __all__ = ['UNANSWERED', 'REFORMS', 'CLAIM', 'METRICS', 'INSTRUMENTS', 'RunFacts
 
 # %% ../../nbs/10_report/04_checklists.ipynb #1cad4f47
 import math
+
 import pandas as pd
-from ..core.results import as_rows
+
 from ..core.names import MODEL_NAMES, TRAINED_MODELS, label_text
+from ..core.results import as_rows
 from ..core.rows import own_rows
 
 # %% ../../nbs/10_report/04_checklists.ipynb #ec10cb82
@@ -17,222 +19,612 @@ UNANSWERED = 'not answered by a computed fact'
 
 _n = lambda x: f'{x:,.0f}'
 
-_list = lambda items, most=6, sep=', ': sep.join(map(str, items[:most])) + (f'{sep.rstrip() if sep != ", " else ""} and {len(items)-most} more' if len(items) > most else '')
+_list = lambda items, most=6, sep=', ': (
+    sep.join(map(str, items[:most]))
+    + (
+        f'{sep.rstrip() if sep != ", " else ""} and {len(items) - most} more'
+        if len(items) > most
+        else ''
+    )
+)
 
 _span = lambda x: _n(x.min()) + (f' to {_n(x.max())}' if x.max() > x.min() else '')
 
-_share = lambda x: f'{100*x:.2g} %' if x < .995 else '100 %'
+_share = lambda x: f'{100 * x:.2g} %' if x < 0.995 else '100 %'
 
-_model = lambda m: MODEL_NAMES.get(m, {'omics_direct': 'omics without an image'}.get(m, m.replace('_', ' ')))
+_model = lambda m: MODEL_NAMES.get(
+    m, {'omics_direct': 'omics without an image'}.get(m, m.replace('_', ' '))
+)
 
-_SCORES = ('mse', 'ssim', 'legacy_fid', 'legacy_fid_ratio', 'kid', 'radiomics_frechet', 'inception_fid', 'auroc', 'auprc', 'concordance', 'concordance_ipcw', 'logrank_p')
+_SCORES = (
+    'mse',
+    'ssim',
+    'legacy_fid',
+    'legacy_fid_ratio',
+    'kid',
+    'radiomics_frechet',
+    'inception_fid',
+    'auroc',
+    'auprc',
+    'concordance',
+    'concordance_ipcw',
+    'logrank_p',
+)
 
-def _source(rows, limit=3): # notebook/metric of rows
-    places = list(dict.fromkeys(f'{str(a).split("-")[0]}/{b}' for a, b in zip(rows.source_notebook.fillna('rows'), rows.metric)))
+
+def _source(rows, limit=3):  # notebook/metric of rows
+    places = list(
+        dict.fromkeys(
+            f'{str(a).split("-")[0]}/{b}'
+            for a, b in zip(rows.source_notebook.fillna('rows'), rows.metric)
+        )
+    )
     return _list(places, limit)
+
 
 class RunFacts:
     "What one run computed about itself: each method an answer and its source, or None."
-    def __init__(self,
-        rows:pd.DataFrame,        # tidy rows of all notebooks
-        provenance:dict=None,     # as in provenance.json
-        ledger:pd.DataFrame=None, # source, item, decision, reason
+
+    def __init__(
+        self,
+        rows: pd.DataFrame,  # tidy rows of all notebooks
+        provenance: dict = None,  # as in provenance.json
+        ledger: pd.DataFrame = None,  # source, item, decision, reason
     ):
         rows = as_rows(rows)
         text = [c for c in rows if rows[c].dtype == object]
-        self.rows, self.provenance, self.ledger = rows.assign(**{c: rows[c].fillna('').astype(str) for c in text}), provenance or {}, ledger
+        self.rows, self.provenance, self.ledger = (
+            rows.assign(**{c: rows[c].fillna('').astype(str) for c in text}),
+            provenance or {},
+            ledger,
+        )
         self.ok = self.rows[(self.rows.verdict == 'ok') & self.rows.value.notna()]
         self.own = own_rows(self.ok)
 
-    def counts(self, item, subset='all'): # the count, or None
-        found = self.own[(self.own.metric == 'count') & (self.own.label == item) & (self.own.subset == subset)].value
+    def counts(self, item, subset='all'):  # the count, or None
+        found = self.own[
+            (self.own.metric == 'count') & (self.own.label == item) & (self.own.subset == subset)
+        ].value
         return None if not len(found) else int(found.iloc[0])
-    def labels(self): # those that were judged, where any was
-        known = [l.removesuffix(' = 1') for l in dict.fromkeys(self.own[self.own.metric == 'count'].label) if l.endswith(' = 1')]
+
+    def labels(self):  # those that were judged, where any was
+        known = [
+            l.removesuffix(' = 1')
+            for l in dict.fromkeys(self.own[self.own.metric == 'count'].label)
+            if l.endswith(' = 1')
+        ]
         return [l for l in known if l in set(self.rows[self.rows.metric == 'auroc'].label)] or known
 
     # data
     def population(self):
         names = list(dict.fromkeys(c for c in self.rows.cohort if c))
-        if names and self.counts('patients') is not None: return f'cohort {_list(names)}: {_n(self.counts("patients"))} patients, {_n(self.counts("patients", "imaged") or 0)} of them imaged', '01_cohort/count'
+        if names and self.counts('patients') is not None:
+            return (
+                f'cohort {_list(names)}: {_n(self.counts("patients"))} patients, {_n(self.counts("patients", "imaged") or 0)} of them imaged',
+                '01_cohort/count',
+            )
+
     def data_source(self):
-        files, names = self.provenance.get('data'), list(dict.fromkeys(c for c in self.rows.cohort if c))
-        if files: return f'cohort {_list(names)}: {len(files)} files, each with its SHA-256', 'provenance.json/data'
-        if names and all(n.startswith('phantom') for n in names): return f'simulated by this code, seed {_list([_n(s) for s in dict.fromkeys(self.rows.seed.dropna())]) or "as in the parameters"}', 'rows/cohort, rows/seed'
+        files, names = (
+            self.provenance.get('data'),
+            list(dict.fromkeys(c for c in self.rows.cohort if c)),
+        )
+        if files:
+            return (
+                f'cohort {_list(names)}: {len(files)} files, each with its SHA-256',
+                'provenance.json/data',
+            )
+        if names and all(n.startswith('phantom') for n in names):
+            return (
+                f'simulated by this code, seed {_list([_n(s) for s in dict.fromkeys(self.rows.seed.dropna())]) or "as in the parameters"}',
+                'rows/cohort, rows/seed',
+            )
+
     def sample_size(self):
-        have = [(i, self.counts(i), self.counts(i, 'imaged')) for i in ('patients', 'series', 'events')]
-        said = [f'{_n(n)} {i}' + ('' if k is None or i == 'series' else f' ({_n(k)} imaged)' if i == 'patients' else f' ({_n(k)} among the imaged)') for i, n, k in have if n is not None]
-        if said: return ', '.join(said), '01_cohort/count'
+        have = [
+            (i, self.counts(i), self.counts(i, 'imaged')) for i in ('patients', 'series', 'events')
+        ]
+        said = [
+            f'{_n(n)} {i}'
+            + (
+                ''
+                if k is None or i == 'series'
+                else f' ({_n(k)} imaged)'
+                if i == 'patients'
+                else f' ({_n(k)} among the imaged)'
+            )
+            for i, n, k in have
+            if n is not None
+        ]
+        if said:
+            return ', '.join(said), '01_cohort/count'
+
     def outcomes(self):
-        said = [f'{label_text(l)} {_n(self.counts(f"{l} = 1"))}+/{_n(self.counts(f"{l} = 0") or 0)}-' for l in self.labels()]
+        said = [
+            f'{label_text(l)} {_n(self.counts(f"{l} = 1"))}+/{_n(self.counts(f"{l} = 0") or 0)}-'
+            for l in self.labels()
+        ]
         events, known = self.counts('events'), self.counts('survival known')
-        if events is not None and known is not None: said.append(f'survival {_n(events)} events in {_n(known)}')
-        if said: return _list(said, 8), '01_cohort/count'
+        if events is not None and known is not None:
+            said.append(f'survival {_n(events)} events in {_n(known)}')
+        if said:
+            return _list(said, 8), '01_cohort/count'
+
     def missing(self):
         n = self.counts('patients')
-        if not n: return None
-        said = [f'{label_text(l)} {100*(1 - ((self.counts(f"{l} = 1") or 0) + (self.counts(f"{l} = 0") or 0))/n):.0f} %' for l in self.labels()]
-        if self.counts('survival known') is not None: said.append(f'survival {100*(1 - self.counts("survival known")/n):.0f} %')
-        if said: return 'unknown: ' + _list(said, 8), '01_cohort/count'
+        if not n:
+            return None
+        said = [
+            f'{label_text(l)} {100 * (1 - ((self.counts(f"{l} = 1") or 0) + (self.counts(f"{l} = 0") or 0)) / n):.0f} %'
+            for l in self.labels()
+        ]
+        if self.counts('survival known') is not None:
+            said.append(f'survival {100 * (1 - self.counts("survival known") / n):.0f} %')
+        if said:
+            return 'unknown: ' + _list(said, 8), '01_cohort/count'
+
     def excluded(self):
-        if self.ledger is None or not len(self.ledger): return None
+        if self.ledger is None or not len(self.ledger):
+            return None
         by = self.ledger.decision.value_counts()
         why = self.ledger[self.ledger.decision == 'dropped'].reason.value_counts()
-        return 'ledger: ' + ', '.join(f'{_n(n)} {d}' for d, n in by.items()) + (f'; dropped: {_list([f"{r} ({_n(n)})" for r, n in why.items()], 3)}' if len(why) else ''), 'ledger.csv/decision'
+        return 'ledger: ' + ', '.join(f'{_n(n)} {d}' for d, n in by.items()) + (
+            f'; dropped: {_list([f"{r} ({_n(n)})" for r, n in why.items()], 3)}' if len(why) else ''
+        ), 'ledger.csv/decision'
+
     def changed(self):
-        if self.ledger is None or not (self.ledger.decision == 'changed').any(): return None
+        if self.ledger is None or not (self.ledger.decision == 'changed').any():
+            return None
         why = self.ledger[self.ledger.decision == 'changed'].reason.value_counts()
-        return f'changed: {_list([f"{r} ({_n(n)})" for r, n in why.items()], 3)}', 'ledger.csv/decision'
+        return (
+            f'changed: {_list([f"{r} ({_n(n)})" for r, n in why.items()], 3)}',
+            'ledger.csv/decision',
+        )
+
     def characteristics(self):
-        said = [f'{label_text(l)} {_n(self.counts(f"{l} = 1", "imaged"))}+/{_n(self.counts(f"{l} = 0", "imaged") or 0)}-' for l in self.labels() if self.counts(f'{l} = 1', 'imaged') is not None]
-        if said: return 'among the imaged: ' + _list(said, 8), '01_cohort/count'
+        said = [
+            f'{label_text(l)} {_n(self.counts(f"{l} = 1", "imaged"))}+/{_n(self.counts(f"{l} = 0", "imaged") or 0)}-'
+            for l in self.labels()
+            if self.counts(f'{l} = 1', 'imaged') is not None
+        ]
+        if said:
+            return 'among the imaged: ' + _list(said, 8), '01_cohort/count'
 
     # code and machine
     def code(self):
-        if self.provenance.get('code'): return f'version {self.provenance["code"]}', 'provenance.json/code'
+        if self.provenance.get('code'):
+            return f'version {self.provenance["code"]}', 'provenance.json/code'
+
     def available(self):
         code, files = self.code(), self.provenance.get('data')
-        if code: return f'code: {code[0]}' + (f'; data: {len(files)} released files, each with its SHA-256' if files else ''), code[1] + (', provenance.json/data' if files else '')
+        if code:
+            return f'code: {code[0]}' + (
+                f'; data: {len(files)} released files, each with its SHA-256' if files else ''
+            ), code[1] + (', provenance.json/data' if files else '')
+
     def packages(self):
-        if self.provenance.get('packages'): return _list([f'{k} {v}' for k, v in self.provenance['packages'].items() if v], 8), 'provenance.json/packages'
+        if self.provenance.get('packages'):
+            return _list(
+                [f'{k} {v}' for k, v in self.provenance['packages'].items() if v], 8
+            ), 'provenance.json/packages'
+
     def radiomics_package(self):
         v = (self.provenance.get('packages') or {}).get('pyradiomics')
-        if v: return f'PyRadiomics {v}', 'provenance.json/packages'
+        if v:
+            return f'PyRadiomics {v}', 'provenance.json/packages'
+
     def machine(self):
         p = self.provenance
-        said = [f'{words}{v}{unit}' for words, v, unit in (('', p.get('platform'), ''), ('', p.get('cores'), ' cores'), ('device ', (p.get('speed') or {}).get('device'), '')) if v]
-        if said: return ', '.join(said), 'provenance.json'
+        said = [
+            f'{words}{v}{unit}'
+            for words, v, unit in (
+                ('', p.get('platform'), ''),
+                ('', p.get('cores'), ' cores'),
+                ('device ', (p.get('speed') or {}).get('device'), ''),
+            )
+            if v
+        ]
+        if said:
+            return ', '.join(said), 'provenance.json'
+
     def one_command(self):
         run = self.provenance.get('whole_run') or self.provenance.get('latest_run') or {}
-        if run.get('notebooks'): return f'one command ran {len(run["notebooks"])} notebooks' + (f' in {run["wall_s"]/60:.0f} min' if run.get('wall_s') else ''), 'provenance.json/' + ('whole_run' if self.provenance.get('whole_run') else 'latest_run')
+        if run.get('notebooks'):
+            return f'one command ran {len(run["notebooks"])} notebooks' + (
+                f' in {run["wall_s"] / 60:.0f} min' if run.get('wall_s') else ''
+            ), 'provenance.json/' + (
+                'whole_run' if self.provenance.get('whole_run') else 'latest_run'
+            )
 
     # models and folds
     def models(self):
         steps = self.own[self.own.metric == 'training_steps']
         names = [m for m in TRAINED_MODELS if m in set(self.own.model)]
-        said = [MODEL_NAMES[m] + (f' ({_n(steps[steps.model == m].value.max())} steps a fold)' if (steps.model == m).any() else '') for m in names]
-        if said: return _list(said, 9, '; '), _source(self.own[self.own.metric.isin(['training_steps', 'training_loss'])]) or 'rows/model'
+        said = [
+            MODEL_NAMES[m]
+            + (
+                f' ({_n(steps[steps.model == m].value.max())} steps a fold)'
+                if (steps.model == m).any()
+                else ''
+            )
+            for m in names
+        ]
+        if said:
+            return _list(said, 9, '; '), _source(
+                self.own[self.own.metric.isin(['training_steps', 'training_loss'])]
+            ) or 'rows/model'
+
     def training(self):
         rows = self.own[self.own.metric.isin(['training_steps', 'training_share', 'training_loss'])]
         steps, share = rows[rows.metric == 'training_steps'], rows[rows.metric == 'training_share']
-        if len(steps): return f'{_span(steps.value)} optimizer steps a fold' + ''.join(f'; {_model(m)}: {_share(g.value.iloc[0])} of the released length' for m, g in share.groupby('model', sort=False)), _source(rows)
+        if len(steps):
+            return f'{_span(steps.value)} optimizer steps a fold' + ''.join(
+                f'; {_model(m)}: {_share(g.value.iloc[0])} of the released length'
+                for m, g in share.groupby('model', sort=False)
+            ), _source(rows)
+
     def folds(self):
-        rows = self.own[self.own.protocol.isin(['paper', 'patient']) & self.own.n_folds.notna() & (self.own.role == 'model')]
-        said = [f'folds over {dict(paper="images", patient="patients")[p]}: {_list([_n(k) for k in sorted(g.n_folds.unique())])}' for p, g in rows.groupby('protocol', sort=True)]
-        if said: return '; '.join(said), 'rows/n_folds'
+        rows = self.own[
+            self.own.protocol.isin(['paper', 'patient'])
+            & self.own.n_folds.notna()
+            & (self.own.role == 'model')
+        ]
+        said = [
+            f'folds over {dict(paper="images", patient="patients")[p]}: {_list([_n(k) for k in sorted(g.n_folds.unique())])}'
+            for p, g in rows.groupby('protocol', sort=True)
+        ]
+        if said:
+            return '; '.join(said), 'rows/n_folds'
+
     def disjoint(self):
         shares, said = self.own[self.own.metric == 'sibling_share'], []
-        for p, g in shares.groupby('protocol', sort=True): said.append(f'folds over {dict(paper="images", patient="patients").get(p, p)}: {100*g.value.max():.0f} % of held-out images have a sibling in training')
-        if said: return '; '.join(said), _source(shares)
+        for p, g in shares.groupby('protocol', sort=True):
+            said.append(
+                f'folds over {dict(paper="images", patient="patients").get(p, p)}: {100 * g.value.max():.0f} % of held-out images have a sibling in training'
+            )
+        if said:
+            return '; '.join(said), _source(shares)
+
     def inside_folds(self):
         d = self.disjoint()
         gap = self.own[self.own.subset.isin(['sibling', 'no_sibling'])]
-        if d: return d[0] + ('; scores are told apart by it' if len(gap) else ''), d[1]
+        if d:
+            return d[0] + ('; scores are told apart by it' if len(gap) else ''), d[1]
+
     def internal(self):
-        n = self.own[(self.own.role == 'model') & (self.own.protocol == 'patient') & self.own.metric.isin(_SCORES) & ~self.own.subset.isin(['train'])]
+        n = self.own[
+            (self.own.role == 'model')
+            & (self.own.protocol == 'patient')
+            & self.own.metric.isin(_SCORES)
+            & ~self.own.subset.isin(['train'])
+        ]
         n = n[n.n_folds.notna()]
-        if len(n): return f'out of fold over patients, {_span(n.n_folds)} folds, {len(n)} scores', 'rows/n_folds'
+        if len(n):
+            return (
+                f'out of fold over patients, {_span(n.n_folds)} folds, {len(n)} scores',
+                'rows/n_folds',
+            )
+
     def external(self):
         names = list(dict.fromkeys(c for c in self.rows.cohort if c))
-        if names: return (f'none: every row is of cohort {names[0]}' if len(names) == 1 else f'{len(names)} cohorts: {_list(names)}'), 'rows/cohort'
+        if names:
+            return (
+                f'none: every row is of cohort {names[0]}'
+                if len(names) == 1
+                else f'{len(names)} cohorts: {_list(names)}'
+            ), 'rows/cohort'
 
     # controls, metrics, uncertainty
     def baselines(self):
-        said = [_model(m) for m in dict.fromkeys(self.own[self.own.role.isin(['control', 'upper_bound'])].model) if m and m not in ('truth',)] + [MODEL_NAMES[m] for m in TRAINED_MODELS[1:] if m in set(self.own.model)]
-        if said: return 'beside the model: ' + _list(said, 9, '; '), _source(self.own[self.own.role == 'control'])
+        said = [
+            _model(m)
+            for m in dict.fromkeys(self.own[self.own.role.isin(['control', 'upper_bound'])].model)
+            if m and m not in ('truth',)
+        ] + [MODEL_NAMES[m] for m in TRAINED_MODELS[1:] if m in set(self.own.model)]
+        if said:
+            return 'beside the model: ' + _list(said, 9, '; '), _source(
+                self.own[self.own.role == 'control']
+            )
+
     def omics_direct(self):
-        rows = self.own[(self.own.model == 'omics_direct') & self.own.metric.isin(['auroc', 'concordance']) & ~self.own.subset.isin(['train'])]
+        rows = self.own[
+            (self.own.model == 'omics_direct')
+            & self.own.metric.isin(['auroc', 'concordance'])
+            & ~self.own.subset.isin(['train'])
+        ]
         best = rows.groupby(['metric', 'label'], sort=False).value.max()
-        if len(best): return 'the omics without an image: ' + _list([f'{label_text(l)} {v:.2f}' for (m, l), v in best.items()]), _source(rows)
+        if len(best):
+            return 'the omics without an image: ' + _list(
+                [f'{label_text(l)} {v:.2f}' for (m, l), v in best.items()]
+            ), _source(rows)
+
     def classical(self):
-        names = [c for c in dict.fromkeys(self.own.classifier) if c in ('logistic', 'lasso', 'cox', 'ridge')]
-        if names: return f'yes: {_list(names)}', 'rows/classifier'
+        names = [
+            c
+            for c in dict.fromkeys(self.own.classifier)
+            if c in ('logistic', 'lasso', 'cox', 'ridge')
+        ]
+        if names:
+            return f'yes: {_list(names)}', 'rows/classifier'
+
     def metrics(self):
         names = [m for m in _SCORES if m in set(self.own[self.own.role == 'model'].metric)]
-        if names: return f'{len(names)}: {_list(names, 12)}', 'rows/metric'
-    def scores(self): # the main results
-        rows = self.own[(self.own.role == 'model') & self.own.metric.isin(_SCORES[:-1]) & ~self.own.subset.isin(['train'])]
-        if len(rows): return f'{len(rows)} scores of models, {int(rows.ci_low.notna().sum())} of them with a 95 % interval', _source(rows)
+        if names:
+            return f'{len(names)}: {_list(names, 12)}', 'rows/metric'
+
+    def scores(self):  # the main results
+        rows = self.own[
+            (self.own.role == 'model')
+            & self.own.metric.isin(_SCORES[:-1])
+            & ~self.own.subset.isin(['train'])
+        ]
+        if len(rows):
+            return (
+                f'{len(rows)} scores of models, {int(rows.ci_low.notna().sum())} of them with a 95 % interval',
+                _source(rows),
+            )
+
     def accuracy(self):
-        rows = self.own[(self.own.role == 'model') & (self.own.metric == 'auroc') & (self.own.classifier != '') & ~self.own.subset.isin(['train'])].drop_duplicates(['condition', 'label'])
-        if len(rows): return _list([f'{label_text(r.label)} AUROC {r.value:.2f}' + (f' [{r.ci_low:.2f}, {r.ci_high:.2f}]' if math.isfinite(r.ci_low) else '') + f' ({r.condition})' for r in rows.itertuples()], 4), _source(rows)
+        rows = self.own[
+            (self.own.role == 'model')
+            & (self.own.metric == 'auroc')
+            & (self.own.classifier != '')
+            & ~self.own.subset.isin(['train'])
+        ].drop_duplicates(['condition', 'label'])
+        if len(rows):
+            return _list(
+                [
+                    f'{label_text(r.label)} AUROC {r.value:.2f}'
+                    + (f' [{r.ci_low:.2f}, {r.ci_high:.2f}]' if math.isfinite(r.ci_low) else '')
+                    + f' ({r.condition})'
+                    for r in rows.itertuples()
+                ],
+                4,
+            ), _source(rows)
+
     def uncertainty(self):
         rows, cover = self.scores(), self.ok[self.ok.metric == 'coverage']
-        if rows is None: return None
-        extra = f'; on simulated patients they contain the truth in {100*cover.value.min():.0f} to {100*cover.value.max():.0f} % of repetitions' if len(cover) else ''
+        if rows is None:
+            return None
+        extra = (
+            f'; on simulated patients they contain the truth in {100 * cover.value.min():.0f} to {100 * cover.value.max():.0f} % of repetitions'
+            if len(cover)
+            else ''
+        )
         return rows[0] + extra, rows[1] + (f', {_source(cover)}' if len(cover) else '')
+
     def tests(self):
-        p, k = self.own[self.own.metric.str.endswith('_p')], self.own[self.own.metric == 'n_permutations']
-        if len(p): return f'{len(p)} permutation or log-rank p-values' + (f'; {_span(k.value)} permutations' if len(k) else ''), _source(p)
+        p, k = (
+            self.own[self.own.metric.str.endswith('_p')],
+            self.own[self.own.metric == 'n_permutations'],
+        )
+        if len(p):
+            return f'{len(p)} permutation or log-rank p-values' + (
+                f'; {_span(k.value)} permutations' if len(k) else ''
+            ), _source(p)
+
     def robustness(self):
         many = self.own[self.own.estimator.str.contains('fold assignments')]
-        if len(many): return f'controls over many folds: {_list(list(dict.fromkeys(many.estimator)))}', _source(many)
+        if len(many):
+            return (
+                f'controls over many folds: {_list(list(dict.fromkeys(many.estimator)))}',
+                _source(many),
+            )
+
     def limits(self):
         bad = self.rows[self.rows.verdict.str.startswith('not estimable')]
-        if len(bad): return f'{len(bad)} numbers not estimable: {_list(list(dict.fromkeys(bad.verdict.str.removeprefix("not estimable: "))), 3, "; ")}', _source(bad)
+        if len(bad):
+            return (
+                f'{len(bad)} numbers not estimable: {_list(list(dict.fromkeys(bad.verdict.str.removeprefix("not estimable: "))), 3, "; ")}',
+                _source(bad),
+            )
+
     def outside(self):
         rows = self.ok[self.ok.metric.isin(['n_out_of_range', 'extrapolation'])]
-        said = [f'{100*r.value:.0f} % ({r.condition}, {r.estimator or r.metric})' for r in rows.itertuples()]
-        if said: return f'unpaired patients outside what training saw: {_list(said, 4)}', _source(rows)
+        said = [
+            f'{100 * r.value:.0f} % ({r.condition}, {r.estimator or r.metric})'
+            for r in rows.itertuples()
+        ]
+        if said:
+            return f'unpaired patients outside what training saw: {_list(said, 4)}', _source(rows)
+
     def confounding(self):
         rows = self.ok[(self.ok.metric == 'confounding') & (self.ok.role == 'model')]
-        if len(rows): return 'predicted, balanced accuracy: ' + _list([f'{r.label} from {r.extractor or "image"} {r.value:.2f} ({r.condition})' for r in rows.itertuples()], 6, '; '), _source(rows)
+        if len(rows):
+            return 'predicted, balanced accuracy: ' + _list(
+                [
+                    f'{r.label} from {r.extractor or "image"} {r.value:.2f} ({r.condition})'
+                    for r in rows.itertuples()
+                ],
+                6,
+                '; ',
+            ), _source(rows)
+
     def calibration(self):
-        if len(self.rows): return ('none: no row of a calibration metric' if not self.rows.metric.str.contains('calibration|brier', case=False).any() else f'{int(self.rows.metric.str.contains("calibration|brier", case=False).sum())} rows'), 'rows/metric'
+        if len(self.rows):
+            return (
+                'none: no row of a calibration metric'
+                if not self.rows.metric.str.contains('calibration|brier', case=False).any()
+                else f'{int(self.rows.metric.str.contains("calibration|brier", case=False).sum())} rows'
+            ), 'rows/metric'
+
     def dimensions(self):
-        rows = self.own[(self.own.metric == 'radiomics_frechet') & self.own.extractor.str.contains('components')]
+        rows = self.own[
+            (self.own.metric == 'radiomics_frechet') & self.own.extractor.str.contains('components')
+        ]
         k = list(dict.fromkeys(rows.extractor.str.extract(r'(\d+ components)')[0].dropna()))
-        if k: return f'distances between sets on {_list(k)} for {_span(rows.n)} images a side', _source(rows)
+        if k:
+            return (
+                f'distances between sets on {_list(k)} for {_span(rows.n)} images a side',
+                _source(rows),
+            )
+
     def failures(self):
         rows = self.ok[self.ok.metric.isin(['copy_ratio', 'retrieval', 'condition_sensitivity'])]
         rows = rows[rows.role == 'model']
-        if len(rows): return 'audit: ' + _list([f'{r.metric.replace("_", " ")} {r.value:.2f} ({", ".join(x for x in (r.condition, r.protocol) if x)})' for r in rows.itertuples()], 4, '; '), _source(rows)
+        if len(rows):
+            return 'audit: ' + _list(
+                [
+                    f'{r.metric.replace("_", " ")} {r.value:.2f} ({", ".join(x for x in (r.condition, r.protocol) if x)})'
+                    for r in rows.itertuples()
+                ],
+                4,
+                '; ',
+            ), _source(rows)
 
 # %% ../../nbs/10_report/04_checklists.ipynb #3bf730a2
 REFORMS = [
-    ('1a', 'population the claim is about', 'population'), ('1b', 'why this population', None), ('1c', 'why machine learning', None),
-    ('2a', 'data identified', 'data_source'), ('2b', 'code version', 'code'), ('2c', 'computing infrastructure', 'machine'), ('2d', 'instructions for rerunning', None), ('2e', 'script that reproduces all results', 'one_command'),
-    ('3a', 'sources of the data', 'data_source'), ('3b', 'sampling frame', 'population'), ('3c', 'why the data suit the question', None), ('3d', 'outcomes and their distribution', 'outcomes'), ('3e', 'sample size and outcome frequencies', 'sample_size'),
-    ('3f', 'missing data', 'missing'), ('3g', 'is the sample representative', 'outside'),
-    ('4a', 'exclusions', 'excluded'), ('4b', 'corrupt or impossible entries', 'changed'), ('4c', 'transformations of the data', 'changed'),
-    ('5a', 'models trained', 'models'), ('5b', 'why these models', None), ('5c', 'how they are evaluated', 'folds'), ('5d', 'how the reported model was chosen', None), ('5e', 'hyperparameters', None), ('5f', 'appropriate baselines', 'baselines'),
-    ('6a', 'preprocessing and training see training data only', 'inside_folds'), ('6b', 'dependence or duplicates between training and test', 'disjoint'), ('6c', 'each input is legitimate', None),
-    ('7a', 'metrics', 'metrics'), ('7b', 'uncertainty', 'uncertainty'), ('7c', 'statistical tests', 'tests'),
-    ('8a', 'external validity', 'external'), ('8b', 'where the findings do not hold', 'limits')]
+    ('1a', 'population the claim is about', 'population'),
+    ('1b', 'why this population', None),
+    ('1c', 'why machine learning', None),
+    ('2a', 'data identified', 'data_source'),
+    ('2b', 'code version', 'code'),
+    ('2c', 'computing infrastructure', 'machine'),
+    ('2d', 'instructions for rerunning', None),
+    ('2e', 'script that reproduces all results', 'one_command'),
+    ('3a', 'sources of the data', 'data_source'),
+    ('3b', 'sampling frame', 'population'),
+    ('3c', 'why the data suit the question', None),
+    ('3d', 'outcomes and their distribution', 'outcomes'),
+    ('3e', 'sample size and outcome frequencies', 'sample_size'),
+    ('3f', 'missing data', 'missing'),
+    ('3g', 'is the sample representative', 'outside'),
+    ('4a', 'exclusions', 'excluded'),
+    ('4b', 'corrupt or impossible entries', 'changed'),
+    ('4c', 'transformations of the data', 'changed'),
+    ('5a', 'models trained', 'models'),
+    ('5b', 'why these models', None),
+    ('5c', 'how they are evaluated', 'folds'),
+    ('5d', 'how the reported model was chosen', None),
+    ('5e', 'hyperparameters', None),
+    ('5f', 'appropriate baselines', 'baselines'),
+    ('6a', 'preprocessing and training see training data only', 'inside_folds'),
+    ('6b', 'dependence or duplicates between training and test', 'disjoint'),
+    ('6c', 'each input is legitimate', None),
+    ('7a', 'metrics', 'metrics'),
+    ('7b', 'uncertainty', 'uncertainty'),
+    ('7c', 'statistical tests', 'tests'),
+    ('8a', 'external validity', 'external'),
+    ('8b', 'where the findings do not hold', 'limits'),
+]
 
 CLAIM = [
-    ('1', 'title says that it is a study of AI', None), ('2', 'structured abstract', None), ('3', 'background and intended use', None), ('4', 'aims and hypotheses', None), ('5', 'prospective or retrospective', None), ('6', 'goal of the study', None),
-    ('7', 'data sources', 'data_source'), ('8', 'inclusion and exclusion', 'excluded'), ('9', 'preprocessing', 'changed'), ('10', 'selection of subsets', 'population'), ('11', 'de-identification', None), ('12', 'missing data', 'missing'), ('13', 'image acquisition', None),
-    ('14', 'definition of the reference standard', None), ('15', 'why this reference standard', None), ('16', 'who annotated', None), ('17', 'annotation of the test set', None), ('18', 'variability between and within raters', None),
-    ('19', 'assignment to partitions', 'folds'), ('20', 'level at which partitions are disjoint', 'disjoint'), ('21', 'intended sample size', None),
-    ('22', 'the model', 'models'), ('23', 'software and versions', 'packages'), ('24', 'initialization', None), ('25', 'training', 'training'), ('26', 'choice of the final model', None), ('27', 'ensembles', None),
-    ('28', 'metrics of performance', 'metrics'), ('29', 'significance and uncertainty', 'tests'), ('30', 'robustness and sensitivity', 'robustness'), ('31', 'explainability', None), ('32', 'evaluation on internal data', 'internal'), ('33', 'testing on external data', 'external'),
-    ('34', 'trial registration', None), ('35', 'numbers included and excluded', 'sample_size'), ('36', 'clinical characteristics by partition', 'characteristics'), ('37', 'performance with uncertainty', 'uncertainty'), ('38', 'diagnostic performance and its precision', 'accuracy'),
-    ('39', 'analysis of failures', 'failures'), ('40', 'limitations', 'limits'), ('41', 'implications for practice', None), ('42', 'full protocol or technical details', None), ('43', 'availability of software, model, data', 'available'), ('44', 'funding', None)]
+    ('1', 'title says that it is a study of AI', None),
+    ('2', 'structured abstract', None),
+    ('3', 'background and intended use', None),
+    ('4', 'aims and hypotheses', None),
+    ('5', 'prospective or retrospective', None),
+    ('6', 'goal of the study', None),
+    ('7', 'data sources', 'data_source'),
+    ('8', 'inclusion and exclusion', 'excluded'),
+    ('9', 'preprocessing', 'changed'),
+    ('10', 'selection of subsets', 'population'),
+    ('11', 'de-identification', None),
+    ('12', 'missing data', 'missing'),
+    ('13', 'image acquisition', None),
+    ('14', 'definition of the reference standard', None),
+    ('15', 'why this reference standard', None),
+    ('16', 'who annotated', None),
+    ('17', 'annotation of the test set', None),
+    ('18', 'variability between and within raters', None),
+    ('19', 'assignment to partitions', 'folds'),
+    ('20', 'level at which partitions are disjoint', 'disjoint'),
+    ('21', 'intended sample size', None),
+    ('22', 'the model', 'models'),
+    ('23', 'software and versions', 'packages'),
+    ('24', 'initialization', None),
+    ('25', 'training', 'training'),
+    ('26', 'choice of the final model', None),
+    ('27', 'ensembles', None),
+    ('28', 'metrics of performance', 'metrics'),
+    ('29', 'significance and uncertainty', 'tests'),
+    ('30', 'robustness and sensitivity', 'robustness'),
+    ('31', 'explainability', None),
+    ('32', 'evaluation on internal data', 'internal'),
+    ('33', 'testing on external data', 'external'),
+    ('34', 'trial registration', None),
+    ('35', 'numbers included and excluded', 'sample_size'),
+    ('36', 'clinical characteristics by partition', 'characteristics'),
+    ('37', 'performance with uncertainty', 'uncertainty'),
+    ('38', 'diagnostic performance and its precision', 'accuracy'),
+    ('39', 'analysis of failures', 'failures'),
+    ('40', 'limitations', 'limits'),
+    ('41', 'implications for practice', None),
+    ('42', 'full protocol or technical details', None),
+    ('43', 'availability of software, model, data', 'available'),
+    ('44', 'funding', None),
+]
 
 METRICS = [
-    ('1', 'adherence to a checklist', 'answered'), ('2', 'eligibility and representative sample', 'excluded'), ('3', 'quality of the reference standard', None), ('4', 'more than one center', None), ('5', 'clinically usable imaging', None), ('6', 'acquisition parameters', None),
-    ('7', 'interval between imaging and reference', None), ('8', 'segmentation described', None), ('9', 'automated segmentation evaluated', None), ('10', 'test masks by one reader or tool', None), ('11', 'image preprocessing', None), ('12', 'standard extraction software', 'radiomics_package'),
-    ('13', 'extraction parameters', None), ('14', 'non-robust features removed', None), ('15', 'redundant features removed', None), ('16', 'dimensions against size of data', 'dimensions'), ('17', 'robustness of end-to-end learning', None), ('18', 'proper partitions', 'disjoint'),
-    ('19', 'confounders', 'confounding'), ('20', 'appropriate metrics', 'metrics'), ('21', 'uncertainty', 'uncertainty'), ('22', 'calibration', 'calibration'), ('23', 'one modality, or why more', None), ('24', 'comparison without the images', 'omics_direct'),
-    ('25', 'comparison with classical models', 'classical'), ('26', 'internal testing', 'internal'), ('27', 'external testing', 'external'), ('28', 'availability of data', 'data_source'), ('29', 'availability of code', 'code'), ('30', 'availability of the model', None)]
+    ('1', 'adherence to a checklist', 'answered'),
+    ('2', 'eligibility and representative sample', 'excluded'),
+    ('3', 'quality of the reference standard', None),
+    ('4', 'more than one center', None),
+    ('5', 'clinically usable imaging', None),
+    ('6', 'acquisition parameters', None),
+    ('7', 'interval between imaging and reference', None),
+    ('8', 'segmentation described', None),
+    ('9', 'automated segmentation evaluated', None),
+    ('10', 'test masks by one reader or tool', None),
+    ('11', 'image preprocessing', None),
+    ('12', 'standard extraction software', 'radiomics_package'),
+    ('13', 'extraction parameters', None),
+    ('14', 'non-robust features removed', None),
+    ('15', 'redundant features removed', None),
+    ('16', 'dimensions against size of data', 'dimensions'),
+    ('17', 'robustness of end-to-end learning', None),
+    ('18', 'proper partitions', 'disjoint'),
+    ('19', 'confounders', 'confounding'),
+    ('20', 'appropriate metrics', 'metrics'),
+    ('21', 'uncertainty', 'uncertainty'),
+    ('22', 'calibration', 'calibration'),
+    ('23', 'one modality, or why more', None),
+    ('24', 'comparison without the images', 'omics_direct'),
+    ('25', 'comparison with classical models', 'classical'),
+    ('26', 'internal testing', 'internal'),
+    ('27', 'external testing', 'external'),
+    ('28', 'availability of data', 'data_source'),
+    ('29', 'availability of code', 'code'),
+    ('30', 'availability of the model', None),
+]
 
 INSTRUMENTS = {'REFORMS': REFORMS, 'CLAIM 2024': CLAIM, 'METRICS': METRICS}
 
 # %% ../../nbs/10_report/04_checklists.ipynb #273847ab
 def checklist(
-    rows:pd.DataFrame,        # tidy rows of all notebooks
-    provenance:dict=None,     # as in provenance.json
-    ledger:pd.DataFrame=None, # `Cohort.ledger`
-) -> pd.DataFrame: # instrument, item, about, answer, source
+    rows: pd.DataFrame,  # tidy rows of all notebooks
+    provenance: dict = None,  # as in provenance.json
+    ledger: pd.DataFrame = None,  # `Cohort.ledger`
+) -> pd.DataFrame:  # instrument, item, about, answer, source
     "Every item of the three instruments with its computed answer, or the words that there is none."
-    if not len(rows) and not provenance: return pd.DataFrame(columns=['instrument', 'item', 'about', 'answer', 'source'])
+    if not len(rows) and not provenance:
+        return pd.DataFrame(columns=['instrument', 'item', 'about', 'answer', 'source'])
     facts, out = RunFacts(rows, provenance, ledger), []
     for name, items in INSTRUMENTS.items():
         for number, about, fact in items:
             found = None if fact in (None, 'answered') else getattr(facts, fact)()
-            out.append(dict(instrument=name, item=number, about=about, answer=found[0] if found else UNANSWERED, source=found[1] if found else ''))
-    answered = {name: (sum(r['answer'] != UNANSWERED for r in out if r['instrument'] == name), len(items)) for name, items in INSTRUMENTS.items()}
+            out.append(
+                dict(
+                    instrument=name,
+                    item=number,
+                    about=about,
+                    answer=found[0] if found else UNANSWERED,
+                    source=found[1] if found else '',
+                )
+            )
+    answered = {
+        name: (sum(r['answer'] != UNANSWERED for r in out if r['instrument'] == name), len(items))
+        for name, items in INSTRUMENTS.items()
+    }
     for r, (number, about, fact) in zip(out, [i for items in INSTRUMENTS.values() for i in items]):
-        if fact == 'answered': r.update(answer='answered by computed facts: ' + ', '.join(f'{k} of {n} items of {name}' for name, (k, n) in answered.items() if name != r['instrument']), source='this table')
+        if fact == 'answered':
+            r.update(
+                answer='answered by computed facts: '
+                + ', '.join(
+                    f'{k} of {n} items of {name}'
+                    for name, (k, n) in answered.items()
+                    if name != r['instrument']
+                ),
+                source='this table',
+            )
     return pd.DataFrame(out)

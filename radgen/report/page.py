@@ -7,117 +7,302 @@ __all__ = ['TABLES', 'FIGURES', 'CSS', 'TEMPLATE', 'SECTIONS', 'TABLE_CAPTIONS',
            'find_figures', 'audit_sentences', 'render_report']
 
 # %% ../../nbs/10_report/05_page.ipynb #e7d427bf
-from pathlib import Path
 import base64
+import re
+from pathlib import Path
+
 import jinja2
 import pandas as pd
-import re
-from ..core.paths import RadgenError, atomic, make_folder
+
 from ..core.names import MODEL_NAMES, TRAINED_MODELS
+from ..core.paths import RadgenError, atomic, make_folder
 from ..core.rows import is_simulated
-from .tables import table_classification, table_cohort, table_controls, table_fidelity, table_siblings, table_single_genomics, table_survival
-from .scorecard import carried_sentence, headline, scorecard, sibling_sentence, table_scorecard
 from .checklists import checklist
+from radgen.report.scorecard import (
+    carried_sentence,
+    headline,
+    scorecard,
+    sibling_sentence,
+    table_scorecard,
+)
+from radgen.report.tables import (
+    table_classification,
+    table_cohort,
+    table_controls,
+    table_fidelity,
+    table_siblings,
+    table_single_genomics,
+    table_survival,
+)
 
 # %% ../../nbs/10_report/05_page.ipynb #aee9cd5e
-TABLES = dict( # name of the file -> title
-    table1_cohort='Table 1. Cohort', table2_fidelity='Table 2. Image fidelity', table2_siblings='Table 2b. With and without a sibling in training', table3_classification='Table 3. Classification of clinical attributes', table4_survival='Table 4. Survival',
-    table5_single_genomics='Table 5. Single genomics', table6_controls='Table 6. Controls', table7_scorecard='Table 7. Scorecard', table8_checklists='Table 8. Checklists')
+TABLES = dict(  # name of the file -> title
+    table1_cohort='Table 1. Cohort',
+    table2_fidelity='Table 2. Image fidelity',
+    table2_siblings='Table 2b. With and without a sibling in training',
+    table3_classification='Table 3. Classification of clinical attributes',
+    table4_survival='Table 4. Survival',
+    table5_single_genomics='Table 5. Single genomics',
+    table6_controls='Table 6. Controls',
+    table7_scorecard='Table 7. Scorecard',
+    table8_checklists='Table 8. Checklists',
+)
+
 
 def tables(
-    rows:pd.DataFrame,              # tidy rows of all notebooks
-    cohort_facts:pd.DataFrame=None, # `Cohort.counts()`; by default the rows of metric 'count'
-    simulated:bool=None,            # by default by the cohort's name
-    provenance:dict=None,           # as in provenance.json, for the checklists
-    ledger:pd.DataFrame=None,       # `Cohort.ledger`, for the checklists
-) -> dict: # name -> DataFrame of text, as in TABLES
+    rows: pd.DataFrame,  # tidy rows of all notebooks
+    cohort_facts: pd.DataFrame = None,  # `Cohort.counts()`; by default the rows of metric 'count'
+    simulated: bool = None,  # by default by the cohort's name
+    provenance: dict = None,  # as in provenance.json, for the checklists
+    ledger: pd.DataFrame = None,  # `Cohort.ledger`, for the checklists
+) -> dict:  # name -> DataFrame of text, as in TABLES
     "Tables 1 to 8 as views of tidy rows."
-    made = [table_cohort(rows, cohort_facts), table_fidelity(rows), table_siblings(rows), table_classification(rows), table_survival(rows), table_single_genomics(rows), table_controls(rows), table_scorecard(scorecard(rows, simulated)), checklist(rows, provenance, ledger)]
+    made = [
+        table_cohort(rows, cohort_facts),
+        table_fidelity(rows),
+        table_siblings(rows),
+        table_classification(rows),
+        table_survival(rows),
+        table_single_genomics(rows),
+        table_controls(rows),
+        table_scorecard(scorecard(rows, simulated)),
+        checklist(rows, provenance, ledger),
+    ]
     return dict(zip(TABLES, made))
 
+
 def write_tables(
-    tables:dict,       # name -> DataFrame
-    folder:str|Path,
-) -> list: # the files written
+    tables: dict,  # name -> DataFrame
+    folder: str | Path,
+) -> list:  # the files written
     "Write each table as CSV, atomically."
     out = []
     for name, table in tables.items():
-        path = make_folder(folder)/f'{name}.csv'
-        with atomic(path) as tmp: table.to_csv(tmp, index=False)
+        path = make_folder(folder) / f'{name}.csv'
+        with atomic(path) as tmp:
+            table.to_csv(tmp, index=False)
         out.append(path)
     return out
 
 # %% ../../nbs/10_report/05_page.ipynb #ed9e2e85
-FIGURES = { # beginning of the file name -> title, caption, what a reader who cannot see it should know
-    'fig1_': ('Figure 1. Overall design', 'Counts are the cohort’s own. Patients with both omics and projections train the model; patients with omics alone are given generated projections, on which attributes and survival are judged. Fidelity is judged on imaged patients, each by a model that held the patient (or, in the paper’s protocol, the image) out.', 'Diagram of boxes and arrows from omics and MRI through the CPDM to generated MRI, attributes, survival and fidelity.'),
-    'fig2_': ('Figure 2. Architecture of the CPDM', 'Drawn from the module that ran. Bars are runs of blocks of one resolution and width; the number on a bar counts channels.', 'Diagram of a U-shaped network with resolutions and channel counts; the condition enters with the noise level.'),
-    'fig3_': ('Figure 3. Training and held-out loss', 'Thin lines are folds, thick lines their median (running median over steps). A gap between the two is memorization.', 'Line chart of training and held-out loss over steps.'),
-    'fig4_': ('Figure 4. Held-out patients: real beside generated', 'A row a held-out patient, one gray scale. Blue frames: generated from the patient’s omics. Orange frames: the trivial controls.', 'Rows of sagittal breast projections: real, generated samples, their mean, the mean training image, the nearest copy.'),
-    'gallery': ('Generated projections of unpaired patients', 'One sample a patient, for looking only.', 'Sheet of generated sagittal breast projections.'),
-    'fidelity': ('Fidelity at a glance', 'A model’s line shows its single samples, the line below it the mean of several. MSE, SSIM and legacy FID of smaller pictures are taken after enlarging them to 128 pixels. Filled marks: folds over patients; open marks: folds over images. Lines are 95 % intervals (patient jackknife for distances, patient bootstrap for means). Gray: real images against real images.', 'Dot plot of each fidelity metric for models and controls with intervals; all values are in Table 2.'),
-    'fig5_': ('Figure 5. ROC and precision-recall curves', 'Left: patients the classifier was fitted on. Right: held-out patients. Areas with 95 % patient-bootstrap intervals.', 'ROC and precision-recall curves, train and test; areas are in Table 3.'),
-    'fig6_': ('Figure 6. SHAP summary', 'Each held-out patient explained by the classifier that held it out. Position: push on the log-odds; colour: rank of the feature’s value.', 'Strips of points, a row a feature, ordered by mean absolute SHAP value.'),
-    'outcomes': ('Outcomes at a glance', 'Blue: generated images. Orange: the omics without an image. Pink: 95 % range under permuted labels.', 'Dot plot of scores by label with intervals; all values are in Tables 3 and 4.'),
-    'fig7_': ('Figure 7. Kaplan-Meier curves of predicted risk', 'Out-of-fold risk, split at the median of the training patients. Bands: pointwise 95 %; ticks: censored patients.', 'Survival curves of low and high predicted risk with numbers at risk.'),
-    'fig8_': ('Figure 8. Clusters of the omic features', 'k-means of the condition in the plane of the centres, with the patients nearest the centres (in all features, not on these two axes), and the mean silhouette over k.', 'Scatter of patients coloured by cluster, and a line of mean silhouette over the number of clusters.'),
-    'fig9_': ('Figure 9. The scorecard, drawn', 'A row a published quantity, on its own scale. Diamonds: published (open: preprint). Round marks: ours, with 95 % intervals (open: folds over images; filled: folds over patients). Squares: the best trivial control. Pink: 95 % range under permuted labels. Green: upper bound. Above each panel: the conclusion by rule.', 'Dot plot of each published quantity, ours and controls; all values are in Table 7.'),
+FIGURES = {  # beginning of the file name -> title, caption, what a reader who cannot see it should know
+    'fig1_': (
+        'Figure 1. Overall design',
+        'Counts are the cohort’s own. Patients with both omics and projections train the model; patients with omics alone are given generated projections, on which attributes and survival are judged. Fidelity is judged on imaged patients, each by a model that held the patient (or, in the paper’s protocol, the image) out.',
+        'Diagram of boxes and arrows from omics and MRI through the CPDM to generated MRI, attributes, survival and fidelity.',
+    ),
+    'fig2_': (
+        'Figure 2. Architecture of the CPDM',
+        'Drawn from the module that ran. Bars are runs of blocks of one resolution and width; the number on a bar counts channels.',
+        'Diagram of a U-shaped network with resolutions and channel counts; the condition enters with the noise level.',
+    ),
+    'fig3_': (
+        'Figure 3. Training and held-out loss',
+        'Thin lines are folds, thick lines their median (running median over steps). A gap between the two is memorization.',
+        'Line chart of training and held-out loss over steps.',
+    ),
+    'fig4_': (
+        'Figure 4. Held-out patients: real beside generated',
+        'A row a held-out patient, one gray scale. Blue frames: generated from the patient’s omics. Orange frames: the trivial controls.',
+        'Rows of sagittal breast projections: real, generated samples, their mean, the mean training image, the nearest copy.',
+    ),
+    'gallery': (
+        'Generated projections of unpaired patients',
+        'One sample a patient, for looking only.',
+        'Sheet of generated sagittal breast projections.',
+    ),
+    'fidelity': (
+        'Fidelity at a glance',
+        'A model’s line shows its single samples, the line below it the mean of several. MSE, SSIM and legacy FID of smaller pictures are taken after enlarging them to 128 pixels. Filled marks: folds over patients; open marks: folds over images. Lines are 95 % intervals (patient jackknife for distances, patient bootstrap for means). Gray: real images against real images.',
+        'Dot plot of each fidelity metric for models and controls with intervals; all values are in Table 2.',
+    ),
+    'fig5_': (
+        'Figure 5. ROC and precision-recall curves',
+        'Left: patients the classifier was fitted on. Right: held-out patients. Areas with 95 % patient-bootstrap intervals.',
+        'ROC and precision-recall curves, train and test; areas are in Table 3.',
+    ),
+    'fig6_': (
+        'Figure 6. SHAP summary',
+        'Each held-out patient explained by the classifier that held it out. Position: push on the log-odds; colour: rank of the feature’s value.',
+        'Strips of points, a row a feature, ordered by mean absolute SHAP value.',
+    ),
+    'outcomes': (
+        'Outcomes at a glance',
+        'Blue: generated images. Orange: the omics without an image. Pink: 95 % range under permuted labels.',
+        'Dot plot of scores by label with intervals; all values are in Tables 3 and 4.',
+    ),
+    'fig7_': (
+        'Figure 7. Kaplan-Meier curves of predicted risk',
+        'Out-of-fold risk, split at the median of the training patients. Bands: pointwise 95 %; ticks: censored patients.',
+        'Survival curves of low and high predicted risk with numbers at risk.',
+    ),
+    'fig8_': (
+        'Figure 8. Clusters of the omic features',
+        'k-means of the condition in the plane of the centres, with the patients nearest the centres (in all features, not on these two axes), and the mean silhouette over k.',
+        'Scatter of patients coloured by cluster, and a line of mean silhouette over the number of clusters.',
+    ),
+    'fig9_': (
+        'Figure 9. The scorecard, drawn',
+        'A row a published quantity, on its own scale. Diamonds: published (open: preprint). Round marks: ours, with 95 % intervals (open: folds over images; filled: folds over patients). Squares: the best trivial control. Pink: 95 % range under permuted labels. Green: upper bound. Above each panel: the conclusion by rule.',
+        'Dot plot of each published quantity, ours and controls; all values are in Table 7.',
+    ),
     'audit_': ('Audit', '', 'Plot of an audit; its values are in Table 6.'),
-    'audit_copies': ('Audit: copies', 'How far samples lie from the nearest training image, beside how far real held-out images lie from it.', 'Distributions of distances to the nearest training image; values are in Table 6.'),
-    'audit_condition': ('Audit: do the pictures carry the condition?', 'Retrieval of the true condition, exchange of the condition, and what is read back from the pictures, each with its null.', 'Dot plot of retrieval, condition exchange and probes; values are in Table 6.'),
-    'audit_tstr': ('Audit: trained on synthetic, tested on real', 'AUROC on real images of held-out patients of a classifier taught by generated images of patients without one, beside the same taught by real images, by the controls and by the omics.', 'Dot plot of AUROC by label and source; values are in Table 6.'),
-    'audit_confounding': ('Audit: site and kind of series', 'How well site and kind are predicted from pictures and from the condition, beside permuted labels.', 'Dot plot of balanced accuracy; values are in Table 6.'),
-    'factorization_': ('Factorization of the omics', '', 'Plot of a factorization; its values are in Table 6.'),
-    'factorization_comparison': ('The factorization and its alternatives', 'Share of the variance explained on hidden entries, scattered or a whole omic of a patient, with 95 % intervals over patients; and how much of the true programs is recovered, where they are known.', 'Dot plots of R2 by method; values are in Table 6.'),
-    'factorization_relevance': ('Components that are kept', 'Left: share of the variance. Right: in which omics a component speaks.', 'Bars of explained variance and of omic weights by component.'),
-    'factorization_loadings': ('What the components are made of', 'The genes with the largest loadings; a name is that of the gene set a component is enriched for.', 'Heat map of gene loadings by component.'),
-    'coverage': ('Coverage of the intervals', 'Share of repetitions in which the 95 % interval contained what it estimates, with its own interval; the line is 95 %.', 'Dot plot of coverage by quantity; values are in Table 6.'),
-    'learning_curve': ('How many patients', 'Each measure against the number of imaged patients that train, by the strength of the link from omics to pictures; the controls beside it.', 'Line charts of measures against the number of imaged patients; values are in Table 6.'),
+    'audit_copies': (
+        'Audit: copies',
+        'How far samples lie from the nearest training image, beside how far real held-out images lie from it.',
+        'Distributions of distances to the nearest training image; values are in Table 6.',
+    ),
+    'audit_condition': (
+        'Audit: do the pictures carry the condition?',
+        'Retrieval of the true condition, exchange of the condition, and what is read back from the pictures, each with its null.',
+        'Dot plot of retrieval, condition exchange and probes; values are in Table 6.',
+    ),
+    'audit_tstr': (
+        'Audit: trained on synthetic, tested on real',
+        'AUROC on real images of held-out patients of a classifier taught by generated images of patients without one, beside the same taught by real images, by the controls and by the omics.',
+        'Dot plot of AUROC by label and source; values are in Table 6.',
+    ),
+    'audit_confounding': (
+        'Audit: site and kind of series',
+        'How well site and kind are predicted from pictures and from the condition, beside permuted labels.',
+        'Dot plot of balanced accuracy; values are in Table 6.',
+    ),
+    'factorization_': (
+        'Factorization of the omics',
+        '',
+        'Plot of a factorization; its values are in Table 6.',
+    ),
+    'factorization_comparison': (
+        'The factorization and its alternatives',
+        'Share of the variance explained on hidden entries, scattered or a whole omic of a patient, with 95 % intervals over patients; and how much of the true programs is recovered, where they are known.',
+        'Dot plots of R2 by method; values are in Table 6.',
+    ),
+    'factorization_relevance': (
+        'Components that are kept',
+        'Left: share of the variance. Right: in which omics a component speaks.',
+        'Bars of explained variance and of omic weights by component.',
+    ),
+    'factorization_loadings': (
+        'What the components are made of',
+        'The genes with the largest loadings; a name is that of the gene set a component is enriched for.',
+        'Heat map of gene loadings by component.',
+    ),
+    'coverage': (
+        'Coverage of the intervals',
+        'Share of repetitions in which the 95 % interval contained what it estimates, with its own interval; the line is 95 %.',
+        'Dot plot of coverage by quantity; values are in Table 6.',
+    ),
+    'learning_curve': (
+        'How many patients',
+        'Each measure against the number of imaged patients that train, by the strength of the link from omics to pictures; the controls beside it.',
+        'Line charts of measures against the number of imaged patients; values are in Table 6.',
+    ),
 }
 
-_VARIANTS = dict(multiomic='multi-omic condition', expression='expression condition', paper='paper protocol', patient='patient protocol')
+_VARIANTS = dict(
+    multiomic='multi-omic condition',
+    expression='expression condition',
+    paper='paper protocol',
+    patient='patient protocol',
+)
+
 
 def find_figures(
-    *folders:str|Path, # later folders win
-) -> dict: # name -> [files]
+    *folders: str | Path,  # later folders win
+) -> dict:  # name -> [files]
     "The figures (PNG, SVG) found in these folders, by file name without suffix."
     out = {}
     for folder in map(Path, folders):
         found = {}
-        for path in sorted(p for p in folder.glob('*') if p.suffix in ('.png', '.svg')): found.setdefault(path.stem, []).append(path)
+        for path in sorted(p for p in folder.glob('*') if p.suffix in ('.png', '.svg')):
+            found.setdefault(path.stem, []).append(path)
         out |= found
     return out
+
 
 def _data_uri(files):
     "The smaller of a figure's files as a data URI."
     files = [Path(f) for f in ([files] if isinstance(files, (str, Path)) else files)]
     files = [f for f in files if f.exists()]
-    if not files: return None
+    if not files:
+        return None
     best = min(files, key=lambda f: f.stat().st_size)
     return f'data:image/{dict(svg="svg+xml").get(best.suffix[1:], best.suffix[1:])};base64,{base64.b64encode(best.read_bytes()).decode()}'
 
+
 _models = '|'.join(sorted(TRAINED_MODELS, key=len, reverse=True))
+
 
 def _figure_html(name, files, about, simulated):
     title, caption, alt = about
-    found = re.search(rf'_({_models})' + ('_(?=paper|patient)' if name.startswith('fig3_') else '$'), name)
+    found = re.search(
+        rf'_({_models})' + ('_(?=paper|patient)' if name.startswith('fig3_') else '$'), name
+    )
     model = found[1] if found else 'cpdm'
-    words = ', '.join([MODEL_NAMES[model]] * (model != 'cpdm') + [_VARIANTS[w] for w in re.split('[_-]', name.replace(found[1], '') if found else name) if w in _VARIANTS])
-    return dict(more=model != 'cpdm', id='figure-' + re.sub(r'[^A-Za-z0-9_-]', '-', name), title=title + (f' ({words})' if words else ''), caption=caption, alt=('Simulated data. ' if simulated else '') + alt + (f' {words.capitalize()}.' if words else ''), uri=_data_uri(files))
+    words = ', '.join(
+        [MODEL_NAMES[model]] * (model != 'cpdm')
+        + [
+            _VARIANTS[w]
+            for w in re.split('[_-]', name.replace(found[1], '') if found else name)
+            if w in _VARIANTS
+        ]
+    )
+    return dict(
+        more=model != 'cpdm',
+        id='figure-' + re.sub(r'[^A-Za-z0-9_-]', '-', name),
+        title=title + (f' ({words})' if words else ''),
+        caption=caption,
+        alt=('Simulated data. ' if simulated else '')
+        + alt
+        + (f' {words.capitalize()}.' if words else ''),
+        uri=_data_uri(files),
+    )
+
 
 def _figures_for(figures, prefix, simulated):
     "All figures of one kind, the multi-omic condition first; or one that says there is none."
-    names = [prefix] if prefix in figures else sorted((n for n in figures if n.startswith(prefix)), key=lambda n: ('expression' in n, n)) # one of all conditions replaces one of each
+    names = (
+        [prefix]
+        if prefix in figures
+        else sorted(
+            (n for n in figures if n.startswith(prefix)), key=lambda n: ('expression' in n, n)
+        )
+    )  # one of all conditions replaces one of each
     about = lambda n: FIGURES[max((k for k in FIGURES if n.startswith(k)), key=len)]
-    found = [f for f in (_figure_html(n, figures[n], about(n), simulated) for n in names) if f['uri']]
-    return found or [dict(more=False, id='figure-' + prefix.strip('_'), title=FIGURES[prefix][0], caption='', alt='', uri=None)]
+    found = [
+        f for f in (_figure_html(n, figures[n], about(n), simulated) for n in names) if f['uri']
+    ]
+    return found or [
+        dict(
+            more=False,
+            id='figure-' + prefix.strip('_'),
+            title=FIGURES[prefix][0],
+            caption='',
+            alt='',
+            uri=None,
+        )
+    ]
+
 
 def _further(figures, simulated):
     "Figures of no kind that the page knows."
     names = sorted(n for n in figures if not n.startswith(tuple(FIGURES)))
-    return [f for f in (_figure_html(n, figures[n], (n.replace('_', ' ').replace('-', ' '), '', n.replace('_', ' ')), simulated) for n in names) if f['uri']]
+    return [
+        f
+        for f in (
+            _figure_html(
+                n,
+                figures[n],
+                (n.replace('_', ' ').replace('-', ' '), '', n.replace('_', ' ')),
+                simulated,
+            )
+            for n in names
+        )
+        if f['uri']
+    ]
 
 # %% ../../nbs/10_report/05_page.ipynb #3a6b29e9
-CSS = '''
+CSS = """
 :root{color-scheme:light dark;--paper:#fdfdfb;--ink:#1b1f24;--muted:#5b6570;--hair:#d9dde2;--soft:#f2f4f6;--accent:#00598c;--warn:#8a1c1c;--warnbg:#fbeaea;--good:#00664a;--orange:#9a4300}
 @media (prefers-color-scheme:dark){:root{--paper:#14171a;--ink:#e4e7ea;--muted:#9aa4ae;--hair:#343a40;--soft:#1d2125;--accent:#7cc0ea;--warn:#ff9d9d;--warnbg:#341a1b;--good:#5fd0a8;--orange:#f2a469}}
 *{box-sizing:border-box}html{-webkit-text-size-adjust:100%;scroll-padding-top:1rem}
@@ -143,10 +328,10 @@ pre{background:var(--soft);border-radius:4px;padding:.8rem 1rem;overflow-x:auto;
 @media (max-width:40rem){body{font-size:1rem}.page{padding:1rem 1rem 3rem}dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:.5rem}nav ol{columns:1}tbody th{max-width:8.5rem;min-width:6.5rem}th,td{padding:.35rem .5rem}}
 @media print{:root{--paper:#fff;--ink:#000;--muted:#444;--hair:#bbb;--soft:#f2f2f2;--accent:#000;--warn:#8a1c1c;--warnbg:#fff;--good:#000;--orange:#000;color-scheme:light}body{font-size:10pt}.page{display:block;max-width:none;padding:0}nav{display:none}.scroll,.tall{overflow:visible;max-height:none;border:0}.picture img{min-width:0;max-width:100%}
 table{font-size:6.5pt}th,td{padding:2pt 3pt;min-width:0!important}td.num{white-space:normal}thead th,tbody th{position:static}figure.picture,tr{break-inside:avoid}h2,figcaption{break-after:avoid}.banner{background:#fff;color:#8a1c1c;border:1px solid #8a1c1c}@page{size:A4;margin:15mm}}
-'''
+"""
 
 # %% ../../nbs/10_report/05_page.ipynb #0ff0acae
-TEMPLATE = '''{% macro said(text) %}{% if text %}<p class="note sans">{{ text }}</p>{% endif %}{% endmacro %}
+TEMPLATE = """{% macro said(text) %}{% if text %}<p class="note sans">{{ text }}</p>{% endif %}{% endmacro %}
 {% macro caption(item) %}{% if simulated %}<span class="sim">SIMULATED</span>{% endif %}<b>{{ item.title }}.</b> {{ item.caption }}{% endmacro %}
 {% macro one(f) %}<figure class="picture" id="{{ f.id }}">{% if f.uri %}<div class="scroll" role="region" aria-label="{{ f.title }}" tabindex="0"><img src="{{ f.uri }}" alt="{{ f.alt }}"></div><figcaption>{{ caption(f) }}</figcaption>{% else %}<p class="absent">{{ f.title }}: not made in this run.</p>{% endif %}</figure>
 {% endmacro %}
@@ -193,15 +378,31 @@ TEMPLATE = '''{% macro said(text) %}{% if text %}<p class="note sans">{{ text }}
 {% for name in further %}{{ table(name) }}{% endfor %}{% for f in more %}{{ one(f) }}{% endfor %}{% endif %}
 </section>
 {% endfor %}</main></div></body></html>
-'''
+"""
 
 # %% ../../nbs/10_report/05_page.ipynb #faf19018
-SECTIONS = {'cohort': 'Cohort', 'factors': 'Multi-omic features', 'design': 'Design', 'training': 'Model and training', 'images': 'Generated images', 'fidelity': 'Fidelity', 'outcomes': 'Clinical attributes', 'survival': 'Survival',
-            'single-genomics': 'Single genomics', 'controls': 'Controls', 'audit': 'Audit', 'coverage': 'Coverage of the intervals', 'patients': 'How many patients', 'checklists': 'Checklists', 'words': 'Words', 'rerun': 'Provenance and rerun'}
+SECTIONS = {
+    'cohort': 'Cohort',
+    'factors': 'Multi-omic features',
+    'design': 'Design',
+    'training': 'Model and training',
+    'images': 'Generated images',
+    'fidelity': 'Fidelity',
+    'outcomes': 'Clinical attributes',
+    'survival': 'Survival',
+    'single-genomics': 'Single genomics',
+    'controls': 'Controls',
+    'audit': 'Audit',
+    'coverage': 'Coverage of the intervals',
+    'patients': 'How many patients',
+    'checklists': 'Checklists',
+    'words': 'Words',
+    'rerun': 'Provenance and rerun',
+}
 
 TABLE_CAPTIONS = dict(
     table7_scorecard='Each number of the abstracts (both of the multi-omic condition) beside ours with 95 % interval, under both protocols; outcomes exist under folds over patients only. Best trivial control: mean training image or nearest-condition copy for fidelity, omics without an image for outcomes. Null: 95 % range under permuted labels. '
-                     'Upper bound: the simulated truth, or the omics; for fidelity the real image itself through the size of generation. Fidelity is of single samples, at 128 pixels where the run has the released images; outcomes are of radiomic features; neither choice was made by the score. The conclusion follows a fixed rule (see Words).',
+    'Upper bound: the simulated truth, or the omics; for fidelity the real image itself through the size of generation. Fidelity is of single samples, at 128 pixels where the run has the released images; outcomes are of radiomic features; neither choice was made by the score. The conclusion follows a fixed rule (see Words).',
     table1_cohort='Patients, series, cases and events among all patients, those imaged, and those with the condition and no image.',
     table2_fidelity='Value [95 % interval]. Distances: patient jackknife; means over images: patient bootstrap. KID, FRD and the ratio at the size of generation (pixels). Gray lines are not models: controls and reference. Notes say how much of the released training a model had.',
     table2_siblings='Folds over images, single samples; value [95 % interval by patient bootstrap], for all held-out images, for those with another image of the same patient in training, and for those without.',
@@ -209,70 +410,162 @@ TABLE_CAPTIONS = dict(
     table4_survival='Value [95 % interval by patient bootstrap], out of fold, pairs within folds. Permuted survival: mean (95 % range).',
     table5_single_genomics='The same quantity under both conditions; n counts images (fidelity) or patients (outcomes).',
     table6_controls='All controls, references, nulls and upper bounds, and the audit, in sections.',
-    table8_checklists='REFORMS (Kapoor et al. 2024), CLAIM (2024 update) and METRICS (Kocak et al. 2024): every item with what this run computed about it.')
+    table8_checklists='REFORMS (Kapoor et al. 2024), CLAIM (2024 update) and METRICS (Kocak et al. 2024): every item with what this run computed about it.',
+)
 
-GLOSSARY = {'reproduced': 'Beats its controls, and the 95 % interval reaches the published value or passes it.', 'not reproduced': 'Beats its controls, and falls short of the published value.', 'above its controls': 'Beats its controls; there is no published value to compare with.',
-    'matched by a control': 'The best trivial control reaches the lower end of our 95 % interval (upper end where lower is better): nothing shows that the model does more than the control.', 'not above chance': 'The value lies within the 95 % range of the permutation null.',
-    'not comparable': 'The value does not answer the published question: simulated or other patients, or images of another size than the published 128 pixels.', 'not estimable': 'Too few patients in the smaller class, or too few events, by a rule applied before any score is seen.', 'unavailable': 'Not built, not run, or its means (such as network weights) are not at hand; never silently replaced.',
+GLOSSARY = {
+    'reproduced': 'Beats its controls, and the 95 % interval reaches the published value or passes it.',
+    'not reproduced': 'Beats its controls, and falls short of the published value.',
+    'above its controls': 'Beats its controls; there is no published value to compare with.',
+    'matched by a control': 'The best trivial control reaches the lower end of our 95 % interval (upper end where lower is better): nothing shows that the model does more than the control.',
+    'not above chance': 'The value lies within the 95 % range of the permutation null.',
+    'not comparable': 'The value does not answer the published question: simulated or other patients, or images of another size than the published 128 pixels.',
+    'not estimable': 'Too few patients in the smaller class, or too few events, by a rule applied before any score is seen.',
+    'unavailable': 'Not built, not run, or its means (such as network weights) are not at hand; never silently replaced.',
     'control, reference, null': 'A control is a trivial answer to the same question. The reference is what real images score against real images. The null is what the same procedure scores on permuted labels.',
-    'upper_bound': 'The best that could be asked for: the simulated truth where it is known, else the omics without an image; for fidelity, the real image itself, reduced to the size of generation and enlarged again.', 'sibling': 'Held out while another image of the same patient trains: possible under the paper protocol only.', 'legacy FID': 'The paper’s measure: the Fréchet distance between the pixel rows of two images, each image read as one observation per row. No Inception network is involved.',
-    'KID, FRD': 'Unbiased kernel distance, and Fréchet distance on a few principal components, between radiomic features of two sets of images.', 'retrieval': 'Given the real image of a held-out patient, the share of other patients’ conditions that is ranked below the true one; 0.5 is chance.', 'single, mean, best': 'One sample a patient; the mean image of n samples; the best of n samples, which knows the answer.'}
+    'upper_bound': 'The best that could be asked for: the simulated truth where it is known, else the omics without an image; for fidelity, the real image itself, reduced to the size of generation and enlarged again.',
+    'sibling': 'Held out while another image of the same patient trains: possible under the paper protocol only.',
+    'legacy FID': 'The paper’s measure: the Fréchet distance between the pixel rows of two images, each image read as one observation per row. No Inception network is involved.',
+    'KID, FRD': 'Unbiased kernel distance, and Fréchet distance on a few principal components, between radiomic features of two sets of images.',
+    'retrieval': 'Given the real image of a held-out patient, the share of other patients’ conditions that is ranked below the true one; 0.5 is chance.',
+    'single, mean, best': 'One sample a patient; the mean image of n samples; the best of n samples, which knows the answer.',
+}
 
-_HEADINGS = dict(table6_controls='section', table8_checklists='instrument') # a heading across the table where these change
+_HEADINGS = dict(
+    table6_controls='section', table8_checklists='instrument'
+)  # a heading across the table where these change
 
-_GROUPS = dict(table2_fidelity=('condition', 'protocol'), table2_siblings=('condition',), table3_classification=('attribute', 'condition'), table4_survival=('condition',), table7_scorecard=('quantity',)) # a rule is drawn where these change
+_GROUPS = dict(
+    table2_fidelity=('condition', 'protocol'),
+    table2_siblings=('condition',),
+    table3_classification=('attribute', 'condition'),
+    table4_survival=('condition',),
+    table7_scorecard=('quantity',),
+)  # a rule is drawn where these change
 
 _NA = ('not estimable', 'unavailable', 'not answered', '–', 'n/a')
+
 
 def _view(name, table, simulated):
     "A table as the template shows it."
     title = TABLES.get(name, name.replace('_', ' ').capitalize())
+
     def cell(column, text):
         text = '–' if text is None or text != text else str(text)
-        if column.startswith('conclusion'): return dict(text=text, kind='conclusion ' + next((k for k in ('matched', 'chance', 'above', 'reproduced') if k in text and 'not reproduced' not in text), ''))
-        kind = ('na ' if text.startswith(_NA) else 'num ' if re.match(r'^[<−-]?\d', text) and len(text) < 30 else '') + ('long' if len(text) > 40 else '')
-        return dict(text=re.sub(r'\[.*?\]|\(.*? to .*?\)', lambda m: m[0].replace(' ', '\N{NO-BREAK SPACE}'), text), kind=kind.strip())
+        if column.startswith('conclusion'):
+            return dict(
+                text=text,
+                kind='conclusion '
+                + next(
+                    (
+                        k
+                        for k in ('matched', 'chance', 'above', 'reproduced')
+                        if k in text and 'not reproduced' not in text
+                    ),
+                    '',
+                ),
+            )
+        kind = (
+            'na '
+            if text.startswith(_NA)
+            else 'num '
+            if re.match(r'^[<−-]?\d', text) and len(text) < 30
+            else ''
+        ) + ('long' if len(text) > 40 else '')
+        return dict(
+            text=re.sub(
+                r'\[.*?\]|\(.*? to .*?\)', lambda m: m[0].replace(' ', '\N{NO-BREAK SPACE}'), text
+            ),
+            kind=kind.strip(),
+        )
+
     headings = list(table[_HEADINGS[name]]) if _HEADINGS.get(name) in table else [''] * len(table)
-    if _HEADINGS.get(name) in table: table = table.drop(columns=_HEADINGS[name])
+    if _HEADINGS.get(name) in table:
+        table = table.drop(columns=_HEADINGS[name])
     roles = table['role'] if 'role' in table else [''] * len(table)
     group = list(map(tuple, table[[c for c in _GROUPS.get(name, ()) if c in table]].to_numpy()))
-    news = ['new' if i and g != group[i-1] else '' for i, g in enumerate(group)]
-    lines = [dict(kind=f'{role if role != "model" else ""} {new}'.strip(), heading='' if i and heading == headings[i-1] else heading, cells=[cell(c, v) for c, v in zip(table.columns, line)])
-             for i, (role, new, heading, line) in enumerate(zip(roles, news, headings, table.itertuples(index=False)))]
-    return dict(title=title, caption=TABLE_CAPTIONS.get(name, ''), columns=list(table.columns), rows=lines)
+    news = ['new' if i and g != group[i - 1] else '' for i, g in enumerate(group)]
+    lines = [
+        dict(
+            kind=f'{role if role != "model" else ""} {new}'.strip(),
+            heading='' if i and heading == headings[i - 1] else heading,
+            cells=[cell(c, v) for c, v in zip(table.columns, line)],
+        )
+        for i, (role, new, heading, line) in enumerate(
+            zip(roles, news, headings, table.itertuples(index=False))
+        )
+    ]
+    return dict(
+        title=title, caption=TABLE_CAPTIONS.get(name, ''), columns=list(table.columns), rows=lines
+    )
+
 
 def _facts(provenance):
     "Provenance as plain lines and as groups of lines."
-    plain = [(k.replace('_', ' '), v if not isinstance(v, (list, tuple)) else ', '.join(map(str, v))) for k, v in provenance.items() if not isinstance(v, dict)]
-    nested = [(k.replace('_', ' '), [(a, b) for a, b in v.items()]) for k, v in provenance.items() if isinstance(v, dict)]
+    plain = [
+        (k.replace('_', ' '), v if not isinstance(v, (list, tuple)) else ', '.join(map(str, v)))
+        for k, v in provenance.items()
+        if not isinstance(v, dict)
+    ]
+    nested = [
+        (k.replace('_', ' '), [(a, b) for a, b in v.items()])
+        for k, v in provenance.items()
+        if isinstance(v, dict)
+    ]
     return plain, nested
 
+
 def audit_sentences(
-    rows:pd.DataFrame, # tidy rows of all notebooks
-) -> list: # of str
+    rows: pd.DataFrame,  # tidy rows of all notebooks
+) -> list:  # of str
     "What the audit found, in sentences made by `radgen.audit.common`; none where no audit was run."
     mine = rows[rows.source_notebook.fillna('').astype(str).str.startswith('07a')]
-    if not len(mine): return []
+    if not len(mine):
+        return []
     from radgen.report.sentences import sentences
+
     return list(sentences(mine))
 
+
 def render_report(
-    rows:pd.DataFrame, # tidy rows of all notebooks
-    tables:dict,       # as made by `tables`; further names are shown at the end
-    figures:dict,      # name -> file(s), as made by `find_figures`
-    facts:dict,        # cohort, profile; optional: simulated, provenance (dict), command
-    out:str|Path,      # report.html, or the folder it goes to
-) -> Path: # the page
+    rows: pd.DataFrame,  # tidy rows of all notebooks
+    tables: dict,  # as made by `tables`; further names are shown at the end
+    figures: dict,  # name -> file(s), as made by `find_figures`
+    facts: dict,  # cohort, profile; optional: simulated, provenance (dict), command
+    out: str | Path,  # report.html, or the folder it goes to
+) -> Path:  # the page
     "Write one self-contained page, from question to answer."
-    out = Path(out)/'report.html' if Path(out).suffix != '.html' else Path(out)
+    out = Path(out) / 'report.html' if Path(out).suffix != '.html' else Path(out)
     for need in ('cohort', 'profile'):
-        if need not in facts: raise RadgenError(f'report: facts lack {need!r}; give the names of the cohort and the profile')
+        if need not in facts:
+            raise RadgenError(
+                f'report: facts lack {need!r}; give the names of the cohort and the profile'
+            )
     simulated = is_simulated(rows, facts)
     plain, nested = _facts(facts.get('provenance') or {})
     tables = {name: tables.get(name, pd.DataFrame()) for name in TABLES} | tables
     env = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    page = env.from_string(TEMPLATE).render(css=jinja2.utils.markupsafe.Markup(CSS), simulated=simulated, cohort=facts['cohort'], profile=facts['profile'], headline=headline(scorecard(rows, simulated)), sections=list(SECTIONS.items()),
-        leak=sibling_sentence(rows, simulated=simulated), link=carried_sentence(rows), audit=audit_sentences(rows), pictures=lambda prefix: _figures_for(figures, prefix, simulated), view=lambda name: _view(name, tables[name], simulated), transductive=facts['cohort'] == 'published', glossary=list(GLOSSARY.items()),
-        command=facts.get('command') or f'make paper COHORT={facts["cohort"]} PROFILE={facts["profile"]}', provenance=plain, nested=nested, further=[n for n in tables if n not in TABLES], more=_further(figures, simulated))
-    with atomic(out) as tmp: tmp.write_text(page.lstrip(), encoding='utf-8')
+    page = env.from_string(TEMPLATE).render(
+        css=jinja2.utils.markupsafe.Markup(CSS),
+        simulated=simulated,
+        cohort=facts['cohort'],
+        profile=facts['profile'],
+        headline=headline(scorecard(rows, simulated)),
+        sections=list(SECTIONS.items()),
+        leak=sibling_sentence(rows, simulated=simulated),
+        link=carried_sentence(rows),
+        audit=audit_sentences(rows),
+        pictures=lambda prefix: _figures_for(figures, prefix, simulated),
+        view=lambda name: _view(name, tables[name], simulated),
+        transductive=facts['cohort'] == 'published',
+        glossary=list(GLOSSARY.items()),
+        command=facts.get('command')
+        or f'make paper COHORT={facts["cohort"]} PROFILE={facts["profile"]}',
+        provenance=plain,
+        nested=nested,
+        further=[n for n in tables if n not in TABLES],
+        more=_further(figures, simulated),
+    )
+    with atomic(out) as tmp:
+        tmp.write_text(page.lstrip(), encoding='utf-8')
     return out

@@ -7,211 +7,632 @@ __all__ = ['PUBLISHED', 'PUBLISHED_SOURCES', 'CONCLUSIONS', 'SHORT', 'SCORE_COLU
            'sibling_sentence', 'carried_sentence', 'scorecard', 'table_scorecard', 'scorecard_markdown', 'headline']
 
 # %% ../../nbs/10_report/02_scorecard.ipynb #e6773481
-from matplotlib.patches import Rectangle
-from pathlib import Path
 import math
-import matplotlib as mpl
-import pandas as pd
 import re
 import textwrap
+from pathlib import Path
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.patches import Rectangle
+
+from radgen.core.names import (
+    DIGITS,
+    FIDELITY_METRICS,
+    NOT_RUN,
+    PAIRED_METRICS,
+    is_finite,
+    label_text,
+    model_text,
+    name_lines,
+    null_text,
+    number_text,
+)
 from ..core.results import read_rows
-from ..core.names import DIGITS, FIDELITY_METRICS, NOT_RUN, PAIRED_METRICS, is_finite, label_text, model_text, name_lines, null_text, number_text
-from ..core.rows import AUDIT_NOTEBOOKS, CLASSIFIERS, EXTRACTORS, WHOLE_SET, beside, best_row, first_ok, is_blank, is_simulated, of_samples, own_rows, pick, quotable
+from radgen.core.rows import (
+    AUDIT_NOTEBOOKS,
+    CLASSIFIERS,
+    EXTRACTORS,
+    WHOLE_SET,
+    beside,
+    best_row,
+    first_ok,
+    is_blank,
+    is_simulated,
+    of_samples,
+    own_rows,
+    pick,
+    quotable,
+)
 from ..core.style import GREY, INK, PALETTE, new_figure, say
 
 # %% ../../nbs/10_report/02_scorecard.ipynb #af5776dc
 def fig_scorecard(
-    score:pd.DataFrame, # a line a quantity, condition and protocol: quantity, condition, protocol, better, value, ci_low, ci_high, control, null_low, null_high, upper bound, preprint, published, conclusion, standing
+    score: pd.DataFrame,  # a line a quantity, condition and protocol: quantity, condition, protocol, better, value, ci_low, ci_high, control, null_low, null_high, upper bound, preprint, published, conclusion, standing
 ):
     "Figure 9: each published number beside ours under both protocols, its best control, its null and its upper bound."
     score = score[score.better != 'equal']
-    if not len(score) or not score.value.notna().any(): fig, axes = new_figure(1.6); say(axes[0, 0], 'no published number was recomputed in this run'); return fig
-    quantities, conditions = list(dict.fromkeys(score.quantity)), list(dict.fromkeys(score.condition))
-    fig, axes = new_figure(.7 + .83*len(quantities), len(quantities), len(conditions), sharex='row', sharey=True)
+    if not len(score) or not score.value.notna().any():
+        fig, axes = new_figure(1.6)
+        say(axes[0, 0], 'no published number was recomputed in this run')
+        return fig
+    quantities, conditions = (
+        list(dict.fromkeys(score.quantity)),
+        list(dict.fromkeys(score.condition)),
+    )
+    fig, axes = new_figure(
+        0.7 + 0.83 * len(quantities), len(quantities), len(conditions), sharex='row', sharey=True
+    )
     tell = lambda r: r.standing if isinstance(r.standing, str) and r.standing else r.conclusion
     for i, quantity in enumerate(quantities):
         for ax, condition in zip(axes[i], conditions):
-            by = {r.protocol: r for r in score[(score.quantity == quantity) & (score.condition == condition)].itertuples()}
+            by = {
+                r.protocol: r
+                for r in score[
+                    (score.quantity == quantity) & (score.condition == condition)
+                ].itertuples()
+            }
             any_ = next(iter(by.values()))
-            ran = {k: r for k, r in by.items() if not str(r.verdict).startswith('unavailable: not part')}
+            ran = {
+                k: r
+                for k, r in by.items()
+                if not str(r.verdict).startswith('unavailable: not part')
+            }
             said = [tell(r) if len(ran) == 1 else f'{k}: {tell(r)}' for k, r in ran.items()]
-            ax.set_title('not part of this run' if not ran else f'both: {tell(next(iter(ran.values())))}' if len(ran) == 2 and len(set(map(tell, ran.values()))) == 1 else '; '.join(said), fontsize=6.2, weight='normal', color=GREY, pad=2)
+            ax.set_title(
+                'not part of this run'
+                if not ran
+                else f'both: {tell(next(iter(ran.values())))}'
+                if len(ran) == 2 and len(set(map(tell, ran.values()))) == 1
+                else '; '.join(said),
+                fontsize=6.2,
+                weight='normal',
+                color=GREY,
+                pad=2,
+            )
             for value, face in ((any_.published, INK), (any_.preprint, 'white')):
-                if value == value: ax.plot(value, -.62, 'D', color=INK, mfc=face, ms=4, clip_on=False, zorder=4)
-            if any_.published == any_.published: ax.axvline(any_.published, color=INK, lw=.6, ls=(0, (2, 2)), zorder=0)
+                if value == value:
+                    ax.plot(value, -0.62, 'D', color=INK, mfc=face, ms=4, clip_on=False, zorder=4)
+            if any_.published == any_.published:
+                ax.axvline(any_.published, color=INK, lw=0.6, ls=(0, (2, 2)), zorder=0)
             for y, k in enumerate(('paper', 'patient')):
                 r = ran.get(k)
-                if r is None: ax.text(.01, y, 'over patients only' if k == 'paper' and ran else '', color=GREY, fontsize=6, va='center', transform=ax.get_yaxis_transform()); continue
-                if r.null_low == r.null_low: ax.plot([r.null_low, r.null_high], [y, y], color=PALETTE['null'], lw=8, alpha=.3, solid_capstyle='butt', zorder=0)
-                if r.upper_bound == r.upper_bound: ax.plot([r.upper_bound]*2, [y-.32, y+.32], color=PALETTE['upper_bound'], lw=1.8)
-                if r.control == r.control: ax.plot(r.control, y+.2, 's', color=PALETTE['control'], ms=4.2)
-                if not r.value == r.value: ax.text(.01, y, textwrap.shorten(str(r.verdict).removeprefix('not estimable: '), 52, placeholder='...'), color=GREY, fontsize=6, va='center', transform=ax.get_yaxis_transform()); continue
-                if r.ci_low == r.ci_low: ax.plot([r.ci_low, r.ci_high], [y-.1, y-.1], color=PALETTE['model'], lw=1)
-                ax.plot(r.value, y-.1, 'o', color=PALETTE['model'], mfc='white' if k == 'paper' else PALETTE['model'], ms=4.5, mew=1)
-            ax.set_yticks([0, 1], ['paper', 'patient']), ax.set_ylim(1.55, -.75), ax.tick_params(axis='y', length=0, labelsize=6.3), ax.tick_params(axis='x', labelsize=6.3, pad=1.5)
-            ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5)), ax.grid(axis='x'), ax.set_axisbelow(True)
-        axes[i, 0].set_ylabel(textwrap.fill(quantity, 15) + f'\n({any_.better} is better)', rotation=0, ha='right', va='center', fontsize=6.6, labelpad=4)
-    for ax, condition in zip(axes[0], conditions): ax.annotate(condition, (0, 1), xytext=(0, 15), textcoords='offset points', xycoords='axes fraction', weight='bold', fontsize=8)
+                if r is None:
+                    ax.text(
+                        0.01,
+                        y,
+                        'over patients only' if k == 'paper' and ran else '',
+                        color=GREY,
+                        fontsize=6,
+                        va='center',
+                        transform=ax.get_yaxis_transform(),
+                    )
+                    continue
+                if r.null_low == r.null_low:
+                    ax.plot(
+                        [r.null_low, r.null_high],
+                        [y, y],
+                        color=PALETTE['null'],
+                        lw=8,
+                        alpha=0.3,
+                        solid_capstyle='butt',
+                        zorder=0,
+                    )
+                if r.upper_bound == r.upper_bound:
+                    ax.plot(
+                        [r.upper_bound] * 2,
+                        [y - 0.32, y + 0.32],
+                        color=PALETTE['upper_bound'],
+                        lw=1.8,
+                    )
+                if r.control == r.control:
+                    ax.plot(r.control, y + 0.2, 's', color=PALETTE['control'], ms=4.2)
+                if not r.value == r.value:
+                    ax.text(
+                        0.01,
+                        y,
+                        textwrap.shorten(
+                            str(r.verdict).removeprefix('not estimable: '), 52, placeholder='...'
+                        ),
+                        color=GREY,
+                        fontsize=6,
+                        va='center',
+                        transform=ax.get_yaxis_transform(),
+                    )
+                    continue
+                if r.ci_low == r.ci_low:
+                    ax.plot([r.ci_low, r.ci_high], [y - 0.1, y - 0.1], color=PALETTE['model'], lw=1)
+                ax.plot(
+                    r.value,
+                    y - 0.1,
+                    'o',
+                    color=PALETTE['model'],
+                    mfc='white' if k == 'paper' else PALETTE['model'],
+                    ms=4.5,
+                    mew=1,
+                )
+            (
+                ax.set_yticks([0, 1], ['paper', 'patient']),
+                ax.set_ylim(1.55, -0.75),
+                ax.tick_params(axis='y', length=0, labelsize=6.3),
+                ax.tick_params(axis='x', labelsize=6.3, pad=1.5),
+            )
+            (
+                ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5)),
+                ax.grid(axis='x'),
+                ax.set_axisbelow(True),
+            )
+        axes[i, 0].set_ylabel(
+            textwrap.fill(quantity, 15) + f'\n({any_.better} is better)',
+            rotation=0,
+            ha='right',
+            va='center',
+            fontsize=6.6,
+            labelpad=4,
+        )
+    for ax, condition in zip(axes[0], conditions):
+        ax.annotate(
+            condition,
+            (0, 1),
+            xytext=(0, 15),
+            textcoords='offset points',
+            xycoords='axes fraction',
+            weight='bold',
+            fontsize=8,
+        )
     mark = lambda m, c, **k: mpl.lines.Line2D([], [], ls='', marker=m, color=c, ms=4.5, **k)
-    handles = [(mark('D', INK), 'published'), (mark('D', INK, mfc='white'), 'preprint'), (mark('o', PALETTE['model'], mfc='white'), 'ours, folds over images'), (mark('o', PALETTE['model']), 'ours, folds over patients'),
-               (mark('s', PALETTE['control']), 'best trivial control'), *([(Rectangle((0, 0), 1, 1, color=PALETTE['null'], alpha=.3), 'permuted labels')] if score.null_low.notna().any() else []), *([(mpl.lines.Line2D([], [], color=PALETTE['upper_bound'], lw=1.8), 'upper_bound')] if score.upper_bound.notna().any() else [])]
-    fig.legend(*zip(*handles), loc='outside lower center', ncols=4, columnspacing=1.2, handletextpad=.4)
+    handles = [
+        (mark('D', INK), 'published'),
+        (mark('D', INK, mfc='white'), 'preprint'),
+        (mark('o', PALETTE['model'], mfc='white'), 'ours, folds over images'),
+        (mark('o', PALETTE['model']), 'ours, folds over patients'),
+        (mark('s', PALETTE['control']), 'best trivial control'),
+        *(
+            [(Rectangle((0, 0), 1, 1, color=PALETTE['null'], alpha=0.3), 'permuted labels')]
+            if score.null_low.notna().any()
+            else []
+        ),
+        *(
+            [(mpl.lines.Line2D([], [], color=PALETTE['upper_bound'], lw=1.8), 'upper_bound')]
+            if score.upper_bound.notna().any()
+            else []
+        ),
+    ]
+    fig.legend(
+        *zip(*handles), loc='outside lower center', ncols=4, columnspacing=1.2, handletextpad=0.4
+    )
     return fig
 
 # %% ../../nbs/10_report/02_scorecard.ipynb #f4c9b797
-PUBLISHED = pd.DataFrame([
-    ('legacy FID',                     'legacy_fid',         None,       1.33,     2.02, 'lower'),
-    ('MSE',                            'mse',                None,       math.nan, 0.02, 'lower'),
-    ('SSIM',                           'ssim',               None,       math.nan, 0.59, 'higher'),
-    ('ER+/HER2+ subtype, AUROC',       'auroc',              'subgroup', 0.85,     0.82, 'higher'),
-    ('ER+/HER2+ subtype, AUPRC',       'auprc',              'subgroup', 0.89,     0.84, 'higher'),
-    ('survival, concordance index',    'concordance',        'survival', 0.92,     0.88, 'higher'),
-    ('patients given a generated MRI', 'patients_generated', None,       726,      726,  'equal'),
-], columns=['quantity', 'metric', 'label', 'preprint', 'published', 'better'])
+PUBLISHED = pd.DataFrame(
+    [
+        ('legacy FID', 'legacy_fid', None, 1.33, 2.02, 'lower'),
+        ('MSE', 'mse', None, math.nan, 0.02, 'lower'),
+        ('SSIM', 'ssim', None, math.nan, 0.59, 'higher'),
+        ('ER+/HER2+ subtype, AUROC', 'auroc', 'subgroup', 0.85, 0.82, 'higher'),
+        ('ER+/HER2+ subtype, AUPRC', 'auprc', 'subgroup', 0.89, 0.84, 'higher'),
+        ('survival, concordance index', 'concordance', 'survival', 0.92, 0.88, 'higher'),
+        ('patients given a generated MRI', 'patients_generated', None, 726, 726, 'equal'),
+    ],
+    columns=['quantity', 'metric', 'label', 'preprint', 'published', 'better'],
+)
 
-PUBLISHED_SOURCES = dict(preprint='abstract of the preprint', published='abstract of Chen et al., PLoS Comput Biol 20(10):e1012490, 2024')
+PUBLISHED_SOURCES = dict(
+    preprint='abstract of the preprint',
+    published='abstract of Chen et al., PLoS Comput Biol 20(10):e1012490, 2024',
+)
 
 # %% ../../nbs/10_report/02_scorecard.ipynb #b4dc994b
-CONCLUSIONS = ('reproduced', 'not reproduced', 'above its controls', 'matched by a control', 'not above chance', 'not comparable', 'not estimable', 'unavailable')
+CONCLUSIONS = (
+    'reproduced',
+    'not reproduced',
+    'above its controls',
+    'matched by a control',
+    'not above chance',
+    'not comparable',
+    'not estimable',
+    'unavailable',
+)
+
 
 def conclude(
-    value:float, low:float=math.nan, high:float=math.nan, # ours, with its 95 % interval
-    published:float=math.nan,
-    control:float=math.nan,   # the best trivial control
-    null:float=math.nan,      # the better end of the permutation null's 95 % range
-    better:str='higher',      # 'higher', 'lower', or 'equal' for a count
-    verdict:str='ok',         # of our row
-    comparable:bool=True,     # is it the published question?
-) -> str: # one of CONCLUSIONS
+    value: float,
+    low: float = math.nan,
+    high: float = math.nan,  # ours, with its 95 % interval
+    published: float = math.nan,
+    control: float = math.nan,  # the best trivial control
+    null: float = math.nan,  # the better end of the permutation null's 95 % range
+    better: str = 'higher',  # 'higher', 'lower', or 'equal' for a count
+    verdict: str = 'ok',  # of our row
+    comparable: bool = True,  # is it the published question?
+) -> str:  # one of CONCLUSIONS
     "What may be said of a number, by the rule above."
-    if str(verdict).startswith('not estimable'): return 'not estimable'
-    if verdict != 'ok' or not is_finite(value): return 'unavailable'
-    if not comparable: return 'not comparable'
-    if better == 'equal': return 'reproduced' if value == published else 'not reproduced'
+    if str(verdict).startswith('not estimable'):
+        return 'not estimable'
+    if verdict != 'ok' or not is_finite(value):
+        return 'unavailable'
+    if not comparable:
+        return 'not comparable'
+    if better == 'equal':
+        return 'reproduced' if value == published else 'not reproduced'
     sign = 1 if better == 'higher' else -1
-    worst, best = sorted((sign*low, sign*high)) if is_finite(low) and is_finite(high) else (sign*value,)*2
-    if is_finite(null) and sign*value <= sign*null: return 'not above chance'
-    if is_finite(control) and sign*control >= worst: return 'matched by a control'
-    if not is_finite(published): return 'above its controls'
-    return 'reproduced' if best >= sign*published else 'not reproduced'
+    worst, best = (
+        sorted((sign * low, sign * high))
+        if is_finite(low) and is_finite(high)
+        else (sign * value,) * 2
+    )
+    if is_finite(null) and sign * value <= sign * null:
+        return 'not above chance'
+    if is_finite(control) and sign * control >= worst:
+        return 'matched by a control'
+    if not is_finite(published):
+        return 'above its controls'
+    return 'reproduced' if best >= sign * published else 'not reproduced'
 
 # %% ../../nbs/10_report/02_scorecard.ipynb #573a087e
 def sibling_sentence(
-    rows:pd.DataFrame,
-    model:str='cpdm',
-    simulated:bool=None, # by default by the cohort's name
-) -> str: # '' where nothing was held out by image
+    rows: pd.DataFrame,
+    model: str = 'cpdm',
+    simulated: bool = None,  # by default by the cohort's name
+) -> str:  # '' where nothing was held out by image
     "Where the published fidelity comes from, in words by rule: with a sibling in training, without, and what the mean image scores on the same images."
     simulated, said = is_simulated(rows) if simulated is None else simulated, []
-    every = pick(of_samples(is_blank(quotable(rows))), protocol='paper', estimator=('single', ''), role=('model', 'control'), verdict='ok')
-    at = lambda condition, metric, who, subset: first_ok(pick(every, condition=condition, metric=metric, model=who, subset=subset))
+    every = pick(
+        of_samples(is_blank(quotable(rows))),
+        protocol='paper',
+        estimator=('single', ''),
+        role=('model', 'control'),
+        verdict='ok',
+    )
+    at = lambda condition, metric, who, subset: first_ok(
+        pick(every, condition=condition, metric=metric, model=who, subset=subset)
+    )
     for condition in sorted(set(every.condition), key=lambda c: c != 'multiomic'):
-        found = {m: {(w, s): at(condition, m, w, s) for w in (model, 'mean_image') for s in ('all', 'sibling', 'no_sibling')} for m in PAIRED_METRICS}
-        found = {m: f for m, f in found.items() if f[model, 'sibling'] is not None and f[model, 'no_sibling'] is not None and is_finite(f[model, 'no_sibling'].ci_low)}
-        if not found: continue
+        found = {
+            m: {
+                (w, s): at(condition, m, w, s)
+                for w in (model, 'mean_image')
+                for s in ('all', 'sibling', 'no_sibling')
+            }
+            for m in PAIRED_METRICS
+        }
+        found = {
+            m: f
+            for m, f in found.items()
+            if f[model, 'sibling'] is not None
+            and f[model, 'no_sibling'] is not None
+            and is_finite(f[model, 'no_sibling'].ci_low)
+        }
+        if not found:
+            continue
         metric = 'mse' if 'mse' in found else next(iter(found))
         f, d = found[metric], DIGITS[metric]
         text = f'Under folds over images ({condition} condition) {f[model, "sibling"].n:.0f} of {f[model, "sibling"].n + f[model, "no_sibling"].n:.0f} held-out images have another image of the same patient in training. '
         text += f'{model_text(model)} scores {name_lines(metric)} {number_text(f[model, "sibling"])} on those and {number_text(f[model, "no_sibling"])} on the others'
-        if f['mean_image', 'sibling'] is not None and f['mean_image', 'no_sibling'] is not None: text += f'; the mean image scores {f["mean_image", "sibling"].value:.{d}f} and {f["mean_image", "no_sibling"].value:.{d}f}'
+        if f['mean_image', 'sibling'] is not None and f['mean_image', 'no_sibling'] is not None:
+            text += f'; the mean image scores {f["mean_image", "sibling"].value:.{d}f} and {f["mean_image", "no_sibling"].value:.{d}f}'
         sign = {m: 1 if FIDELITY_METRICS[m][1] == 'higher' else -1 for m in found}
-        best = lambda r: max(sign[r.metric]*r.ci_low, sign[r.metric]*r.ci_high)
-        worst = lambda r: min(sign[r.metric]*r.ci_low, sign[r.metric]*r.ci_high)
-        apart = [m for m, f in found.items() if worst(f[model, 'sibling']) > best(f[model, 'no_sibling'])]
+        best = lambda r: max(sign[r.metric] * r.ci_low, sign[r.metric] * r.ci_high)
+        worst = lambda r: min(sign[r.metric] * r.ci_low, sign[r.metric] * r.ci_high)
+        apart = [
+            m for m, f in found.items() if worst(f[model, 'sibling']) > best(f[model, 'no_sibling'])
+        ]
         names = lambda ms: ', '.join(map(name_lines, ms))
-        text += '. ' + (f'Images with a sibling score better in {names(apart)}, and the intervals do not overlap' if apart else 'The intervals of the two overlap: nothing here shows that siblings make the difference')
-        beaten = [m for m in found if found[m]['mean_image', 'no_sibling'] is not None and sign[m]*found[m]['mean_image', 'no_sibling'].value >= worst(found[m][model, 'no_sibling'])]
-        if beaten: text += f'; without a sibling the mean image matches or beats the model in {names(beaten)}'
+        text += '. ' + (
+            f'Images with a sibling score better in {names(apart)}, and the intervals do not overlap'
+            if apart
+            else 'The intervals of the two overlap: nothing here shows that siblings make the difference'
+        )
+        beaten = [
+            m
+            for m in found
+            if found[m]['mean_image', 'no_sibling'] is not None
+            and sign[m] * found[m]['mean_image', 'no_sibling'].value
+            >= worst(found[m][model, 'no_sibling'])
+        ]
+        if beaten:
+            text += (
+                f'; without a sibling the mean image matches or beats the model in {names(beaten)}'
+            )
         published = {r.metric: r.published for r in PUBLISHED.itertuples()}
-        asked = [m for m in found if not simulated and f[model, 'sibling'].image_size == 128 and m in published]
-        reach = {s: [m for m in asked if best(found[m][model, s]) >= sign[m]*published[m]] for s in ('sibling', 'no_sibling')}
-        needs, free = [m for m in reach['sibling'] if m not in reach['no_sibling']], reach['no_sibling']
-        words = [('reached only with a sibling in training', needs), ('reached without one, too', free), ('not reached with one either', [m for m in asked if m not in needs + free])]
-        ends = [f'{names(ms)} {"is" if len(ms) == 1 else "are"} {said_}' for said_, ms in words if ms]
+        asked = [
+            m
+            for m in found
+            if not simulated and f[model, 'sibling'].image_size == 128 and m in published
+        ]
+        reach = {
+            s: [m for m in asked if best(found[m][model, s]) >= sign[m] * published[m]]
+            for s in ('sibling', 'no_sibling')
+        }
+        needs, free = (
+            [m for m in reach['sibling'] if m not in reach['no_sibling']],
+            reach['no_sibling'],
+        )
+        words = [
+            ('reached only with a sibling in training', needs),
+            ('reached without one, too', free),
+            ('not reached with one either', [m for m in asked if m not in needs + free]),
+        ]
+        ends = [
+            f'{names(ms)} {"is" if len(ms) == 1 else "are"} {said_}' for said_, ms in words if ms
+        ]
         said.append(text + ('. Of the published values ' + '; '.join(ends) if ends else '') + '.')
     return ' '.join(said)
 
 # %% ../../nbs/10_report/02_scorecard.ipynb #30f6d593
 def carried_sentence(
-    rows:pd.DataFrame,
-    model:str='cpdm',
-) -> str: # '' where retrieval was not asked
+    rows: pd.DataFrame,
+    model: str = 'cpdm',
+) -> str:  # '' where retrieval was not asked
     "What a high outcome score may be taken for, in words by rule: outcome scores and retrieval, each against its null."
     every, said = is_blank(rows), []
-    asked = pick(every[every.source_notebook.str.startswith('07a') | ~every.source_notebook.str.startswith(AUDIT_NOTEBOOKS)], metric='retrieval', protocol=('patient', ''))
+    asked = pick(
+        every[
+            every.source_notebook.str.startswith('07a')
+            | ~every.source_notebook.str.startswith(AUDIT_NOTEBOOKS)
+        ],
+        metric='retrieval',
+        protocol=('patient', ''),
+    )
     for condition in sorted(set(asked.condition), key=lambda c: c != 'multiomic'):
-        best = lambda role: first_ok(pick(asked, condition=condition, role=role, model=(model, ''), verdict='ok'), estimator=('image',), extractor=('image',))
+        best = lambda role: first_ok(
+            pick(asked, condition=condition, role=role, model=(model, ''), verdict='ok'),
+            estimator=('image',),
+            extractor=('image',),
+        )
         found, null = best('model'), best('null')
-        if found is None: continue
-        few = null is None or not is_finite(null.ci_high) or re.match(r'\d+ permutations', null.estimator) and int(null.estimator.split()[0]) < 19      # too few permutations to tell a range
-        top, spread = (.5, '0.5 by chance') if few else (null.ci_high, f'permuted {null_text(null)}')
-        carried = found.value > top and (not is_finite(found.ci_low) or found.ci_low > .5)
-        scores = pick(own_rows(every), condition=condition, metric='auroc', role='model', model=model, subset=WHOLE_SET, verdict='ok')
+        if found is None:
+            continue
+        few = (
+            null is None
+            or not is_finite(null.ci_high)
+            or re.match(r'\d+ permutations', null.estimator)
+            and int(null.estimator.split()[0]) < 19
+        )  # too few permutations to tell a range
+        top, spread = (
+            (0.5, '0.5 by chance') if few else (null.ci_high, f'permuted {null_text(null)}')
+        )
+        carried = found.value > top and (not is_finite(found.ci_low) or found.ci_low > 0.5)
+        scores = pick(
+            own_rows(every),
+            condition=condition,
+            metric='auroc',
+            role='model',
+            model=model,
+            subset=WHOLE_SET,
+            verdict='ok',
+        )
         high = []
         for label in dict.fromkeys(scores.label):
             row = first_ok(pick(scores, label=label), extractor=EXTRACTORS, classifier=CLASSIFIERS)
             chance = beside(own_rows(every), row, 'auroc')['null']
-            if chance is not None and is_finite(chance.ci_high) and row.value > chance.ci_high: high.append(f'{label_text(label)} {row.value:.2f}')
+            if chance is not None and is_finite(chance.ci_high) and row.value > chance.ci_high:
+                high.append(f'{label_text(label)} {row.value:.2f}')
         shown, told = f'retrieval {number_text(found)}, {spread}', f'({", ".join(high)})'
         why = f'retrieval is at chance ({shown}; {condition} condition).'
-        if found.value > top and not carried: said.append(f'Whether the pictures carry anything of the patient’s real picture is undecided ({shown}; {condition} condition).')
-        elif not carried and not len(scores): said.append(f'No outcome could be judged, and the pictures carry nothing that is found in the patient’s real picture: {why}')
-        elif not carried and high: said.append(f'The outcome AUROC of generated images can be high {told} although the pictures carry nothing that is found in the patient’s real picture: {why}')
-        elif not carried: said.append(f'Generated images neither tell an outcome above chance nor carry anything that is found in the patient’s real picture: {why}')
-        else: said.append(f'The pictures carry something of the patient’s real picture ({shown}; {condition} condition)' + (f', and their outcome AUROC is above chance {told}; how much of it the picture adds is told only by the omics without an image beside it.' if high else ', but no outcome AUROC is above chance.'))
-    if any(t.startswith('The outcome') for t in said): said.append('A generated image is a function of the omics, so it can repeat what they say.')
+        if found.value > top and not carried:
+            said.append(
+                f'Whether the pictures carry anything of the patient’s real picture is undecided ({shown}; {condition} condition).'
+            )
+        elif not carried and not len(scores):
+            said.append(
+                f'No outcome could be judged, and the pictures carry nothing that is found in the patient’s real picture: {why}'
+            )
+        elif not carried and high:
+            said.append(
+                f'The outcome AUROC of generated images can be high {told} although the pictures carry nothing that is found in the patient’s real picture: {why}'
+            )
+        elif not carried:
+            said.append(
+                f'Generated images neither tell an outcome above chance nor carry anything that is found in the patient’s real picture: {why}'
+            )
+        else:
+            said.append(
+                f'The pictures carry something of the patient’s real picture ({shown}; {condition} condition)'
+                + (
+                    f', and their outcome AUROC is above chance {told}; how much of it the picture adds is told only by the omics without an image beside it.'
+                    if high
+                    else ', but no outcome AUROC is above chance.'
+                )
+            )
+    if any(t.startswith('The outcome') for t in said):
+        said.append('A generated image is a function of the omics, so it can repeat what they say.')
     return ' '.join(said)
 
 # %% ../../nbs/10_report/02_scorecard.ipynb #564d9b20
-SHORT = dict(mean_image='mean image', nearest_copy='copy', omics_direct='omics', resized='real image, reduced')
+SHORT = dict(
+    mean_image='mean image',
+    nearest_copy='copy',
+    omics_direct='omics',
+    resized='real image, reduced',
+)
 
-SCORE_COLUMNS = ['quantity', 'condition', 'protocol', 'metric', 'label', 'extractor', 'classifier', 'estimator', 'image_size', 'value', 'ci_low', 'ci_high', 'n', 'n_events', 'verdict', 'better',
-                 'preprint', 'published', 'control', 'control_name', 'null', 'null_low', 'null_high', 'truth', 'upper_bound', 'upper_bound_name', 'conclusion', 'standing', 'why']
+SCORE_COLUMNS = [
+    'quantity',
+    'condition',
+    'protocol',
+    'metric',
+    'label',
+    'extractor',
+    'classifier',
+    'estimator',
+    'image_size',
+    'value',
+    'ci_low',
+    'ci_high',
+    'n',
+    'n_events',
+    'verdict',
+    'better',
+    'preprint',
+    'published',
+    'control',
+    'control_name',
+    'null',
+    'null_low',
+    'null_high',
+    'truth',
+    'upper_bound',
+    'upper_bound_name',
+    'conclusion',
+    'standing',
+    'why',
+]
+
 
 def scorecard(
-    rows:pd.DataFrame,
-    simulated:bool=None, # by default by the cohort's name
-) -> pd.DataFrame: # one line per published number, condition and protocol; columns SCORE_COLUMNS
+    rows: pd.DataFrame,
+    simulated: bool = None,  # by default by the cohort's name
+) -> pd.DataFrame:  # one line per published number, condition and protocol; columns SCORE_COLUMNS
     "Each published number beside ours, its best control, its null, its upper bound and a conclusion by rule."
-    simulated, own = is_simulated(rows) if simulated is None else simulated, bool((rows.cohort == 'files').any())
+    simulated, own = (
+        is_simulated(rows) if simulated is None else simulated,
+        bool((rows.cohort == 'files').any()),
+    )
     rows, out = is_blank(of_samples(quotable(rows))), []
-    conditions = [c for c in ('multiomic', 'expression') if c in set(rows.condition)] or ['multiomic']
+    conditions = [c for c in ('multiomic', 'expression') if c in set(rows.condition)] or [
+        'multiomic'
+    ]
     for p in PUBLISHED.itertuples():
         for condition in conditions:
             for protocol in ('paper', 'patient'):
-                of = lambda metric: pick(rows, metric=metric, condition=condition, label=p.label or '', subset=WHOLE_SET)
-                mine = lambda metric: first_ok(pick(of(metric), role='model', model='cpdm', protocol=protocol, estimator=('single', '')), extractor=EXTRACTORS, classifier=CLASSIFIERS)
+                of = lambda metric: pick(
+                    rows, metric=metric, condition=condition, label=p.label or '', subset=WHOLE_SET
+                )
+                mine = lambda metric: first_ok(
+                    pick(
+                        of(metric),
+                        role='model',
+                        model='cpdm',
+                        protocol=protocol,
+                        estimator=('single', ''),
+                    ),
+                    extractor=EXTRACTORS,
+                    classifier=CLASSIFIERS,
+                )
                 metric, ours = p.metric, mine(p.metric)
-                if metric == 'legacy_fid' and ours is None: metric, ours = 'legacy_fid_ratio', mine('legacy_fid_ratio')    # below 128 pixels only the ratio is quoted
+                if metric == 'legacy_fid' and ours is None:
+                    metric, ours = (
+                        'legacy_fid_ratio',
+                        mine('legacy_fid_ratio'),
+                    )  # below 128 pixels only the ratio is quoted
                 here = of(metric)
-                line = dict(quantity=p.quantity, condition=condition, protocol=protocol, metric=metric if ours is not None else p.metric, label=p.label, better=p.better, preprint=p.preprint, published=p.published)
+                line = dict(
+                    quantity=p.quantity,
+                    condition=condition,
+                    protocol=protocol,
+                    metric=metric if ours is not None else p.metric,
+                    label=p.label,
+                    better=p.better,
+                    preprint=p.preprint,
+                    published=p.published,
+                )
                 if ours is None:
-                    out.append(line | dict(verdict=NOT_RUN, conclusion='unavailable', standing='', why='')); continue
-                if p.label: by = beside(rows, ours, p.metric)
-                else: by = dict(control=best_row(pick(here, role='control', protocol=protocol, image_size=ours.image_size), p.better) if p.better != 'equal' else None, null=None, truth=None)
+                    out.append(
+                        line | dict(verdict=NOT_RUN, conclusion='unavailable', standing='', why='')
+                    )
+                    continue
+                if p.label:
+                    by = beside(rows, ours, p.metric)
+                else:
+                    by = dict(
+                        control=best_row(
+                            pick(
+                                here, role='control', protocol=protocol, image_size=ours.image_size
+                            ),
+                            p.better,
+                        )
+                        if p.better != 'equal'
+                        else None,
+                        null=None,
+                        truth=None,
+                    )
                 control, null, truth = by['control'], by['null'], by['truth']
-                name = lambda r: '' if r is None else SHORT.get(r.model, model_text(r.model)) + (f', {r.classifier}' if r.classifier else '')
-                upper_bound = (truth if truth is not None else control) if p.label else first_ok(pick(here, role='reference', model='resized', protocol=protocol, estimator='single', image_size=ours.image_size, verdict='ok'))
+                name = lambda r: (
+                    ''
+                    if r is None
+                    else SHORT.get(r.model, model_text(r.model))
+                    + (f', {r.classifier}' if r.classifier else '')
+                )
+                upper_bound = (
+                    (truth if truth is not None else control)
+                    if p.label
+                    else first_ok(
+                        pick(
+                            here,
+                            role='reference',
+                            model='resized',
+                            protocol=protocol,
+                            estimator='single',
+                            image_size=ours.image_size,
+                            verdict='ok',
+                        )
+                    )
+                )
                 upper_bound_name = 'simulated truth' if truth is not None else name(upper_bound)
                 value = lambda r, c='value': math.nan if r is None or r.verdict != 'ok' else r[c]
                 null_end = value(null, 'ci_high' if p.better == 'higher' else 'ci_low')
-                size = f'computed at {ours.image_size:.0f} pixels' + (' as a ratio to the mean image' if metric == 'legacy_fid_ratio' else '') if p.metric in FIDELITY_METRICS and is_finite(ours.image_size) and ours.image_size != 128 else ''
+                size = (
+                    f'computed at {ours.image_size:.0f} pixels'
+                    + (' as a ratio to the mean image' if metric == 'legacy_fid_ratio' else '')
+                    if p.metric in FIDELITY_METRICS
+                    and is_finite(ours.image_size)
+                    and ours.image_size != 128
+                    else ''
+                )
                 why = 'simulated patients' if simulated else 'other patients' if own else size
-                args = dict(value=ours.value, low=ours.ci_low, high=ours.ci_high, control=value(control), null=null_end, better=p.better, verdict=ours.verdict)
+                args = dict(
+                    value=ours.value,
+                    low=ours.ci_low,
+                    high=ours.ci_high,
+                    control=value(control),
+                    null=null_end,
+                    better=p.better,
+                    verdict=ours.verdict,
+                )
                 said = conclude(**args, published=p.published, comparable=not why)
-                standing = conclude(**args) if said == 'not comparable' and p.better != 'equal' else ''
-                out.append(line | dict(extractor=ours.extractor, classifier=ours.classifier, estimator=ours.estimator, image_size=ours.image_size, value=ours.value, ci_low=ours.ci_low, ci_high=ours.ci_high, n=ours.n, n_events=ours.n_events,
-                    verdict=ours.verdict, control=value(control), control_name=name(control), upper_bound=value(upper_bound), upper_bound_name=upper_bound_name, null=value(null), null_low=value(null, 'ci_low'), null_high=value(null, 'ci_high'), truth=value(truth), conclusion=said, standing=standing, why=why if said == 'not comparable' else ''))
+                standing = (
+                    conclude(**args) if said == 'not comparable' and p.better != 'equal' else ''
+                )
+                out.append(
+                    line
+                    | dict(
+                        extractor=ours.extractor,
+                        classifier=ours.classifier,
+                        estimator=ours.estimator,
+                        image_size=ours.image_size,
+                        value=ours.value,
+                        ci_low=ours.ci_low,
+                        ci_high=ours.ci_high,
+                        n=ours.n,
+                        n_events=ours.n_events,
+                        verdict=ours.verdict,
+                        control=value(control),
+                        control_name=name(control),
+                        upper_bound=value(upper_bound),
+                        upper_bound_name=upper_bound_name,
+                        null=value(null),
+                        null_low=value(null, 'ci_low'),
+                        null_high=value(null, 'ci_high'),
+                        truth=value(truth),
+                        conclusion=said,
+                        standing=standing,
+                        why=why if said == 'not comparable' else '',
+                    )
+                )
     return pd.DataFrame(out, columns=SCORE_COLUMNS)
+
 
 def _score_text(line):
     "A conclusion in full: with the reason, and how the number stands against its controls."
     text = line.conclusion + (f': {line.why}' if line.why else '')
-    if line.conclusion == 'not estimable' and ':' in str(line.verdict): text = line.verdict
+    if line.conclusion == 'not estimable' and ':' in str(line.verdict):
+        text = line.verdict
     return text + (f'; here {line.standing}' if line.standing else '')
 
+
 def table_scorecard(
-    score:pd.DataFrame, # as made by `scorecard`
+    score: pd.DataFrame,  # as made by `scorecard`
 ) -> pd.DataFrame:
     "Table 7: the scorecard, one line per published number and condition, protocols side by side."
     out = []
@@ -223,45 +644,109 @@ def table_scorecard(
         digits = lambda k: DIGITS.get(by[k].metric, 2)
         unit = lambda k: 'ratio ' if by[k].metric == 'legacy_fid_ratio' else ''
         plain = lambda x: f'{x:,.{0 if count else 2}f}' if is_finite(x) else '–'
-        show = lambda k: '–' if k not in ran else unit(k) + number_text(ran[k]) if not count or ran[k].verdict != 'ok' else f'{ran[k].value:,.0f}'
-        def each(value, named): # of both protocols, said once where they agree
-            said = {k: f'{unit(k)}{value(r):.{digits(k)}f}' + (f' ({named(r)})' if named(r) else '') for k, r in ran.items() if is_finite(value(r))}
-            return '–' if not said else next(iter(said.values())) if len(ran) == 1 or len(said) == len(ran) and len(set(said.values())) == 1 else '; '.join(f'{k} {v}' for k, v in said.items())
+        show = lambda k: (
+            '–'
+            if k not in ran
+            else unit(k) + number_text(ran[k])
+            if not count or ran[k].verdict != 'ok'
+            else f'{ran[k].value:,.0f}'
+        )
+
+        def each(value, named):  # of both protocols, said once where they agree
+            said = {
+                k: f'{unit(k)}{value(r):.{digits(k)}f}' + (f' ({named(r)})' if named(r) else '')
+                for k, r in ran.items()
+                if is_finite(value(r))
+            }
+            return (
+                '–'
+                if not said
+                else next(iter(said.values()))
+                if len(ran) == 1 or len(said) == len(ran) and len(set(said.values())) == 1
+                else '; '.join(f'{k} {v}' for k, v in said.items())
+            )
+
         last = ran.get('patient', ran.get('paper'))
         end = lambda k: _score_text(ran[k]) if k in ran else NOT_RUN if not ran else '–'
-        out.append({'quantity': quantity, 'condition': condition, 'preprint': plain(any_.preprint), 'published': plain(any_.published), 'paper protocol, reproduced': show('paper'), 'patient protocol': show('patient'),
-            'best trivial control': each(lambda r: r.control, lambda r: r.control_name), 'null (95 %)': '–' if last is None or not is_finite(last.null) else f'{last.null:.2f} ({last.null_low:.2f} to {last.null_high:.2f})',
-            'upper_bound': each(lambda r: r.upper_bound, lambda r: r.upper_bound_name), 'conclusion, paper protocol': end('paper'), 'conclusion, patient protocol': end('patient')})
+        out.append(
+            {
+                'quantity': quantity,
+                'condition': condition,
+                'preprint': plain(any_.preprint),
+                'published': plain(any_.published),
+                'paper protocol, reproduced': show('paper'),
+                'patient protocol': show('patient'),
+                'best trivial control': each(lambda r: r.control, lambda r: r.control_name),
+                'null (95 %)': '–'
+                if last is None or not is_finite(last.null)
+                else f'{last.null:.2f} ({last.null_low:.2f} to {last.null_high:.2f})',
+                'upper_bound': each(lambda r: r.upper_bound, lambda r: r.upper_bound_name),
+                'conclusion, paper protocol': end('paper'),
+                'conclusion, patient protocol': end('patient'),
+            }
+        )
     return pd.DataFrame(out)
 
+
 def scorecard_markdown(
-    results:str|Path, # results.csv of a run, or the folder it lies in: figures/<cohort>/<profile>
-) -> str: # lines of a markdown table
+    results: str
+    | Path,  # results.csv of a run, or the folder it lies in: figures/<cohort>/<profile>
+) -> str:  # lines of a markdown table
     "The scorecard as a compact markdown table, for a page that shows a committed run."
-    path = Path(results)/'results.csv' if Path(results).is_dir() else Path(results)
+    path = Path(results) / 'results.csv' if Path(results).is_dir() else Path(results)
     table, out = table_scorecard(scorecard(read_rows(path))), []
     for r in table.to_dict('records'):
         ends = {k: r[f'conclusion, {k} protocol'] for k in ('paper', 'patient')}
         ran = {k: v for k, v in ends.items() if v != '–'}
-        out.append({'quantity': r['quantity'], 'condition': r['condition'], 'published (preprint)': r['published'] + (f' ({r["preprint"]})' if r['preprint'] != '–' else ''), 'folds over images, as published': r['paper protocol, reproduced'],
-            'folds over patients': r['patient protocol'], 'best trivial control': r['best trivial control'], 'permuted labels': r['null (95 %)'], 'conclusion': next(iter(ran.values())) if len(set(ran.values())) == 1 else '; '.join(f'{k}: {v}' for k, v in ran.items())})
+        out.append(
+            {
+                'quantity': r['quantity'],
+                'condition': r['condition'],
+                'published (preprint)': r['published']
+                + (f' ({r["preprint"]})' if r['preprint'] != '–' else ''),
+                'folds over images, as published': r['paper protocol, reproduced'],
+                'folds over patients': r['patient protocol'],
+                'best trivial control': r['best trivial control'],
+                'permuted labels': r['null (95 %)'],
+                'conclusion': next(iter(ran.values()))
+                if len(set(ran.values())) == 1
+                else '; '.join(f'{k}: {v}' for k, v in ran.items()),
+            }
+        )
     table = pd.DataFrame(out)
     cells = lambda line: '| ' + ' | '.join(str(x).replace('|', '\\|') for x in line) + ' |'
-    return '\n'.join([cells(table.columns), '|' + '---|'*table.shape[1], *map(cells, table.itertuples(index=False))])
+    return '\n'.join(
+        [
+            cells(table.columns),
+            '|' + '---|' * table.shape[1],
+            *map(cells, table.itertuples(index=False)),
+        ]
+    )
 
 # %% ../../nbs/10_report/02_scorecard.ipynb #b98548fb
 def headline(
-    score:pd.DataFrame, # as made by `scorecard`
+    score: pd.DataFrame,  # as made by `scorecard`
 ) -> str:
     "One sentence: how many published numbers came back, and how many of them mean something."
     judged = score.sort_values('protocol', key=lambda p: p.ne('patient'), kind='stable')
-    judged = judged[~judged.verdict.astype(str).str.startswith('unavailable: not part')].drop_duplicates(['quantity', 'condition'])
-    if not len(judged): return 'Nothing published was recomputed in this run.'
+    judged = judged[
+        ~judged.verdict.astype(str).str.startswith('unavailable: not part')
+    ].drop_duplicates(['quantity', 'condition'])
+    if not len(judged):
+        return 'Nothing published was recomputed in this run.'
     simulated = (judged.why == 'simulated patients').any()
     words = judged.standing.where(judged.standing != '', judged.conclusion)
-    if simulated: words = words[judged.better != 'equal']
+    if simulated:
+        words = words[judged.better != 'equal']
     counts = words.value_counts().reindex(CONCLUSIONS).dropna().astype(int)
-    spelled = ', '.join(f'{n} {"is" if n == 1 else "are"} {w}' if w.startswith('not') or w in ('reproduced', 'above its controls', 'matched by a control', 'unavailable') else f'{n} {w}' for w, n in counts.items())
+    spelled = ', '.join(
+        f'{n} {"is" if n == 1 else "are"} {w}'
+        if w.startswith('not')
+        or w in ('reproduced', 'above its controls', 'matched by a control', 'unavailable')
+        else f'{n} {w}'
+        for w, n in counts.items()
+    )
     whole = f'{counts.sum()} comparisons ({judged.quantity[words.index].nunique()} quantities, {judged.condition.nunique()} condition{"s" if judged.condition.nunique() > 1 else ""})'
-    if simulated: return f'These patients are simulated, so no published number can be confirmed or refuted here; against their own controls, of {whole}, {spelled}.'
+    if simulated:
+        return f'These patients are simulated, so no published number can be confirmed or refuted here; against their own controls, of {whole}, {spelled}.'
     return f'Of {whole}, {spelled}.'

@@ -7,58 +7,117 @@ __all__ = ['MIN_PERMUTATIONS', 'COPY_FRACTION', 'judge_null', 'sentences']
 
 # %% ../../nbs/10_report/03_sentences.ipynb #de083ffe
 import math
+
 import pandas as pd
 
 # %% ../../nbs/10_report/03_sentences.ipynb #2b8290f0
-MIN_PERMUTATIONS = 19 # with fewer, no p value reaches .05
+MIN_PERMUTATIONS = 19  # with fewer, no p value reaches .05
 
-COPY_FRACTION = .1         # of the way from the gap of real images to that of a copy, 0: below it a gap that differs is a trace
+COPY_FRACTION = 0.1  # of the way from the gap of real images to that of a copy, 0: below it a gap that differs is a trace
 
-def _number(x, digits=2): return f'{x:.{digits}f}'
 
-def _with(r, digits=2): # a row's value with its interval
-    return _number(r.value, digits) + (f' [{_number(r.ci_low, digits)}, {_number(r.ci_high, digits)}]' if math.isfinite(r.ci_low) else '')
+def _number(x, digits=2):
+    return f'{x:.{digits}f}'
 
-def _count(r): # permutations that made a null row
+
+def _with(r, digits=2):  # a row's value with its interval
+    return _number(r.value, digits) + (
+        f' [{_number(r.ci_low, digits)}, {_number(r.ci_high, digits)}]'
+        if math.isfinite(r.ci_low)
+        else ''
+    )
+
+
+def _count(r):  # permutations that made a null row
     word = str(r.estimator).split()[0]
     return int(word) if word.isdigit() else MIN_PERMUTATIONS
 
+
 class _Rows:
     "Look-ups in the rows of one condition and protocol."
-    def __init__(self, rows): self.rows = rows
+
+    def __init__(self, rows):
+        self.rows = rows
+
     def all(self, metric, **where):
         r = self.rows[(self.rows.metric == metric)]
-        for k, v in where.items(): r = r[r[k].isin(v if isinstance(v, tuple) else (v,))]
+        for k, v in where.items():
+            r = r[r[k].isin(v if isinstance(v, tuple) else (v,))]
         return r
+
     def one(self, metric, **where):
         r = self.all(metric, **where)
         r = r[(r.verdict == 'ok') & r.value.notna()]
         return r.iloc[0] if len(r) else None
-    def why(self, metric, **where): # the reason where there is no value
+
+    def why(self, metric, **where):  # the reason where there is no value
         r = self.all(metric, **where)
         r = r[r.verdict != 'ok']
         return r.verdict.iloc[0] if len(r) else None
-    def names(self, metric, **where): return list(dict.fromkeys(self.all(metric, **where).model))
+
+    def names(self, metric, **where):
+        return list(dict.fromkeys(self.all(metric, **where).model))
+
 
 def judge_null(value, low, high, null, chance, yes, no) -> str:
     "The rule of all comparisons with a null: above its range with an interval above chance, within, or undecided."
-    if null is not None and _count(null) < MIN_PERMUTATIONS: return f'{_count(null)} permutations are too few to conclude'
-    if null is not None and value <= null.ci_high: return no
+    if null is not None and _count(null) < MIN_PERMUTATIONS:
+        return f'{_count(null)} permutations are too few to conclude'
+    if null is not None and value <= null.ci_high:
+        return no
     return yes if math.isfinite(low) and low > chance else 'undecided: the interval reaches chance'
+
 
 def _copies(t, model):
     ratio, z, p, gap = (t.one(m, model=model) for m in ('copy_ratio', 'copy_z', 'copy_p', 'nndr'))
-    if ratio is None: return (why := t.why('copy_ratio', model=model)) and f'Copies: {why}.'
-    real, mean, copy = t.one('nndr', role='reference'), t.one('copy_ratio', model='mean_image'), t.one('copy_ratio', model='nearest_copy')
-    beside = '; '.join(f'{name} {_number(r.value)}' for name, r in (('mean image', mean), ('nearest copy', copy)) if r is not None)
-    head = f'Copies: samples lie {_with(ratio)} times as far from their nearest training image as held-out real images do' + f' ({beside})'*bool(beside) + f'; copying test z = {_number(z.value, 1)}, p = {_number(p.value, 3)}'
+    if ratio is None:
+        return (why := t.why('copy_ratio', model=model)) and f'Copies: {why}.'
+    real, mean, copy = (
+        t.one('nndr', role='reference'),
+        t.one('copy_ratio', model='mean_image'),
+        t.one('copy_ratio', model='nearest_copy'),
+    )
+    beside = '; '.join(
+        f'{name} {_number(r.value)}'
+        for name, r in (('mean image', mean), ('nearest copy', copy))
+        if r is not None
+    )
+    head = (
+        f'Copies: samples lie {_with(ratio)} times as far from their nearest training image as held-out real images do'
+        + f' ({beside})' * bool(beside)
+        + f'; copying test z = {_number(z.value, 1)}, p = {_number(p.value, 3)}'
+    )
     few = _count(p) < MIN_PERMUTATIONS
-    closer, stands_out = ratio.ci_high < 1 and (few or p.value <= .05), real is not None and gap.ci_high < real.ci_low
+    closer, stands_out = (
+        ratio.ci_high < 1 and (few or p.value <= 0.05),
+        real is not None and gap.ci_high < real.ci_low,
+    )
     if stands_out:
-        way = 1 - gap.value/real.value
-        return f'{head}: single training patients stand out as their source (gap {_with(gap)}, real images {_with(real)}: {way:.0%} of the way to a copy); ' + ('the model copies.' if way >= COPY_FRACTION else 'a trace of copying.')
-    if closer: return f'{head}: closer to training than reality is, but no single training patient stands out (gap {_with(gap)}' + f', real images {_with(real)}'*(real is not None) + '); this is smoothness, not copying' + '; too few permutations for a test'*few + '.'
-    return f'{head}: ' + ('further out than real images are' if ratio.ci_low > 1 else 'no closer than real images are' if ratio.ci_high >= 1 else 'closer, but the test does not say so') + '; no sign of copying.'
+        way = 1 - gap.value / real.value
+        return (
+            f'{head}: single training patients stand out as their source (gap {_with(gap)}, real images {_with(real)}: {way:.0%} of the way to a copy); '
+            + ('the model copies.' if way >= COPY_FRACTION else 'a trace of copying.')
+        )
+    if closer:
+        return (
+            f'{head}: closer to training than reality is, but no single training patient stands out (gap {_with(gap)}'
+            + f', real images {_with(real)}' * (real is not None)
+            + '); this is smoothness, not copying'
+            + '; too few permutations for a test' * few
+            + '.'
+        )
+    return (
+        f'{head}: '
+        + (
+            'further out than real images are'
+            if ratio.ci_low > 1
+            else 'no closer than real images are'
+            if ratio.ci_high >= 1
+            else 'closer, but the test does not say so'
+        )
+        + '; no sign of copying.'
+    )
+
 
 def _retrieval(t, model):
     out = []
@@ -66,90 +125,293 @@ def _retrieval(t, model):
         r = t.one('retrieval', model=model, extractor=scorer, role='model')
         if r is None:
             why = t.why('retrieval', model=model, extractor=scorer)
-            if why: out.append(f'Retrieval ({scorer} scorer): {why}.')
+            if why:
+                out.append(f'Retrieval ({scorer} scorer): {why}.')
             continue
-        null, m = t.one('retrieval', model=model, extractor=scorer, role='null'), t.one('retrieval_candidates', model=model, extractor=scorer)
-        said = judge_null(r.value, r.ci_low, r.ci_high, null, .5, 'the condition is carried', 'within the permuted range; nothing shows that the pictures carry the condition')
-        text = f'Retrieval ({scorer} scorer): given a held-out patient\'s real image, the true condition is ranked above {_with(r)} of the other {m.value:.3g}' + (f'; permuted {_number(null.ci_low)} to {_number(null.ci_high)}' if null is not None else '') + f': {said}.'
-        for d in t.all('retrieval_difference', model=model, extractor=scorer, verdict='ok').itertuples():
-            text += f' Difference from the {str(d.label).removeprefix("minus ").replace("_", " ")} {_with(d)}: ' + ('it does better.' if d.ci_low > 0 else 'it does worse.' if d.ci_high < 0 else 'no difference shown.')
+        null, m = (
+            t.one('retrieval', model=model, extractor=scorer, role='null'),
+            t.one('retrieval_candidates', model=model, extractor=scorer),
+        )
+        said = judge_null(
+            r.value,
+            r.ci_low,
+            r.ci_high,
+            null,
+            0.5,
+            'the condition is carried',
+            'within the permuted range; nothing shows that the pictures carry the condition',
+        )
+        text = (
+            f"Retrieval ({scorer} scorer): given a held-out patient's real image, the true condition is ranked above {_with(r)} of the other {m.value:.3g}"
+            + (
+                f'; permuted {_number(null.ci_low)} to {_number(null.ci_high)}'
+                if null is not None
+                else ''
+            )
+            + f': {said}.'
+        )
+        for d in t.all(
+            'retrieval_difference', model=model, extractor=scorer, verdict='ok'
+        ).itertuples():
+            text += (
+                f' Difference from the {str(d.label).removeprefix("minus ").replace("_", " ")} {_with(d)}: '
+                + (
+                    'it does better.'
+                    if d.ci_low > 0
+                    else 'it does worse.'
+                    if d.ci_high < 0
+                    else 'no difference shown.'
+                )
+            )
         out.append(text)
     return ' '.join(out)
+
 
 def _swap(t, model):
     r, g = t.one('condition_sensitivity', model=model), t.one('permutation_importance', model=model)
     parts = []
-    if r is not None: parts.append(f'exchanging the condition changes a picture {_with(r)} times as much as exchanging the noise: ' + ('the condition is ignored' if r.value < .05 else 'the condition has an effect'))
-    elif why := t.why('condition_sensitivity', model=model): parts.append(f'condition exchanged: {why}')
-    if g is not None: parts.append(f'with another patient\'s condition the squared error grows by {_with(g, 4)}: ' + ('the own condition helps' if g.ci_low > 0 else 'the own condition harms' if g.ci_high < 0 else 'nothing shows that the own condition helps'))
-    elif why := t.why('permutation_importance', model=model): parts.append(f'shuffled condition: {why}')
+    if r is not None:
+        parts.append(
+            f'exchanging the condition changes a picture {_with(r)} times as much as exchanging the noise: '
+            + ('the condition is ignored' if r.value < 0.05 else 'the condition has an effect')
+        )
+    elif why := t.why('condition_sensitivity', model=model):
+        parts.append(f'condition exchanged: {why}')
+    if g is not None:
+        parts.append(
+            f"with another patient's condition the squared error grows by {_with(g, 4)}: "
+            + (
+                'the own condition helps'
+                if g.ci_low > 0
+                else 'the own condition harms'
+                if g.ci_high < 0
+                else 'nothing shows that the own condition helps'
+            )
+        )
+    elif why := t.why('permutation_importance', model=model):
+        parts.append(f'shuffled condition: {why}')
     return 'Condition exchanged: ' + '; '.join(parts) + '.' if parts else None
+
 
 def _probe(t, model):
     r, own = t.one('probe_r', model=model, role='model'), t.one('probe_r2', model=model)
-    if r is None: return (why := t.why('probe_r', model=model)) and f'Probe: {why}.'
+    if r is None:
+        return (why := t.why('probe_r', model=model)) and f'Probe: {why}.'
     null = t.one('probe_r', model=model, role='null')
-    said = judge_null(r.value, r.ci_low, r.ci_high, null, 0, 'what the generator writes is in part what real pictures say', 'nothing shows that real pictures say what the generator writes')
-    return ('Probe: ' + (f'omics are read off generated pictures with R2 {_with(own)}, and ' if own is not None else '') + f'off real pictures of unseen patients with a mean correlation of {_with(r)}'
-            + (f' (permuted {_number(null.ci_low)} to {_number(null.ci_high)})' if null is not None else '') + f': {said}.')
+    said = judge_null(
+        r.value,
+        r.ci_low,
+        r.ci_high,
+        null,
+        0,
+        'what the generator writes is in part what real pictures say',
+        'nothing shows that real pictures say what the generator writes',
+    )
+    return (
+        'Probe: '
+        + (
+            f'omics are read off generated pictures with R2 {_with(own)}, and '
+            if own is not None
+            else ''
+        )
+        + f'off real pictures of unseen patients with a mean correlation of {_with(r)}'
+        + (
+            f' (permuted {_number(null.ci_low)} to {_number(null.ci_high)})'
+            if null is not None
+            else ''
+        )
+        + f': {said}.'
+    )
+
 
 def _tstr(t, model):
     every = t.all('tstr_auroc')
-    good, out = list(dict.fromkeys(every[(every.verdict == 'ok') & (every.role == 'model')].label)), []
+    good, out = (
+        list(dict.fromkeys(every[(every.verdict == 'ok') & (every.role == 'model')].label)),
+        [],
+    )
     for label in good:
         at = dict(model=model, label=label, estimator='synthetic on real')
-        r, null, real, gain = t.one('tstr_auroc', role='model', **at), t.one('tstr_auroc', role='null', model=model, label=label), t.one('tstr_auroc', model='real', label=label), t.one('tstr_gain', model=model, label=label)
-        if r is None: continue
-        said = judge_null(r.value, r.ci_low, r.ci_high, null, .5, 'above chance', 'not above chance')
-        if gain is not None: said += ', and more than copies teach' if gain.ci_low > 0 else ', and less than copies teach' if gain.ci_high < 0 else ''
-        out.append(f'{label} {_with(r)}' + (f', permuted {_number(null.ci_low)} to {_number(null.ci_high)}' if null is not None else '') + (f', trained on real {_with(real)}' if real is not None else '') + f': {said}')
+        r, null, real, gain = (
+            t.one('tstr_auroc', role='model', **at),
+            t.one('tstr_auroc', role='null', model=model, label=label),
+            t.one('tstr_auroc', model='real', label=label),
+            t.one('tstr_gain', model=model, label=label),
+        )
+        if r is None:
+            continue
+        said = judge_null(
+            r.value, r.ci_low, r.ci_high, null, 0.5, 'above chance', 'not above chance'
+        )
+        if gain is not None:
+            said += (
+                ', and more than copies teach'
+                if gain.ci_low > 0
+                else ', and less than copies teach'
+                if gain.ci_high < 0
+                else ''
+            )
+        out.append(
+            f'{label} {_with(r)}'
+            + (
+                f', permuted {_number(null.ci_low)} to {_number(null.ci_high)}'
+                if null is not None
+                else ''
+            )
+            + (f', trained on real {_with(real)}' if real is not None else '')
+            + f': {said}'
+        )
     missing = [l for l in dict.fromkeys(every[every.verdict != 'ok'].label) if l not in good]
-    if missing: out.append(f'not estimable: {", ".join(map(str, missing))}')
-    return 'Trained on generated pictures of patients without an image, tested on real pictures of held-out patients (AUROC): ' + '; '.join(out) + '.' if out else None
+    if missing:
+        out.append(f'not estimable: {", ".join(map(str, missing))}')
+    return (
+        'Trained on generated pictures of patients without an image, tested on real pictures of held-out patients (AUROC): '
+        + '; '.join(out)
+        + '.'
+        if out
+        else None
+    )
+
 
 def _confounding(t, model):
     out = []
     for label in ('site', 'kind'):
         said = []
         for extractor in ('image', 'generated image', 'condition'):
-            r, null = t.one('confounding', label=label, extractor=extractor, role=('model', 'reference', 'control')), t.one('confounding', label=label, extractor=extractor, role='null')
-            if r is None: continue
-            verdict = judge_null(r.value, r.ci_low, r.ci_high, null, null.value if null is not None else 0, 'told', 'not told')
-            said.append(f'{dict(image="real images").get(extractor, extractor + "s")} {_with(r)}' + (f' (permuted {_number(null.ci_low)} to {_number(null.ci_high)}; {verdict})' if null is not None else ''))
-        if said: out.append(f'the {dict(kind="kind of series").get(label, label)} is predicted with a balanced accuracy of ' + ', '.join(said))
-        elif why := t.why('confounding', label=label): out.append(f'{label}: {why}')
+            r, null = (
+                t.one(
+                    'confounding',
+                    label=label,
+                    extractor=extractor,
+                    role=('model', 'reference', 'control'),
+                ),
+                t.one('confounding', label=label, extractor=extractor, role='null'),
+            )
+            if r is None:
+                continue
+            verdict = judge_null(
+                r.value,
+                r.ci_low,
+                r.ci_high,
+                null,
+                null.value if null is not None else 0,
+                'told',
+                'not told',
+            )
+            said.append(
+                f'{dict(image="real images").get(extractor, extractor + "s")} {_with(r)}'
+                + (
+                    f' (permuted {_number(null.ci_low)} to {_number(null.ci_high)}; {verdict})'
+                    if null is not None
+                    else ''
+                )
+            )
+        if said:
+            out.append(
+                f'the {dict(kind="kind of series").get(label, label)} is predicted with a balanced accuracy of '
+                + ', '.join(said)
+            )
+        elif why := t.why('confounding', label=label):
+            out.append(f'{label}: {why}')
     return 'Confounding: ' + '; '.join(out) + '.' if out else None
 
+
 def _extrapolation(t, model):
-    r, null, p = t.one('extrapolation', role='model'), t.one('extrapolation', role='null'), t.one('extrapolation_p')
-    if r is None: return (why := t.why('extrapolation')) and f'Extrapolation: {why}.'
-    said = 'they lie further out than imaged patients do' if p.value <= .05 else 'no further out than imaged patients are'
+    r, null, p = (
+        t.one('extrapolation', role='model'),
+        t.one('extrapolation', role='null'),
+        t.one('extrapolation_p'),
+    )
+    if r is None:
+        return (why := t.why('extrapolation')) and f'Extrapolation: {why}.'
+    said = (
+        'they lie further out than imaged patients do'
+        if p.value <= 0.05
+        else 'no further out than imaged patients are'
+    )
     return f'Extrapolation: {_with(r)} of the {r.n:.0f} unpaired patients lie beyond the 95th percentile of imaged patients; {_number(null.value)} expected, {_number(null.ci_low)} to {_number(null.ci_high)} by chance: {said}.'
 
+
 def _diversity(t, model):
-    own, two, real = (t.one('ms_ssim', estimator=e, model=m) for e, m in (('two samples of a patient', model), ('samples of two patients', model), ('real images of two patients', 'real')))
-    p, r, pf, rf = t.one('precision', model=model), t.one('recall', model=model), t.one('precision', role='reference'), t.one('recall', role='reference')
+    own, two, real = (
+        t.one('ms_ssim', estimator=e, model=m)
+        for e, m in (
+            ('two samples of a patient', model),
+            ('samples of two patients', model),
+            ('real images of two patients', 'real'),
+        )
+    )
+    p, r, pf, rf = (
+        t.one('precision', model=model),
+        t.one('recall', model=model),
+        t.one('precision', role='reference'),
+        t.one('recall', role='reference'),
+    )
     parts = []
     if two is not None and real is not None:
-        said = 'less varied than real images' if two.ci_low > real.ci_high else 'more varied than real images' if two.ci_high < real.ci_low else 'as varied as real images, as far as this can tell'
-        parts.append('MS-SSIM ' + (f'of two samples of a patient {_with(own)}, ' if own is not None else '') + f'of samples of two patients {_with(two)}, of real images of two patients {_with(real)}: {said}')
-    elif why := t.why('ms_ssim'): parts.append(f'MS-SSIM {why}')
+        said = (
+            'less varied than real images'
+            if two.ci_low > real.ci_high
+            else 'more varied than real images'
+            if two.ci_high < real.ci_low
+            else 'as varied as real images, as far as this can tell'
+        )
+        parts.append(
+            'MS-SSIM '
+            + (f'of two samples of a patient {_with(own)}, ' if own is not None else '')
+            + f'of samples of two patients {_with(two)}, of real images of two patients {_with(real)}: {said}'
+        )
+    elif why := t.why('ms_ssim'):
+        parts.append(f'MS-SSIM {why}')
     halves = lambda f: f' (real halves {_number(f.value)})' if f is not None else ''
-    if p is not None and r is not None: parts.append(f'precision {_with(p)}{halves(pf)}, recall {_with(r)}{halves(rf)}')
-    elif why := t.why('precision'): parts.append(f'precision and recall {why}')
+    if p is not None and r is not None:
+        parts.append(f'precision {_with(p)}{halves(pf)}, recall {_with(r)}{halves(rf)}')
+    elif why := t.why('precision'):
+        parts.append(f'precision and recall {why}')
     return 'Diversity: ' + '; '.join(parts) + '.' if parts else None
 
+
 def sentences(
-    rows:pd.DataFrame, # tidy rows of the audit
+    rows: pd.DataFrame,  # tidy rows of the audit
 ) -> list[str]:
     "What the rows say, one sentence or two a block, each by a rule."
     rows, out = rows[rows.metric.notna()], []
     groups = list(rows.groupby([rows.condition.fillna(''), rows.protocol.fillna('')], sort=False))
     for (condition, protocol), part in groups:
         t = _Rows(part)
-        models = [m for metric in ('copy_ratio', 'retrieval', 'extrapolation') for m in t.names(metric, role='model')]
-        where = ', '.join(filter(None, [condition, dict(paper='folds over images', patient='folds over patients').get(protocol, protocol)]))
+        models = [
+            m
+            for metric in ('copy_ratio', 'retrieval', 'extrapolation')
+            for m in t.names(metric, role='model')
+        ]
+        where = ', '.join(
+            filter(
+                None,
+                [
+                    condition,
+                    dict(paper='folds over images', patient='folds over patients').get(
+                        protocol, protocol
+                    ),
+                ],
+            )
+        )
         for model in list(dict.fromkeys(models))[:1]:
-            found = [block(t, model) for block in (_copies, _retrieval, _swap, _probe, _tstr, _confounding, _extrapolation, _diversity)]
-            out += [f'{where[0].upper()}{where[1:]}. {s}' if len(groups) > 1 and where else s for s in found if s]
+            found = [
+                block(t, model)
+                for block in (
+                    _copies,
+                    _retrieval,
+                    _swap,
+                    _probe,
+                    _tstr,
+                    _confounding,
+                    _extrapolation,
+                    _diversity,
+                )
+            ]
+            out += [
+                f'{where[0].upper()}{where[1:]}. {s}' if len(groups) > 1 and where else s
+                for s in found
+                if s
+            ]
     return out

@@ -7,74 +7,224 @@ __all__ = ['CNN_EXTRACTORS', 'NOT_YET', 'CONTROL_SECTIONS', 'table_cohort', 'tra
            'table_classification', 'table_survival', 'table_single_genomics', 'table_controls']
 
 # %% ../../nbs/10_report/01_tables.ipynb #fbd34603
+import re
+
 import numpy as np
 import pandas as pd
-import re
-from ..core.names import ESTIMATORS, FIDELITY_METRICS, NOT_RUN, PAIRED_METRICS, TRAINED_MODELS, count_text, is_finite, label_text, metric_text, model_text, name_lines, null_text, number_text
-from ..core.rows import AUDIT_NOTEBOOKS, WHOLE_SET, beside, first_ok, is_blank, of_samples, own_rows, pick, quotable
+
+from radgen.core.names import (
+    ESTIMATORS,
+    FIDELITY_METRICS,
+    NOT_RUN,
+    PAIRED_METRICS,
+    TRAINED_MODELS,
+    count_text,
+    is_finite,
+    label_text,
+    metric_text,
+    model_text,
+    name_lines,
+    null_text,
+    number_text,
+)
+from radgen.core.rows import (
+    AUDIT_NOTEBOOKS,
+    WHOLE_SET,
+    beside,
+    first_ok,
+    is_blank,
+    of_samples,
+    own_rows,
+    pick,
+    quotable,
+)
 
 # %% ../../nbs/10_report/01_tables.ipynb #17e098f8
 def table_cohort(
-    rows:pd.DataFrame,
-    counts:pd.DataFrame=None, # item, subset, count (`Cohort.counts()`); by default the rows of metric 'count'
+    rows: pd.DataFrame,
+    counts: pd.DataFrame = None,  # item, subset, count (`Cohort.counts()`); by default the rows of metric 'count'
 ) -> pd.DataFrame:
     "Table 1: patients, series, cases and events among all, the imaged and the unpaired."
-    if counts is None: counts = is_blank(own_rows(rows))[lambda d: d.metric == 'count'].rename(columns=dict(label='item', value='count'))
-    if not len(counts): return pd.DataFrame(columns=['what', 'all'])
-    wide = counts.pivot_table(index='item', columns='subset', values='count', sort=False, aggfunc='first')
-    words = {i: re.sub(r'^(.*) = ([01])$', lambda m: f'{label_text(m[1])}, {"positive" if m[2] == "1" else "negative"}', re.sub(r'^(.*) features$', r'with \1 features', str(i))) for i in wide.index}
-    return wide.map(lambda n: '–' if pd.isna(n) else f'{n:,.0f}').rename(index=words).rename_axis('what').rename_axis(columns=None).reset_index()
+    if counts is None:
+        counts = is_blank(own_rows(rows))[lambda d: d.metric == 'count'].rename(
+            columns=dict(label='item', value='count')
+        )
+    if not len(counts):
+        return pd.DataFrame(columns=['what', 'all'])
+    wide = counts.pivot_table(
+        index='item', columns='subset', values='count', sort=False, aggfunc='first'
+    )
+    words = {
+        i: re.sub(
+            r'^(.*) = ([01])$',
+            lambda m: f'{label_text(m[1])}, {"positive" if m[2] == "1" else "negative"}',
+            re.sub(r'^(.*) features$', r'with \1 features', str(i)),
+        )
+        for i in wide.index
+    }
+    return (
+        wide.map(lambda n: '–' if pd.isna(n) else f'{n:,.0f}')
+        .rename(index=words)
+        .rename_axis('what')
+        .rename_axis(columns=None)
+        .reset_index()
+    )
+
 
 def training_note(
-    rows:pd.DataFrame, model:str, condition:str, protocol:str,
-) -> str: # 'trained 150 steps a fold, 0.8 % of the released length; width 32 of 128', or ''
+    rows: pd.DataFrame,
+    model: str,
+    condition: str,
+    protocol: str,
+) -> str:  # 'trained 150 steps a fold, 0.8 % of the released length; width 32 of 128', or ''
     "How long a model was trained, and what share of the released recipe that is, from rows of the training notebook."
-    mine = pick(rows, metric=('training_steps', 'training_share'), model=model, condition=condition, protocol=protocol, verdict='ok')
+    mine = pick(
+        rows,
+        metric=('training_steps', 'training_share'),
+        model=model,
+        condition=condition,
+        protocol=protocol,
+        verdict='ok',
+    )
     mine = mine.assign(estimator=mine.estimator.fillna('').astype(str))
     steps, share = (first_ok(pick(mine, metric=m)) for m in ('training_steps', 'training_share'))
     said = [f'trained {steps.value:,.0f} steps a fold'] if steps is not None else []
-    if share is not None: said.append(f'{100*share.value:.2g} % of the released length' if share.value < .995 else 'the released length')
-    return ', '.join(said) + (f'; {share.estimator}' if share is not None and share.estimator else '')
+    if share is not None:
+        said.append(
+            f'{100 * share.value:.2g} % of the released length'
+            if share.value < 0.995
+            else 'the released length'
+        )
+    return ', '.join(said) + (
+        f'; {share.estimator}' if share is not None and share.estimator else ''
+    )
+
 
 def table_fidelity(
-    rows:pd.DataFrame,
+    rows: pd.DataFrame,
 ) -> pd.DataFrame:
     "Table 2: image fidelity by condition, protocol, model and estimator, with controls and reference."
     every, all_ = of_samples(is_blank(quotable(rows))), rows
-    every = every[every.metric.isin(FIDELITY_METRICS) & every.role.isin(['model', 'control', 'reference']) & every.subset.isin(WHOLE_SET) & ~((every.model == 'resized') & (every.metric == 'legacy_fid_ratio'))]
+    every = every[
+        every.metric.isin(FIDELITY_METRICS)
+        & every.role.isin(['model', 'control', 'reference'])
+        & every.subset.isin(WHOLE_SET)
+        & ~((every.model == 'resized') & (every.metric == 'legacy_fid_ratio'))
+    ]
     metrics = [m for m in FIDELITY_METRICS if m in set(every.metric)]
-    large = [m for m in metrics if m in PAIRED_METRICS and (every[every.metric == m].image_size == 128).any()]
+    large = [
+        m
+        for m in metrics
+        if m in PAIRED_METRICS and (every[every.metric == m].image_size == 128).any()
+    ]
     out = []
-    for (condition, protocol), part in sorted(every.groupby(['condition', 'protocol'], sort=False), key=lambda g: g[0][0] != 'multiomic'):
-        made = [(m, e) for m, e in part[part.role == 'model'][['model', 'estimator']].drop_duplicates().itertuples(index=False)]
-        lines = [('model', m, e) for m in dict.fromkeys([*TRAINED_MODELS, *(m for m, _ in made)]) for e in [e for k, e in made if k == m] or ['']]
-        lines += [(role, *key) for role in ('control', 'reference') for key in part[part.role == role][['model', 'estimator']].drop_duplicates().itertuples(index=False) if role == 'control' or key[0] == 'real' or key[1] == 'single']
-        told, drawn = set(), part.image_size[~part.metric.isin(PAIRED_METRICS) & part.image_size.notna()]
+    for (condition, protocol), part in sorted(
+        every.groupby(['condition', 'protocol'], sort=False), key=lambda g: g[0][0] != 'multiomic'
+    ):
+        made = [
+            (m, e)
+            for m, e in part[part.role == 'model'][['model', 'estimator']]
+            .drop_duplicates()
+            .itertuples(index=False)
+        ]
+        lines = [
+            ('model', m, e)
+            for m in dict.fromkeys([*TRAINED_MODELS, *(m for m, _ in made)])
+            for e in [e for k, e in made if k == m] or ['']
+        ]
+        lines += [
+            (role, *key)
+            for role in ('control', 'reference')
+            for key in part[part.role == role][['model', 'estimator']]
+            .drop_duplicates()
+            .itertuples(index=False)
+            if role == 'control' or key[0] == 'real' or key[1] == 'single'
+        ]
+        told, drawn = (
+            set(),
+            part.image_size[~part.metric.isin(PAIRED_METRICS) & part.image_size.notna()],
+        )
         for role, model, estimator in lines:
             mine = pick(part, role=role, model=model, estimator=estimator)
-            nothing = mine.verdict.str.startswith('unavailable').all()                      # true of no row at all, too
-            cells = {name_lines(m) + (' at 128 px' if m in large else ''): 'unavailable' if nothing else number_text(first_ok(pick(mine, metric=m))) for m in metrics}
-            why = [re.sub(r' \(.*\)$', '', v) for v in mine.verdict[mine.verdict != 'ok']] if len(mine) else [NOT_RUN]
-            notes = [training_note(all_, model, condition, protocol)] * (role == 'model' and len(mine) > 0 and model not in told) + [v for v in dict.fromkeys(why) if v not in told or v == NOT_RUN]
+            nothing = mine.verdict.str.startswith('unavailable').all()  # true of no row at all, too
+            cells = {
+                name_lines(m) + (' at 128 px' if m in large else ''): 'unavailable'
+                if nothing
+                else number_text(first_ok(pick(mine, metric=m)))
+                for m in metrics
+            }
+            why = (
+                [re.sub(r' \(.*\)$', '', v) for v in mine.verdict[mine.verdict != 'ok']]
+                if len(mine)
+                else [NOT_RUN]
+            )
+            notes = [training_note(all_, model, condition, protocol)] * (
+                role == 'model' and len(mine) > 0 and model not in told
+            ) + [v for v in dict.fromkeys(why) if v not in told or v == NOT_RUN]
             told |= {model, *why}
             sizes = mine.image_size[~mine.metric.isin(PAIRED_METRICS)].dropna()
-            sizes = next(x for x in (sizes, drawn, mine.image_size) if len(x) or x is mine.image_size)
-            out.append(dict(model=model_text(model), estimator=ESTIMATORS.get(estimator, estimator or '–') if role == 'model' and not nothing else '–', condition=condition, protocol=protocol, role=role, pixels=count_text(sizes.min()), **cells,
-                            images=count_text(mine.n.max()) if not nothing else '–', patients=count_text(mine.n_imaged.max()) if not nothing else '–', note='. '.join(filter(None, notes))))
+            sizes = next(
+                x for x in (sizes, drawn, mine.image_size) if len(x) or x is mine.image_size
+            )
+            out.append(
+                dict(
+                    model=model_text(model),
+                    estimator=ESTIMATORS.get(estimator, estimator or '–')
+                    if role == 'model' and not nothing
+                    else '–',
+                    condition=condition,
+                    protocol=protocol,
+                    role=role,
+                    pixels=count_text(sizes.min()),
+                    **cells,
+                    images=count_text(mine.n.max()) if not nothing else '–',
+                    patients=count_text(mine.n_imaged.max()) if not nothing else '–',
+                    note='. '.join(filter(None, notes)),
+                )
+            )
     return pd.DataFrame(out)
 
 # %% ../../nbs/10_report/01_tables.ipynb #c1127310
 def table_siblings(
-    rows:pd.DataFrame,
+    rows: pd.DataFrame,
 ) -> pd.DataFrame:
     "Table 2b: single samples and controls under folds over images, for held-out images with and without a sibling in training."
-    every = pick(of_samples(is_blank(quotable(rows))), metric=PAIRED_METRICS, protocol='paper', role=('model', 'control'), estimator=('single', ''))
-    sibling = set(map(tuple, every.loc[every.subset == 'sibling', ['condition', 'model']].to_numpy()))
+    every = pick(
+        of_samples(is_blank(quotable(rows))),
+        metric=PAIRED_METRICS,
+        protocol='paper',
+        role=('model', 'control'),
+        estimator=('single', ''),
+    )
+    sibling = set(
+        map(tuple, every.loc[every.subset == 'sibling', ['condition', 'model']].to_numpy())
+    )
     every, out = every.loc[[k in sibling for k in zip(every.condition, every.model)]], []
-    for (condition, role, model), part in sorted(every.groupby(['condition', 'role', 'model'], sort=False), key=lambda g: (g[0][0] != 'multiomic', g[0][1] != 'model', [*TRAINED_MODELS, g[0][2]].index(g[0][2]))):
+    for (condition, role, model), part in sorted(
+        every.groupby(['condition', 'role', 'model'], sort=False),
+        key=lambda g: (
+            g[0][0] != 'multiomic',
+            g[0][1] != 'model',
+            [*TRAINED_MODELS, g[0][2]].index(g[0][2]),
+        ),
+    ):
         n = {s: count_text(pick(part, subset=s).n.max()) for s in ('all', 'sibling', 'no_sibling')}
-        cells = {f'{name_lines(m)}, {s}': number_text(first_ok(pick(part, metric=m, subset=s))) for m in PAIRED_METRICS if m in set(every.metric) for s in n}
-        out.append(dict(model=model_text(model), condition=condition, role=role, pixels=count_text(part.image_size.max()), **cells, **{f'n, {s}': k for s, k in n.items()}))
+        cells = {
+            f'{name_lines(m)}, {s}': number_text(first_ok(pick(part, metric=m, subset=s)))
+            for m in PAIRED_METRICS
+            if m in set(every.metric)
+            for s in n
+        }
+        out.append(
+            dict(
+                model=model_text(model),
+                condition=condition,
+                role=role,
+                pixels=count_text(part.image_size.max()),
+                **cells,
+                **{f'n, {s}': k for s, k in n.items()},
+            )
+        )
     return pd.DataFrame(out) if out else pd.DataFrame(columns=['model', 'condition', 'role'])
 
 # %% ../../nbs/10_report/01_tables.ipynb #0a0db3fc
@@ -82,14 +232,17 @@ CNN_EXTRACTORS = ('vgg16', 'resnet50', 'inceptionv3')
 
 NOT_YET = 'unavailable: not yet built'
 
+
 def _outcome_lines(rows, metrics):
     rows = is_blank(own_rows(rows))
     ours = rows[(rows.role == 'model') & rows.metric.isin(metrics) & rows.subset.isin(WHOLE_SET)]
     keys = ['label', 'condition', 'protocol', 'extractor', 'classifier']
-    for key, part in ours.groupby(keys, sort=False): yield rows, dict(zip(keys, key)), part, first_ok(pick(part, metric=metrics[0]))
+    for key, part in ours.groupby(keys, sort=False):
+        yield rows, dict(zip(keys, key)), part, first_ok(pick(part, metric=metrics[0]))
+
 
 def table_classification(
-    rows:pd.DataFrame,
+    rows: pd.DataFrame,
 ) -> pd.DataFrame:
     "Table 3: classification by attribute, extractor and classifier, with controls, null and counts."
     out = []
@@ -97,78 +250,232 @@ def table_classification(
         row = first if first is not None else part.iloc[0]
         by = {m: beside(rows_, row, m) for m in ('auroc', 'auprc')}
         waiting = row.verdict.startswith('unavailable')
-        out.append(dict(attribute='any' if waiting and key['extractor'] in CNN_EXTRACTORS else label_text(key['label']), condition=key['condition'], protocol=key['protocol'], extractor=key['extractor'], classifier=key['classifier'],
-            AUROC=number_text(first), AUPRC=number_text(first_ok(pick(part, metric='auprc'))) if not waiting and row.verdict == 'ok' else number_text(row),
-            **({} if waiting else {'AUROC, omics without an image': number_text(by['auroc']['control']), 'AUPRC, omics without an image': number_text(by['auprc']['control']), 'AUROC, permuted labels': null_text(by['auroc']['null'])}),
-            **({'AUROC, simulated truth': number_text(by['auroc']['truth'])} if by['auroc']['truth'] is not None else {}),
-            patients=count_text(row.n), positives=count_text(row.n_events), verdict=row.verdict))
+        out.append(
+            dict(
+                attribute='any'
+                if waiting and key['extractor'] in CNN_EXTRACTORS
+                else label_text(key['label']),
+                condition=key['condition'],
+                protocol=key['protocol'],
+                extractor=key['extractor'],
+                classifier=key['classifier'],
+                AUROC=number_text(first),
+                AUPRC=number_text(first_ok(pick(part, metric='auprc')))
+                if not waiting and row.verdict == 'ok'
+                else number_text(row),
+                **(
+                    {}
+                    if waiting
+                    else {
+                        'AUROC, omics without an image': number_text(by['auroc']['control']),
+                        'AUPRC, omics without an image': number_text(by['auprc']['control']),
+                        'AUROC, permuted labels': null_text(by['auroc']['null']),
+                    }
+                ),
+                **(
+                    {'AUROC, simulated truth': number_text(by['auroc']['truth'])}
+                    if by['auroc']['truth'] is not None
+                    else {}
+                ),
+                patients=count_text(row.n),
+                positives=count_text(row.n_events),
+                verdict=row.verdict,
+            )
+        )
     seen = {r['extractor'] for r in out}
-    if out: out += [dict(attribute='any', condition='any', protocol='patient', extractor=e, classifier='xgboost', AUROC='unavailable', AUPRC='unavailable', verdict=NOT_YET) for e in CNN_EXTRACTORS if e not in seen]
+    if out:
+        out += [
+            dict(
+                attribute='any',
+                condition='any',
+                protocol='patient',
+                extractor=e,
+                classifier='xgboost',
+                AUROC='unavailable',
+                AUPRC='unavailable',
+                verdict=NOT_YET,
+            )
+            for e in CNN_EXTRACTORS
+            if e not in seen
+        ]
     table = pd.DataFrame(out).fillna('–')
     last = [c for c in ('patients', 'positives', 'verdict') if c in table]
     return table[[c for c in table if c not in last] + last]
 
+
 def table_survival(
-    rows:pd.DataFrame,
+    rows: pd.DataFrame,
 ) -> pd.DataFrame:
     "Table 4: survival by extractor and model, with controls, null and number of events."
     out = []
-    for rows_, key, part, first in _outcome_lines(rows, ('concordance', 'concordance_ipcw', 'logrank_p')):
+    for rows_, key, part, first in _outcome_lines(
+        rows, ('concordance', 'concordance_ipcw', 'logrank_p')
+    ):
         row = first if first is not None else part.iloc[0]
         by = beside(rows_, row, 'concordance')
-        out.append(dict(condition=key['condition'], protocol=key['protocol'], extractor=key['extractor'], model=key['classifier'], **{'C-index': number_text(first), "Uno's C": number_text(first_ok(pick(part, metric='concordance_ipcw'))),
-            'log-rank p': number_text(first_ok(pick(part, metric='logrank_p'))), 'C-index, omics without an image': number_text(by['control']), 'C-index, permuted survival': null_text(by['null'])},
-            **({'C-index, simulated truth': number_text(by['truth'])} if by['truth'] is not None else {}), patients=count_text(row.n), events=count_text(row.n_events), verdict=row.verdict))
+        out.append(
+            dict(
+                condition=key['condition'],
+                protocol=key['protocol'],
+                extractor=key['extractor'],
+                model=key['classifier'],
+                **{
+                    'C-index': number_text(first),
+                    "Uno's C": number_text(first_ok(pick(part, metric='concordance_ipcw'))),
+                    'log-rank p': number_text(first_ok(pick(part, metric='logrank_p'))),
+                    'C-index, omics without an image': number_text(by['control']),
+                    'C-index, permuted survival': null_text(by['null']),
+                },
+                **(
+                    {'C-index, simulated truth': number_text(by['truth'])}
+                    if by['truth'] is not None
+                    else {}
+                ),
+                patients=count_text(row.n),
+                events=count_text(row.n_events),
+                verdict=row.verdict,
+            )
+        )
     table = pd.DataFrame(out).fillna('–')
     last = [c for c in ('patients', 'events', 'verdict') if c in table]
     return table[[c for c in table if c not in last] + last]
 
 # %% ../../nbs/10_report/01_tables.ipynb #847bcba9
 def table_single_genomics(
-    rows:pd.DataFrame,
+    rows: pd.DataFrame,
 ) -> pd.DataFrame:
     "Table 5: the expression condition beside the multi-omic one."
     ours = is_blank(quotable(own_rows(rows)))
-    ours = ours[(ours.role == 'model') & ~ours.extractor.isin(CNN_EXTRACTORS) & ours.subset.isin(WHOLE_SET) & (ours.metric.isin(list(FIDELITY_METRICS)) | ours.metric.isin(['auroc', 'auprc', 'concordance', 'concordance_ipcw', 'patients_generated']))]
+    ours = ours[
+        (ours.role == 'model')
+        & ~ours.extractor.isin(CNN_EXTRACTORS)
+        & ours.subset.isin(WHOLE_SET)
+        & (
+            ours.metric.isin(list(FIDELITY_METRICS))
+            | ours.metric.isin(
+                ['auroc', 'auprc', 'concordance', 'concordance_ipcw', 'patients_generated']
+            )
+        )
+    ]
     out = []
-    for (metric, label, protocol, model, estimator, extractor, classifier), part in ours.groupby(['metric', 'label', 'protocol', 'model', 'estimator', 'extractor', 'classifier'], sort=False):
+    for (metric, label, protocol, model, estimator, extractor, classifier), part in ours.groupby(
+        ['metric', 'label', 'protocol', 'model', 'estimator', 'extractor', 'classifier'], sort=False
+    ):
         by = {c: first_ok(pick(part, condition=c)) for c in ('multiomic', 'expression')}
         sizes = {c: '–' if r is None else count_text(r.n) for c, r in by.items()}
         size = sorted(set(part.image_size[part.metric.isin(FIDELITY_METRICS)].dropna()))
-        detail = ', '.join(x for x in (ESTIMATORS.get(estimator, estimator), extractor, classifier, f'{size[-1]:.0f} px' if size else '') if x)
-        out.append(dict(quantity=metric_text(metric, label), protocol=protocol, model=model_text(model), detail=detail or '–', **{c: number_text(r) for c, r in by.items()}, **{f'n, {c}': n for c, n in sizes.items()}))
+        detail = ', '.join(
+            x
+            for x in (
+                ESTIMATORS.get(estimator, estimator),
+                extractor,
+                classifier,
+                f'{size[-1]:.0f} px' if size else '',
+            )
+            if x
+        )
+        out.append(
+            dict(
+                quantity=metric_text(metric, label),
+                protocol=protocol,
+                model=model_text(model),
+                detail=detail or '–',
+                **{c: number_text(r) for c, r in by.items()},
+                **{f'n, {c}': n for c, n in sizes.items()},
+            )
+        )
     return pd.DataFrame(out)
 
-CONTROL_SECTIONS = { # section of Table 6 -> which rows (of the blanked table), first come first served
+
+CONTROL_SECTIONS = {  # section of Table 6 -> which rows (of the blanked table), first come first served
     'Audit': lambda d: d.source_notebook.str.startswith('07a'),
     'Coverage of the intervals': lambda d: d.source_notebook.str.startswith('07b'),
     'How many patients': lambda d: d.source_notebook.str.startswith('07c'),
-    'Variants, judged on training patients set aside': lambda d: d.source_notebook.str.startswith('07d'),
-    'Trivial controls over many fold assignments': lambda d: (d.role == 'control') & ~d.estimator.isin(['', *ESTIMATORS]) | (d.metric == 'sibling_share'),
-    'With and without a sibling in training': lambda d: d.subset.isin(['sibling', 'no_sibling']) & d.estimator.isin(['', 'single']) & (d.model.isin(['cpdm', '']) | (d.role == 'control')), # other models: Table 2b
-    'Trivial controls on the folds of this run': lambda d: (d.role == 'control') & d.subset.isin(WHOLE_SET),
+    'Variants, judged on training patients set aside': lambda d: d.source_notebook.str.startswith(
+        '07d'
+    ),
+    'Trivial controls over many fold assignments': lambda d: (
+        (d.role == 'control') & ~d.estimator.isin(['', *ESTIMATORS]) | (d.metric == 'sibling_share')
+    ),
+    'With and without a sibling in training': lambda d: (
+        d.subset.isin(['sibling', 'no_sibling'])
+        & d.estimator.isin(['', 'single'])
+        & (d.model.isin(['cpdm', '']) | (d.role == 'control'))
+    ),  # other models: Table 2b
+    'Trivial controls on the folds of this run': lambda d: (
+        (d.role == 'control') & d.subset.isin(WHOLE_SET)
+    ),
     'References': lambda d: d.role.isin(['reference', 'chance']) & d.subset.isin(WHOLE_SET),
     'Nulls: what chance gives': lambda d: d.role == 'null',
     'Upper bounds: omics without an image, simulated truth': lambda d: d.role == 'upper_bound',
-    'Unpaired patients and the training range': lambda d: d.metric == 'n_out_of_range'}
+    'Unpaired patients and the training range': lambda d: d.metric == 'n_out_of_range',
+}
 
-_SHOWN = ('Trivial controls over many fold assignments', 'Trivial controls on the folds of this run', 'References', 'Nulls: what chance gives', 'Upper bounds: omics without an image, simulated truth', 'With and without a sibling in training',
-          'Unpaired patients and the training range', 'Audit', 'Coverage of the intervals', 'How many patients', 'Variants, judged on training patients set aside') # the order of the table
+_SHOWN = (
+    'Trivial controls over many fold assignments',
+    'Trivial controls on the folds of this run',
+    'References',
+    'Nulls: what chance gives',
+    'Upper bounds: omics without an image, simulated truth',
+    'With and without a sibling in training',
+    'Unpaired patients and the training range',
+    'Audit',
+    'Coverage of the intervals',
+    'How many patients',
+    'Variants, judged on training patients set aside',
+)  # the order of the table
+
 
 def table_controls(
-    rows:pd.DataFrame,
+    rows: pd.DataFrame,
 ) -> pd.DataFrame:
     "Table 6: controls, references, nulls, upper bounds, leaked images and audit, in sections."
     every = is_blank(rows)
-    every = every.loc[every.index.isin(quotable(every[~every.source_notebook.str.startswith(AUDIT_NOTEBOOKS)]).index) | every.source_notebook.str.startswith(AUDIT_NOTEBOOKS)]
+    every = every.loc[
+        every.index.isin(
+            quotable(every[~every.source_notebook.str.startswith(AUDIT_NOTEBOOKS)]).index
+        )
+        | every.source_notebook.str.startswith(AUDIT_NOTEBOOKS)
+    ]
     section = pd.Series('', index=every.index)
-    for name, of in CONTROL_SECTIONS.items(): section = section.where((section != '') | ~of(every).astype(bool), name)
-    detail = lambda r: ', '.join(x for x in (ESTIMATORS.get(r.estimator, r.estimator), r.extractor if r.extractor != 'omics' else '', r.classifier, f'{r.image_size:.0f} px' if is_finite(r.image_size) and r.metric in FIDELITY_METRICS else '',
-        f'{r.n_imaged:.0f} imaged patients' if r.source_notebook.startswith('07c') and is_finite(r.n_imaged) else '') if x) or '–'
+    for name, of in CONTROL_SECTIONS.items():
+        section = section.where((section != '') | ~of(every).astype(bool), name)
+    detail = lambda r: (
+        ', '.join(
+            x
+            for x in (
+                ESTIMATORS.get(r.estimator, r.estimator),
+                r.extractor if r.extractor != 'omics' else '',
+                r.classifier,
+                f'{r.image_size:.0f} px'
+                if is_finite(r.image_size) and r.metric in FIDELITY_METRICS
+                else '',
+                f'{r.n_imaged:.0f} imaged patients'
+                if r.source_notebook.startswith('07c') and is_finite(r.n_imaged)
+                else '',
+            )
+            if x
+        )
+        or '–'
+    )
     out = []
     for name in _SHOWN:
         part = every[section == name]
         part = part.iloc[np.argsort([c != 'multiomic' for c in part.condition], kind='stable')]
-        out += [dict(section=name, quantity=metric_text(r.metric, r.label), condition=r.condition or 'any', protocol=r.protocol or 'any', role=r.role or '–', source=model_text(r.model) or '–', detail=detail(r), subset=r.subset or '–',
-                     value=number_text(r), n=count_text(r.n), note='' if r.verdict == 'ok' else r.verdict) for r in part.itertuples()]
+        out += [
+            dict(
+                section=name,
+                quantity=metric_text(r.metric, r.label),
+                condition=r.condition or 'any',
+                protocol=r.protocol or 'any',
+                role=r.role or '–',
+                source=model_text(r.model) or '–',
+                detail=detail(r),
+                subset=r.subset or '–',
+                value=number_text(r),
+                n=count_text(r.n),
+                note='' if r.verdict == 'ok' else r.verdict,
+            )
+            for r in part.itertuples()
+        ]
     return pd.DataFrame(out)

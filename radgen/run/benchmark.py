@@ -11,41 +11,60 @@ import time
 
 # %% ../../nbs/11_run/03_benchmark.ipynb #867fb957
 def benchmark(
-    compare=False, # also the plain settings: float32, no channels_last
-    size=64,       # pixels
+    compare=False,  # also the plain settings: float32, no channels_last
+    size=64,  # pixels
     batch=16,
     repeats=3,
-) -> dict: # milliseconds an image
+) -> dict:  # milliseconds an image
     "Time a training step and a sampling step of a small fixed network on one core or the GPU; the fastest of some repeats."
     import torch
+
     from radgen.models.cpdm import CPDM, CPDMConfig
+
     torch.manual_seed(0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    images, conditions, found = torch.rand(batch, 1, size, size, device=device), torch.randn(batch, 16, device=device), {}
+    images, conditions, found = (
+        torch.rand(batch, 1, size, size, device=device),
+        torch.randn(batch, 16, device=device),
+        {},
+    )
     fast = torch.cuda.is_bf16_supported() if device == 'cuda' else _cpu_bf16()
     for name, tuned in (('tuned', True), ('plain', False)) if compare else (('tuned', True),):
         net = CPDM(CPDMConfig.radgen(16, size, dim=32, dim_mults=(1, 2, 4))).to(device)
-        if tuned: net = net.to(memory_format=torch.channels_last)
+        if tuned:
+            net = net.to(memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(net.parameters(), 1e-4)
         cast = lambda: torch.autocast(device, torch.bfloat16, enabled=tuned and fast)
+
         def train():
             optimizer.zero_grad()
-            with cast(): loss = net.loss(images, conditions)
-            loss.backward(); optimizer.step()
+            with cast():
+                loss = net.loss(images, conditions)
+            loss.backward()
+            optimizer.step()
+
         def sample():
-            with torch.inference_mode(), cast(): net.denoise(images, torch.zeros(batch, dtype=torch.long, device=device), conditions)
+            with torch.inference_mode(), cast():
+                net.denoise(images, torch.zeros(batch, dtype=torch.long, device=device), conditions)
+
         for what, step in (('train', train), ('sample', sample)):
             times = []
             for _ in range(repeats + 1):
-                start = time.perf_counter(); step()
-                if device == 'cuda': torch.cuda.synchronize()
+                start = time.perf_counter()
+                step()
+                if device == 'cuda':
+                    torch.cuda.synchronize()
                 times.append(time.perf_counter() - start)
-            found[f'{what}_ms' if not compare else f'{what}_{name}_ms'] = round(1000*min(times[1:])/batch, 3)
+            found[f'{what}_ms' if not compare else f'{what}_{name}_ms'] = round(
+                1000 * min(times[1:]) / batch, 3
+            )
     torch.set_num_threads(threads)
     return {'device': device, 'threads': 1, 'image_size': size, **found}
 
-def _cpu_bf16(): # bfloat16 pays where the processor has instructions for it
-    with contextlib.suppress(OSError): return any(f in open('/proc/cpuinfo').read() for f in ('avx512_bf16', 'amx_bf16'))
+
+def _cpu_bf16():  # bfloat16 pays where the processor has instructions for it
+    with contextlib.suppress(OSError):
+        return any(f in open('/proc/cpuinfo').read() for f in ('avx512_bf16', 'amx_bf16'))
     return False

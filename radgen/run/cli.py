@@ -6,162 +6,307 @@
 __all__ = ['main']
 
 # %% ../../nbs/11_run/07_cli.ipynb #a6f4b1aa
-from pathlib import Path
 import argparse
 import json
 import os
 import signal
 import sys
 import threading
+from pathlib import Path
+
 import yaml
-from ..core.paths import RadgenError
+
 from ..core.checks import unknown_name
-from .parameters import _section, relpath, settings
-from .execute import _first_line, execute
+from ..core.paths import RadgenError
 from .benchmark import benchmark
-from .graph import default_jobs, exit_with_parent, paper, validate
 from .doctor import doctor
+from .execute import _first_line, execute
 from .generate import generate_images
+from .graph import default_jobs, exit_with_parent, paper, validate
+from .parameters import _section, relpath, settings
 
 # %% ../../nbs/11_run/07_cli.ipynb #00bd022a
 class _OneLine(argparse.ArgumentParser):
     "A parser whose complaints are one line."
-    def error(self, message): raise RadgenError(f'{message} (see `{self.prog} --help`)')
+
+    def error(self, message):
+        raise RadgenError(f'{message} (see `{self.prog} --help`)')
+
 
 def _positive(text):
-    if not text.isdigit() or int(text) < 1: raise argparse.ArgumentTypeError(f'{text!r} is no positive whole number')
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is no positive whole number')
     return int(text)
 
+
 def _parser():
-    parser = _OneLine(prog='radgen', description='Regenerate and audit the CPDM radiogenomics study of breast MRI.')
-    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND', parser_class=_OneLine)
-    def command(name, help): return commands.add_parser(name, help=help, description=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = _OneLine(
+        prog='radgen',
+        description='Regenerate and audit the CPDM radiogenomics study of breast MRI.',
+    )
+    commands = parser.add_subparsers(
+        dest='command', required=True, metavar='COMMAND', parser_class=_OneLine
+    )
+
+    def command(name, help):
+        return commands.add_parser(
+            name,
+            help=help,
+            description=help,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+
     p = command('fetch', 'download the data of a cohort into the cache, each file checked')
     p.add_argument('cohort', help='published or tcga; the others need none')
-    p = command('paper', 'regenerate every table and figure; only what is out of date runs. Arguments after -- go to Snakemake')
-    p.add_argument('--cohort', default='phantom', help='phantom, phantom_link0, published, tcga or files')
+    p = command(
+        'paper',
+        'regenerate every table and figure; only what is out of date runs. Arguments after -- go to Snakemake',
+    )
+    p.add_argument(
+        '--cohort', default='phantom', help='phantom, phantom_link0, published, tcga or files'
+    )
     p.add_argument('--manifest', metavar='FILE.yaml', help="what the cohort 'files' is made of")
-    p.add_argument('--profile', default='quick', help='smoke, quick, full, or any config/PROFILE.yaml')
+    p.add_argument(
+        '--profile', default='quick', help='smoke, quick, full, or any config/PROFILE.yaml'
+    )
     p.add_argument('--jobs', type=_positive, default=default_jobs(), help='notebooks at a time')
-    p.add_argument('--upto', metavar='NOTEBOOK', help='only this notebook, e.g. 04_fidelity, and what it needs')
-    p.add_argument('--audit', action='store_true', help='also what needs many repetitions: coverage of the intervals and the learning curve')
+    p.add_argument(
+        '--upto', metavar='NOTEBOOK', help='only this notebook, e.g. 04_fidelity, and what it needs'
+    )
+    p.add_argument(
+        '--audit',
+        action='store_true',
+        help='also what needs many repetitions: coverage of the intervals and the learning curve',
+    )
     p.add_argument('--dry-run', action='store_true', help='only say what would run')
-    p = command('validate', 'the study on the phantom and on the phantom without a link, with coverage and learning curve; says which claims hold')
-    p.add_argument('--profile', default='quick', help='smoke, quick, full, or any config/PROFILE.yaml')
+    p = command(
+        'validate',
+        'the study on the phantom and on the phantom without a link, with coverage and learning curve; says which claims hold',
+    )
+    p.add_argument(
+        '--profile', default='quick', help='smoke, quick, full, or any config/PROFILE.yaml'
+    )
     p.add_argument('--jobs', type=_positive, default=default_jobs(), help='notebooks at a time')
     p = command('generate', 'generate pictures for a table of conditions')
     p.add_argument('--checkpoint', required=True, metavar='DIR', help="a trained model's folder")
-    p.add_argument('--conditions', required=True, metavar='FILE.csv', help='identifier first, then the features of training, a row a patient')
-    p.add_argument('--out', required=True, metavar='DIR', help='the store; an interrupted one is completed')
+    p.add_argument(
+        '--conditions',
+        required=True,
+        metavar='FILE.csv',
+        help='identifier first, then the features of training, a row a patient',
+    )
+    p.add_argument(
+        '--out', required=True, metavar='DIR', help='the store; an interrupted one is completed'
+    )
     p.add_argument('--samples', type=_positive, default=1, help='pictures a patient')
     p.add_argument('--sampler', default='ddim', help='ddim, dpm++ or ddpm')
     p.add_argument('--steps', type=_positive, default=30, help='denoising steps')
-    p.add_argument('--guidance', type=float, default=2., help='classifier-free guidance scale; 1: none')
-    p.add_argument('--seed', type=int, default=0, help='patient, sample and seed determine the picture')
-    p.add_argument('--kind', default=None, help='series kind to generate, e.g. pre-contrast; left open by default')
+    p.add_argument(
+        '--guidance', type=float, default=2.0, help='classifier-free guidance scale; 1: none'
+    )
+    p.add_argument(
+        '--seed', type=int, default=0, help='patient, sample and seed determine the picture'
+    )
+    p.add_argument(
+        '--kind',
+        default=None,
+        help='series kind to generate, e.g. pre-contrast; left open by default',
+    )
     p.add_argument('--png', action='store_true', help='also write OUT/png/PATIENT_SAMPLE.png')
-    p = command('project', 'sagittal projections of every DICOM series in a folder, each with a quality page; run again to go on')
+    p = command(
+        'project',
+        'sagittal projections of every DICOM series in a folder, each with a quality page; run again to go on',
+    )
     p.add_argument('folder', help='DICOM files, in any arrangement')
     p.add_argument('out', help='projections (PNG), series.csv, ledger.csv and pages/')
     p.add_argument('--size', type=_positive, default=128, help='pixels')
     p.add_argument('--reduce', default='mean', choices=('mean', 'max'), help='along left-right')
-    p.add_argument('--side', default='whole', choices=('whole', 'left', 'right'), help='of a bilateral series')
+    p.add_argument(
+        '--side', default='whole', choices=('whole', 'left', 'right'), help='of a bilateral series'
+    )
     command('doctor', 'what is installed, cached and missing, and how long a run would take here')
     command('bench', 'time training and sampling steps, tuned and plain')
     p = command('notebook', 'execute one notebook as papermill does, with its parameters checked')
     p.add_argument('notebook')
     p.add_argument('out')
     p.add_argument('-f', '--file', metavar='YAML', help='a file of parameters')
-    p.add_argument('--parameters', metavar='JSON', default='{}', help='parameters, over those of the file')
+    p.add_argument(
+        '--parameters', metavar='JSON', default='{}', help='parameters, over those of the file'
+    )
     return parser
 
 # %% ../../nbs/11_run/07_cli.ipynb #8d6a9dbf
 def _notebook(args):
-    try: params = _section(yaml.safe_load(Path(args.file).read_text()), args.file) if args.file else {}
-    except FileNotFoundError: raise RadgenError(f'{args.file}: no such file') from None
-    except yaml.YAMLError as e: raise RadgenError(f'{args.file}: not readable as YAML ({" ".join(str(e).split())[:160]})') from None
-    try: params |= json.loads(args.parameters)
-    except (TypeError, ValueError) as e: raise RadgenError(f'--parameters: no JSON object ({e})') from None
+    try:
+        params = (
+            _section(yaml.safe_load(Path(args.file).read_text()), args.file) if args.file else {}
+        )
+    except FileNotFoundError:
+        raise RadgenError(f'{args.file}: no such file') from None
+    except yaml.YAMLError as e:
+        raise RadgenError(
+            f'{args.file}: not readable as YAML ({" ".join(str(e).split())[:160]})'
+        ) from None
+    try:
+        params |= json.loads(args.parameters)
+    except (TypeError, ValueError) as e:
+        raise RadgenError(f'--parameters: no JSON object ({e})') from None
     job, events = Path(args.out).stem, os.environ.get('RADGEN_EVENTS')
+
     def tell(event, **facts):
-        if not events: return
-        with open(events, 'a') as f: f.write(json.dumps(dict(event=event, job=job, **facts)) + '\n')
-    if 'RADGEN_RUN' in os.environ: exit_with_parent(os.environ['RADGEN_RUN'])
+        if not events:
+            return
+        with open(events, 'a') as f:
+            f.write(json.dumps(dict(event=event, job=job, **facts)) + '\n')
+
+    if 'RADGEN_RUN' in os.environ:
+        exit_with_parent(os.environ['RADGEN_RUN'])
     tell('start')
-    try: facts = execute(args.notebook, args.out, params, threads=os.environ.get('RADGEN_THREADS'), tell=lambda line: tell('progress', line=line))
+    try:
+        facts = execute(
+            args.notebook,
+            args.out,
+            params,
+            threads=os.environ.get('RADGEN_THREADS'),
+            tell=lambda line: tell('progress', line=line),
+        )
     except Exception as e:
-        tell('failed', line=str(e) if isinstance(e, RadgenError) else f'{relpath(args.notebook)}: {type(e).__name__}: {_first_line(e)}')
+        tell(
+            'failed',
+            line=str(e)
+            if isinstance(e, RadgenError)
+            else f'{relpath(args.notebook)}: {type(e).__name__}: {_first_line(e)}',
+        )
         raise
     tell('done', wall_s=facts['wall_s'])
 
+
 def _fetch_tcga():
     from radgen.data.tcga import fetch_tcga, plan_tcga
+
     plan = plan_tcga()
     missing = plan[~plan.at_hand]
-    if len(missing): print('tcga: to fetch ' + '; '.join(f'{r.Index}{f" {r.gigabytes:.2f} GB" if r.gigabytes == r.gigabytes else ""}' for r in missing.itertuples()))
+    if len(missing):
+        print(
+            'tcga: to fetch '
+            + '; '.join(
+                f'{r.Index}{f" {r.gigabytes:.2f} GB" if r.gigabytes == r.gigabytes else ""}'
+                for r in missing.itertuples()
+            )
+        )
     print(f'tcga: complete, in {fetch_tcga()}')
+
 
 def _fetch(args):
     from radgen.load import COHORTS
-    if args.cohort not in COHORTS: raise unknown_name('cohort', args.cohort, COHORTS)
-    if args.cohort == 'files': return print('files: your own, nothing to download')
-    if args.cohort == 'tcga': return _fetch_tcga()
-    if args.cohort != 'published': return print(f'{args.cohort}: simulated, nothing to download')
+
+    if args.cohort not in COHORTS:
+        raise unknown_name('cohort', args.cohort, COHORTS)
+    if args.cohort == 'files':
+        return print('files: your own, nothing to download')
+    if args.cohort == 'tcga':
+        return _fetch_tcga()
+    if args.cohort != 'published':
+        return print(f'{args.cohort}: simulated, nothing to download')
     from radgen.data.published import fetch
+
     print(f'published: complete, every checksum right, in {fetch()}')
+
 
 def _command(args, more):
     if args.command == 'paper':
-        if args.manifest and args.cohort != 'files': raise RadgenError(f'--manifest goes with --cohort files, not with {args.cohort}')
-        if args.manifest: os.environ['RADGEN_MANIFEST'] = str(Path(args.manifest).resolve())
+        if args.manifest and args.cohort != 'files':
+            raise RadgenError(f'--manifest goes with --cohort files, not with {args.cohort}')
+        if args.manifest:
+            os.environ['RADGEN_MANIFEST'] = str(Path(args.manifest).resolve())
         settings(args.profile, args.cohort)
-        if args.cohort in ('published', 'tcga'): _fetch(args) # before several notebooks want it at once
+        if args.cohort in ('published', 'tcga'):
+            _fetch(args)  # before several notebooks want it at once
         paper(args.cohort, args.profile, args.jobs, args.dry_run, args.upto, args.audit, more)
-    elif args.command == 'validate': validate(args.profile, args.jobs)
-    elif args.command == 'fetch': _fetch(args)
-    elif args.command == 'notebook': _notebook(args)
+    elif args.command == 'validate':
+        validate(args.profile, args.jobs)
+    elif args.command == 'fetch':
+        _fetch(args)
+    elif args.command == 'notebook':
+        _notebook(args)
     elif args.command == 'project':
         from radgen.data.projections import project_folder
         from radgen.data.quality import write_pages
+
         table = project_folder(args.folder, args.out, args.size, args.reduce, args.side)
         write_pages(args.folder, args.out)
         flagged = int((table['flags'].fillna('') != '').sum())
-        print(f'{len(table)} projections of {table.patient_id.nunique()} patients in {relpath(args.out)}; {flagged} flagged (series.csv), everything else in ledger.csv')
-        if not len(table): raise RadgenError(f'{relpath(args.folder)}: no series could be projected; {relpath(Path(args.out)/"ledger.csv")} says why')
+        print(
+            f'{len(table)} projections of {table.patient_id.nunique()} patients in {relpath(args.out)}; {flagged} flagged (series.csv), everything else in ledger.csv'
+        )
+        if not len(table):
+            raise RadgenError(
+                f'{relpath(args.folder)}: no series could be projected; {relpath(Path(args.out) / "ledger.csv")} says why'
+            )
     elif args.command == 'generate':
-        store = generate_images(args.checkpoint, args.conditions, args.out, args.png, n_samples=args.samples, sampler=args.sampler, steps=args.steps,
-                                guidance=args.guidance, seed=args.seed, kind=args.kind)
-        print(f'{len(store.patients)} patients, {args.samples} pictures each, in {relpath(args.out)}')
+        store = generate_images(
+            args.checkpoint,
+            args.conditions,
+            args.out,
+            args.png,
+            n_samples=args.samples,
+            sampler=args.sampler,
+            steps=args.steps,
+            guidance=args.guidance,
+            seed=args.seed,
+            kind=args.kind,
+        )
+        print(
+            f'{len(store.patients)} patients, {args.samples} pictures each, in {relpath(args.out)}'
+        )
     elif args.command == 'bench':
         found = benchmark(compare=True)
         for what in ('train', 'sample'):
             tuned, plain = found[f'{what}_tuned_ms'], found[f'{what}_plain_ms']
-            print(f'{what:<8} plain {plain:8.1f} ms an image   channels_last and bfloat16 {tuned:8.1f} ms   {plain/tuned:.1f} times faster')
-        print(f'{found["device"]}{", one thread" if found["device"] == "cpu" else ""}, {found["image_size"]} pixels')
-    elif args.command == 'doctor': return 2 if doctor() else 0
+            print(
+                f'{what:<8} plain {plain:8.1f} ms an image   channels_last and bfloat16 {tuned:8.1f} ms   {plain / tuned:.1f} times faster'
+            )
+        print(
+            f'{found["device"]}{", one thread" if found["device"] == "cpu" else ""}, {found["image_size"]} pixels'
+        )
+    elif args.command == 'doctor':
+        return 2 if doctor() else 0
     return 0
 
+
 def main(
-    argv=None, # arguments; None: those of the process
-) -> int: # exit status
+    argv=None,  # arguments; None: those of the process
+) -> int:  # exit status
     "The console script."
     argv = list(sys.argv[1:] if argv is None else argv)
     at = argv.index('--') if '--' in argv else len(argv)
-    own, more = argv[:at], argv[at + 1:]
-    def interrupted(*_): raise KeyboardInterrupt
+    own, more = argv[:at], argv[at + 1 :]
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
     try:
         if threading.current_thread() is threading.main_thread():
-            for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP): signal.signal(s, interrupted)
+            for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(s, interrupted)
         args = _parser().parse_args(own)
-        if more and args.command != 'paper': raise RadgenError(f'radgen {args.command} takes no arguments after --')
+        if more and args.command != 'paper':
+            raise RadgenError(f'radgen {args.command} takes no arguments after --')
         return _command(args, more)
-    except RadgenError as e: print(f'radgen: {" ".join(str(e).split())}', file=sys.stderr)
-    except BrokenPipeError: return 141
-    except OSError as e: print(f'radgen: {e.filename or "a file"}: {e.strerror or e}', file=sys.stderr)
+    except RadgenError as e:
+        print(f'radgen: {" ".join(str(e).split())}', file=sys.stderr)
+    except BrokenPipeError:
+        return 141
+    except OSError as e:
+        print(f'radgen: {e.filename or "a file"}: {e.strerror or e}', file=sys.stderr)
     except KeyboardInterrupt:
-        print('radgen: interrupted; what is finished is kept, and the same command goes on from there', file=sys.stderr)
+        print(
+            'radgen: interrupted; what is finished is kept, and the same command goes on from there',
+            file=sys.stderr,
+        )
         return 130
     return 2
 
 # %% ../../nbs/11_run/07_cli.ipynb #7cf6d8e6
-if __name__ == '__main__' and 'get_ipython' not in globals(): sys.exit(main())
+if __name__ == '__main__' and 'get_ipython' not in globals():
+    sys.exit(main())

@@ -6,100 +6,176 @@
 __all__ = ['times_table', 'lock_differences', 'inception_state', 'expected_time', 'doctor']
 
 # %% ../../nbs/11_run/05_doctor.ipynb #49b3ef78
-from pathlib import Path
 import importlib.metadata
 import importlib.util
 import os
 import shutil
 import sys
+from pathlib import Path
+
 from ..core.paths import data_dir, project_root, read_json
 from ..core.progress import duration
-from .execute import _first_line
 from .benchmark import _cpu_bf16, benchmark
+from .execute import _first_line
 
 # %% ../../nbs/11_run/05_doctor.ipynb #05b7fa9b
 def times_table(
-    makes:dict, # notebook stem -> what comes out of it
-    cohort:str='phantom', profile:str='quick',
-): # a Markdown display
+    makes: dict,  # notebook stem -> what comes out of it
+    cohort: str = 'phantom',
+    profile: str = 'quick',
+):  # a Markdown display
     "What each notebook makes, how to run it, and how long the committed run took (README)."
     from IPython.display import Markdown
-    path = project_root()/'figures'/cohort/profile/'provenance.json'
+
+    path = project_root() / 'figures' / cohort / profile / 'provenance.json'
     record = read_json(path) if path.exists() else {}
     rows = ['| makes | notebook | command | runs | time in all |', '|---|---|---|---|---|']
     for stem, what in makes.items():
-        times = [n['wall_s'] for job, n in record.get('notebooks', {}).items() if job.startswith(stem)]
-        rows.append(f'| {what} | [{stem}](nbs/paper/{stem}.ipynb) | `radgen paper --upto {stem}` | {len(times) or ""} | {duration(sum(times)) if times else ""} |')
+        times = [
+            n['wall_s'] for job, n in record.get('notebooks', {}).items() if job.startswith(stem)
+        ]
+        rows.append(
+            f'| {what} | [{stem}](nbs/paper/{stem}.ipynb) | `radgen paper --upto {stem}` | {len(times) or ""} | {duration(sum(times)) if times else ""} |'
+        )
     whole = record.get('whole_run') or {}
-    if whole: rows += ['', f'All of it: {duration(whole["wall_s"])} with {whole["jobs"]} notebooks at a time, at most {whole["peak_memory_mb"]/1024:.1f} GB of memory.']
+    if whole:
+        rows += [
+            '',
+            f'All of it: {duration(whole["wall_s"])} with {whole["jobs"]} notebooks at a time, at most {whole["peak_memory_mb"] / 1024:.1f} GB of memory.',
+        ]
     return Markdown('\n'.join(rows))
 
 # %% ../../nbs/11_run/05_doctor.ipynb #67004950
-def _try(check): # a check's answer, or the error that is the answer
-    try: return check()
-    except Exception as e: return f'MISSING: {type(e).__name__}: {_first_line(e)[:120]}'
+def _try(check):  # a check's answer, or the error that is the answer
+    try:
+        return check()
+    except Exception as e:
+        return f'MISSING: {type(e).__name__}: {_first_line(e)[:120]}'
+
 
 def lock_differences() -> list[str]:
     "Installed packages that differ from requirements.lock."
-    lines = [l.strip() for l in (project_root()/'requirements.lock').read_text().splitlines()]
+    lines = [l.strip() for l in (project_root() / 'requirements.lock').read_text().splitlines()]
     found = []
     for name, version in (l.split('==') for l in lines if '==' in l and not l.startswith('#')):
-        try: have = importlib.metadata.version(name).split('+')[0]
-        except importlib.metadata.PackageNotFoundError: have = 'absent'
-        if have != version: found.append(f'{name} {have} (lock: {version})')
+        try:
+            have = importlib.metadata.version(name).split('+')[0]
+        except importlib.metadata.PackageNotFoundError:
+            have = 'absent'
+        if have != version:
+            found.append(f'{name} {have} (lock: {version})')
     return found
 
-def inception_state() -> Path|None: # None: not at hand
-    "The Inception weights that the FID needs, in the cache of torch hub."
-    root = Path(os.environ.get('TORCH_HOME') or Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'torch')
-    return next(iter(sorted((root/'hub'/'checkpoints').glob('*inception*'))), None)
 
-def expected_time(cohort:str, profile:str, speed:dict) -> str:
+def inception_state() -> Path | None:  # None: not at hand
+    "The Inception weights that the FID needs, in the cache of torch hub."
+    root = Path(
+        os.environ.get('TORCH_HOME')
+        or Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'torch'
+    )
+    return next(iter(sorted((root / 'hub' / 'checkpoints').glob('*inception*'))), None)
+
+
+def expected_time(cohort: str, profile: str, speed: dict) -> str:
     "How long a run would take here: the committed run's time, scaled by the benchmark recorded with it."
-    path = project_root()/'figures'/cohort/profile/'provenance.json'
-    if not path.exists(): return 'no run is recorded yet'
+    path = project_root() / 'figures' / cohort / profile / 'provenance.json'
+    if not path.exists():
+        return 'no run is recorded yet'
     record = read_json(path)
     wall, then = (record.get('whole_run') or {}).get('wall_s'), record.get('speed') or {}
-    if not wall or not then.get('train_ms') or not speed.get('train_ms'): return 'no complete run is recorded yet'
-    ratio = (speed['train_ms'] + speed['sample_ms'])/(then['train_ms'] + then['sample_ms'])
-    return f'about {duration(wall*ratio)} here ({duration(wall)} where the committed results were made, {record["whole_run"]["jobs"]} notebooks at a time)'
+    if not wall or not then.get('train_ms') or not speed.get('train_ms'):
+        return 'no complete run is recorded yet'
+    ratio = (speed['train_ms'] + speed['sample_ms']) / (then['train_ms'] + then['sample_ms'])
+    return f'about {duration(wall * ratio)} here ({duration(wall)} where the committed results were made, {record["whole_run"]["jobs"]} notebooks at a time)'
 
-def doctor(say=print) -> list[str]: # what is missing
+
+def doctor(say=print) -> list[str]:  # what is missing
     "Look at everything a run needs, and say what is missing."
     missing = []
+
     def line(name, answer):
-        if str(answer).startswith('MISSING'): missing.append(f'{name}: {answer}')
+        if str(answer).startswith('MISSING'):
+            missing.append(f'{name}: {answer}')
         say(f'{name:<22}{answer}')
+
     def python():
         version = '.'.join(map(str, sys.version_info[:3]))
-        return version if sys.version_info[:2] == (3, 11) else f'MISSING: Python 3.11 (this is {version})'
+        return (
+            version
+            if sys.version_info[:2] == (3, 11)
+            else f'MISSING: Python 3.11 (this is {version})'
+        )
+
     def packages():
         different = lock_differences()
         absent = [d.split()[0] for d in different if ' absent ' in d]
-        if absent: return f'MISSING: {", ".join(absent)}; run `make setup`'
-        return 'as in requirements.lock' if not different else f'{len(different)} differ from requirements.lock: {", ".join(different[:4])}{", ..."*(len(different) > 4)}'
+        if absent:
+            return f'MISSING: {", ".join(absent)}; run `make setup`'
+        return (
+            'as in requirements.lock'
+            if not different
+            else f'{len(different)} differ from requirements.lock: {", ".join(different[:4])}{", ..." * (len(different) > 4)}'
+        )
+
     def torch():
         import torch
+
         gpu = f'CUDA: {torch.cuda.get_device_name(0)}' if torch.cuda.is_available() else 'no GPU'
         return f'{torch.__version__}, {torch.get_num_threads()} threads of {os.cpu_count()} cores, bfloat16 {"yes" if torch.cuda.is_available() or _cpu_bf16() else "emulated (float32 is used)"}, {gpu}'
+
     def released():
         from radgen.data.published import missing_files
+
         absent = missing_files(data_dir('published'))
-        return f'complete, in {data_dir("published")}' if not absent else f'{len(absent)} files to fetch: radgen fetch published (about 2 MB)'
+        return (
+            f'complete, in {data_dir("published")}'
+            if not absent
+            else f'{len(absent)} files to fetch: radgen fetch published (about 2 MB)'
+        )
+
     def weights():
         path = inception_state()
-        return path.name if path else 'not cached; fetched when first needed, and the Inception FID is `unavailable` without a network'
+        return (
+            path.name
+            if path
+            else 'not cached; fetched when first needed, and the Inception FID is `unavailable` without a network'
+        )
+
     def disk():
         from radgen.core.paths import home
-        free = shutil.disk_usage(home()).free/2**30
-        return f'{free:.0f} GB free for runs/' if free > 5 else f'MISSING: only {free:.1f} GB free for runs/; a run takes up to 5'
+
+        free = shutil.disk_usage(home()).free / 2**30
+        return (
+            f'{free:.0f} GB free for runs/'
+            if free > 5
+            else f'MISSING: only {free:.1f} GB free for runs/; a run takes up to 5'
+        )
+
     def memory():
         import psutil
-        return f'{psutil.virtual_memory().available/2**30:.0f} GB free of {psutil.virtual_memory().total/2**30:.0f}'
-    for name, check in [('python', python), ('packages', packages), ('torch', torch), ('released data', released), ('Inception weights', weights), ('disk', disk), ('memory', memory)]:
+
+        return f'{psutil.virtual_memory().available / 2**30:.0f} GB free of {psutil.virtual_memory().total / 2**30:.0f}'
+
+    for name, check in [
+        ('python', python),
+        ('packages', packages),
+        ('torch', torch),
+        ('released data', released),
+        ('Inception weights', weights),
+        ('disk', disk),
+        ('memory', memory),
+    ]:
         line(name, _try(check))
     speed = _try(benchmark)
-    line('speed', speed if isinstance(speed, str) else f'{speed["train_ms"]:.0f} ms to train, {speed["sample_ms"]:.0f} ms to denoise an image of {speed["image_size"]} pixels once ({speed["device"]})')
+    line(
+        'speed',
+        speed
+        if isinstance(speed, str)
+        else f'{speed["train_ms"]:.0f} ms to train, {speed["sample_ms"]:.0f} ms to denoise an image of {speed["image_size"]} pixels once ({speed["device"]})',
+    )
     for cohort in ('phantom', 'published'):
-        line(f'{cohort}, quick', _try(lambda: expected_time(cohort, 'quick', speed if isinstance(speed, dict) else {})))
+        line(
+            f'{cohort}, quick',
+            _try(lambda: expected_time(cohort, 'quick', speed if isinstance(speed, dict) else {})),
+        )
     return missing

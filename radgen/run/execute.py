@@ -6,7 +6,6 @@
 __all__ = ['Relay', 'execute']
 
 # %% ../../nbs/11_run/02_execute.ipynb #ea52f41a
-from pathlib import Path
 import contextlib
 import io
 import json
@@ -16,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
+
 from ..core.paths import RadgenError, make_folder, project_root, provenance, write_json
 from .parameters import check_parameters, relpath
 
@@ -24,23 +25,63 @@ def _kernel_class(folder, threads=None):
     "A kernel manager for the running interpreter, its sockets in a folder of its own."
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpec
-    spec = KernelSpec(argv=[sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}'], display_name='python3', language='python')
-    env = {name: str(threads) for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'NUMEXPR_NUM_THREADS')} if threads else {}
-    env['PYTHONWARNINGS'] = 'ignore:IProgress not found' # of tqdm, and it names a folder of this machine
+
+    spec = KernelSpec(
+        argv=[sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}'],
+        display_name='python3',
+        language='python',
+    )
+    env = (
+        {
+            name: str(threads)
+            for name in (
+                'OMP_NUM_THREADS',
+                'MKL_NUM_THREADS',
+                'OPENBLAS_NUM_THREADS',
+                'NUMEXPR_NUM_THREADS',
+            )
+        }
+        if threads
+        else {}
+    )
+    env['PYTHONWARNINGS'] = (
+        'ignore:IProgress not found'  # of tqdm, and it names a folder of this machine
+    )
 
     class OwnKernel(AsyncKernelManager):
-        def __init__(self, **kw): super().__init__(**{**kw, 'transport': 'ipc', 'connection_file': f'{folder}/kernel.json'})
+        def __init__(self, **kw):
+            super().__init__(
+                **{**kw, 'transport': 'ipc', 'connection_file': f'{folder}/kernel.json'}
+            )
+
         @property
-        def kernel_spec(self): return spec
-        async def start_kernel(self, **kw): # what cells print comes by message; the rest is the kernel talking to itself
-            return await super().start_kernel(**{**kw, 'stdout': subprocess.DEVNULL, 'stderr': subprocess.DEVNULL, 'env': {**os.environ, **kw.get('env', {}), **env}})
+        def kernel_spec(self):
+            return spec
+
+        async def start_kernel(
+            self, **kw
+        ):  # what cells print comes by message; the rest is the kernel talking to itself
+            return await super().start_kernel(
+                **{
+                    **kw,
+                    'stdout': subprocess.DEVNULL,
+                    'stderr': subprocess.DEVNULL,
+                    'env': {**os.environ, **kw.get('env', {}), **env},
+                }
+            )
+
     return OwnKernel
+
 
 class Relay(io.TextIOBase):
     "Passes on what a notebook prints, and remembers its last line."
-    def __init__(self, to, every=30, tell=None): self.to, self.every, self.tell, self.last = to, every, tell, 0.
+
+    def __init__(self, to, every=30, tell=None):
+        self.to, self.every, self.tell, self.last = to, every, tell, 0.0
+
     def write(self, text):
-        self.to.write(text); self.to.flush()
+        self.to.write(text)
+        self.to.flush()
         lines = [l.strip() for l in text.replace('\r', '\n').split('\n') if l.strip()]
         if lines and self.tell and time.monotonic() - self.last > self.every:
             self.last = time.monotonic()
@@ -48,56 +89,112 @@ class Relay(io.TextIOBase):
         return len(text)
 
 # %% ../../nbs/11_run/02_execute.ipynb #af54cfe2
-def _first_line(text): return (str(text).strip().split('\n') or [''])[0]
+def _first_line(text):
+    return (str(text).strip().split('\n') or [''])[0]
+
 
 def execute(
-    nb:str|Path,       # a parameterized notebook
-    out:str|Path,      # the executed notebook
-    params:dict=None,  # checked against the notebook's own
-    threads:int=None,  # computing threads of the kernel; None leaves the environment's
-    log=None,          # where the notebook's printing goes; None: standard error
-    tell=None,         # called now and then with the last line printed
-) -> dict: # what is written beside `out` as <out>.json: parameters, versions, wall time, peak memory
+    nb: str | Path,  # a parameterized notebook
+    out: str | Path,  # the executed notebook
+    params: dict = None,  # checked against the notebook's own
+    threads: int = None,  # computing threads of the kernel; None leaves the environment's
+    log=None,  # where the notebook's printing goes; None: standard error
+    tell=None,  # called now and then with the last line printed
+) -> (
+    dict
+):  # what is written beside `out` as <out>.json: parameters, versions, wall time, peak memory
     "Execute a notebook; `out` is there when, and only when, every cell succeeded."
     nb, out, params = Path(nb).resolve(), Path(out).resolve(), check_parameters(nb, params or {})
     make_folder(out.parent)
-    tmp, failed = out.with_name(f'.{out.stem}.part.ipynb'), out.with_name(f'{out.stem}.failed.ipynb')
+    tmp, failed = (
+        out.with_name(f'.{out.stem}.part.ipynb'),
+        out.with_name(f'{out.stem}.failed.ipynb'),
+    )
     start = time.monotonic()
     try:
         for attempt in range(3):
-            try: done = _papermill(nb, tmp, params, threads, Relay(log or sys.stderr, tell=tell)); break
-            except RuntimeError as e: # the kernel did not come up; a running one dies with another error
-                if attempt == 2 or 'before replying' not in str(e) and 'respond' not in str(e): raise RadgenError(f'{relpath(nb)}: its kernel did not start ({_first_line(e)})') from None
-        if done.metadata.papermill.get('exception'): raise RadgenError(f'{relpath(nb)}: stopped at an exception; see {relpath(failed)}')
-        with contextlib.suppress(OSError): failed.unlink()
+            try:
+                done = _papermill(nb, tmp, params, threads, Relay(log or sys.stderr, tell=tell))
+                break
+            except (
+                RuntimeError
+            ) as e:  # the kernel did not come up; a running one dies with another error
+                if attempt == 2 or 'before replying' not in str(e) and 'respond' not in str(e):
+                    raise RadgenError(
+                        f'{relpath(nb)}: its kernel did not start ({_first_line(e)})'
+                    ) from None
+        if done.metadata.papermill.get('exception'):
+            raise RadgenError(f'{relpath(nb)}: stopped at an exception; see {relpath(failed)}')
+        with contextlib.suppress(OSError):
+            failed.unlink()
         done.metadata.papermill.update(input_path=nb.name, output_path=out.name)
         tmp.write_text(json.dumps(done, indent=1, ensure_ascii=False) + '\n')
         os.replace(tmp, out)
-    except OSError as e: raise RadgenError(f'{relpath(out)}: cannot be written ({e.strerror or e}); free some space or choose another folder, then run again') from e
+    except OSError as e:
+        raise RadgenError(
+            f'{relpath(out)}: cannot be written ({e.strerror or e}); free some space or choose another folder, then run again'
+        ) from e
     except RadgenError:
-        with contextlib.suppress(OSError): os.replace(tmp, failed)
+        with contextlib.suppress(OSError):
+            os.replace(tmp, failed)
         raise
     finally:
-        with contextlib.suppress(OSError): tmp.unlink(missing_ok=True)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss/(1024 if sys.platform != 'darwin' else 1024**2)
-    facts = provenance(notebook=nb.name, parameters=params, wall_s=round(time.monotonic() - start, 2), peak_memory_mb=round(peak))
+        with contextlib.suppress(OSError):
+            tmp.unlink(missing_ok=True)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (
+        1024 if sys.platform != 'darwin' else 1024**2
+    )
+    facts = provenance(
+        notebook=nb.name,
+        parameters=params,
+        wall_s=round(time.monotonic() - start, 2),
+        peak_memory_mb=round(peak),
+    )
     write_json(out.with_suffix('.json'), facts)
     return facts
 
+
 def _papermill(nb, tmp, params, threads, relay):
     "One call of papermill, its errors turned into one line."
-    import logging, papermill
+    import logging
+
+    import papermill
     from nbclient.exceptions import DeadKernelError
+
     logging.getLogger('papermill').setLevel(logging.CRITICAL)
-    short = tempfile.gettempdir() if len(tempfile.gettempdir()) < 60 else '/tmp' # the path of a socket has room for 100 characters
+    short = (
+        tempfile.gettempdir() if len(tempfile.gettempdir()) < 60 else '/tmp'
+    )  # the path of a socket has room for 100 characters
     try:
-        with tempfile.TemporaryDirectory(prefix='radgen-', dir=short, ignore_cleanup_errors=True) as sockets:
-            return papermill.execute_notebook(str(nb), str(tmp), parameters=params, kernel_name='python3', language='python', progress_bar=False, cwd=str(project_root()),
-                                              stdout_file=relay, stderr_file=relay, kernel_manager_class=_kernel_class(sockets, threads), start_timeout=60)
+        with tempfile.TemporaryDirectory(
+            prefix='radgen-', dir=short, ignore_cleanup_errors=True
+        ) as sockets:
+            return papermill.execute_notebook(
+                str(nb),
+                str(tmp),
+                parameters=params,
+                kernel_name='python3',
+                language='python',
+                progress_bar=False,
+                cwd=str(project_root()),
+                stdout_file=relay,
+                stderr_file=relay,
+                kernel_manager_class=_kernel_class(sockets, threads),
+                start_timeout=60,
+            )
     except papermill.PapermillExecutionError as e:
-        kept = '' if e.ename == 'RadgenError' else f' (kept: {relpath(tmp.with_name(tmp.name[1:].replace(".part.", ".failed.")))})'
-        raise RadgenError(f'{relpath(nb)}, cell [{e.exec_count}]: {e.ename}: {_first_line(e.evalue)}{kept}') from None
+        kept = (
+            ''
+            if e.ename == 'RadgenError'
+            else f' (kept: {relpath(tmp.with_name(tmp.name[1:].replace(".part.", ".failed.")))})'
+        )
+        raise RadgenError(
+            f'{relpath(nb)}, cell [{e.exec_count}]: {e.ename}: {_first_line(e.evalue)}{kept}'
+        ) from None
     except KeyboardInterrupt:
-        logging.getLogger('asyncio').setLevel(logging.CRITICAL) # the abandoned cell is no news
+        logging.getLogger('asyncio').setLevel(logging.CRITICAL)  # the abandoned cell is no news
         raise
-    except DeadKernelError: raise RadgenError(f'{relpath(nb)}: its kernel was killed; the machine may have run out of memory (try fewer jobs)') from None
+    except DeadKernelError:
+        raise RadgenError(
+            f'{relpath(nb)}: its kernel was killed; the machine may have run out of memory (try fewer jobs)'
+        ) from None

@@ -6,60 +6,86 @@
 __all__ = ['read_conditions', 'generate_images']
 
 # %% ../../nbs/11_run/06_generate.ipynb #9b0dff4a
-from pathlib import Path
 import sys
+from pathlib import Path
+
 from ..core.paths import RadgenError, atomic, make_folder
-from .parameters import relpath
 from .execute import _first_line
+from .parameters import relpath
 
 # %% ../../nbs/11_run/06_generate.ipynb #ba99bb4f
 def read_conditions(
-    path:str|Path, # CSV: identifier, then features
-    features,      # the model's, in order
-) -> 'pd.DataFrame': # [patients, features], index patient_id (text as given)
+    path: str | Path,  # CSV: identifier, then features
+    features,  # the model's, in order
+) -> 'pd.DataFrame':  # [patients, features], index patient_id (text as given)
     "Read a table of conditions as given, strictly."
-    import numpy as np, pandas as pd
+    import numpy as np
+    import pandas as pd
+
     from radgen.conditions.encoder import check_features
+
     where = relpath(path)
-    try: table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError: raise RadgenError(f'{where}: no such file') from None
-    except (OSError, ValueError) as e: raise RadgenError(f'{where}: not readable as CSV ({_first_line(e)})') from None
-    if not len(table) or table.shape[1] < 2: raise RadgenError(f'{where}: no patients; expected a header, then a row a patient with the identifier first')
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise RadgenError(f'{where}: no such file') from None
+    except (OSError, ValueError) as e:
+        raise RadgenError(f'{where}: not readable as CSV ({_first_line(e)})') from None
+    if not len(table) or table.shape[1] < 2:
+        raise RadgenError(
+            f'{where}: no patients; expected a header, then a row a patient with the identifier first'
+        )
     ids = table.iloc[:, 0].str.strip()
-    if (ids == '').any(): raise RadgenError(f'{where}: row {int(np.argmax(ids == "")) + 2} has no patient identifier')
+    if (ids == '').any():
+        raise RadgenError(f'{where}: row {int(np.argmax(ids == "")) + 2} has no patient identifier')
     twice = ids[ids.duplicated()]
-    if len(twice): raise RadgenError(f'{where}: patient {twice.iloc[0]} is given twice; keep one row')
+    if len(twice):
+        raise RadgenError(f'{where}: patient {twice.iloc[0]} is given twice; keep one row')
     odd = ids[ids.str.contains(r'[/\\\0]') | ids.str.startswith('.')]
-    if len(odd): raise RadgenError(f'{where}: patient {odd.iloc[0]!r} cannot name a picture; use an identifier without / and leading dots')
+    if len(odd):
+        raise RadgenError(
+            f'{where}: patient {odd.iloc[0]!r} cannot name a picture; use an identifier without / and leading dots'
+        )
     given = table.iloc[:, 1:].set_axis(pd.Index(ids, name='patient_id'))
     check_features(given.columns, features, where)
     values = given.apply(pd.to_numeric, errors='coerce').astype(float)
     wrong = ~np.isfinite(values) & ~((given == '') & np.array([':' in c for c in given.columns]))
     if wrong.to_numpy().any():
         i, j = np.argwhere(wrong.to_numpy())[0]
-        raise RadgenError(f'{where}: column {given.columns[j]!r}, patient {given.index[i]}: {given.iloc[i, j]!r} is no finite number')
+        raise RadgenError(
+            f'{where}: column {given.columns[j]!r}, patient {given.index[i]}: {given.iloc[i, j]!r} is no finite number'
+        )
     return values
 
+
 def generate_images(
-    checkpoint:str|Path, # a model's folder, e.g. runs/phantom/quick/expression/cpdm/patient/final
-    conditions:str|Path, # CSV, see `read_conditions`
-    out:str|Path,        # the store of generated images
-    png:bool=False,      # also a picture each, out/png/<patient>_<sample>.png
-    **options,           # n_samples, sampler, steps, guidance, seed, kind of the store
-): # the ImageStore
+    checkpoint: str
+    | Path,  # a model's folder, e.g. runs/phantom/quick/expression/cpdm/patient/final
+    conditions: str | Path,  # CSV, see `read_conditions`
+    out: str | Path,  # the store of generated images
+    png: bool = False,  # also a picture each, out/png/<patient>_<sample>.png
+    **options,  # n_samples, sampler, steps, guidance, seed, kind of the store
+):  # the ImageStore
     "Pictures for the patients of a table."
-    from radgen.models.store import ImageStore
     from radgen.models.checkpoint import load_model
+    from radgen.models.store import ImageStore
+
     model = load_model(Path(checkpoint))
     given = read_conditions(conditions, model.encoder.features)
     outside = model.encoder.outside(given)
-    if outside.any(): print(f'{int((outside > 0).sum())} of {len(given)} patients have a feature outside the range of the training patients: their pictures are extrapolations', file=sys.stderr)
+    if outside.any():
+        print(
+            f'{int((outside > 0).sum())} of {len(given)} patients have a feature outside the range of the training patients: their pictures are extrapolations',
+            file=sys.stderr,
+        )
     store = ImageStore(Path(out)).write(model, given, progress=True, **options)
     if png:
         import numpy as np
         from PIL import Image
-        folder = make_folder(Path(out)/'png')
+
+        folder = make_folder(Path(out) / 'png')
         for patient, images in zip(store.patients, store.read()):
             for k, image in enumerate(images):
-                with atomic(folder/f'{patient}_{k}.png') as tmp: Image.fromarray((image*255).round().astype(np.uint8)).save(tmp, format='png')
+                with atomic(folder / f'{patient}_{k}.png') as tmp:
+                    Image.fromarray((image * 255).round().astype(np.uint8)).save(tmp, format='png')
     return store

@@ -8,7 +8,6 @@ __all__ = ['notebook_inputs', 'run_lock', 'process_token', 'exit_with_parent', '
            'summarize_run']
 
 # %% ../../nbs/11_run/04_graph.ipynb #2b92e008
-from pathlib import Path
 import ast
 import contextlib
 import csv
@@ -24,178 +23,312 @@ import subprocess
 import sys
 import threading
 import time
-from ..core.paths import RadgenError, atomic, figures_dir, make_folder, project_root, provenance, read_json, runs_dir, sha256, write_json
+from pathlib import Path
+
 from ..core.checks import unknown_name
 from ..core.fingerprints import imported_modules
+from radgen.core.paths import (
+    RadgenError,
+    atomic,
+    figures_dir,
+    make_folder,
+    project_root,
+    provenance,
+    read_json,
+    runs_dir,
+    sha256,
+    write_json,
+)
 from ..core.progress import duration
-from .parameters import paper_notebooks, read_notebook, relpath, settings
 from .benchmark import benchmark
+from .parameters import paper_notebooks, read_notebook, relpath, settings
 
 # %% ../../nbs/11_run/04_graph.ipynb #1b35bf1b
-@functools.cache # fifteen notebooks import the same modules
+@functools.cache  # fifteen notebooks import the same modules
 def _imported(source):
     "Dotted names that a piece of source imports from the package."
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and (node.module or '').split('.')[0] == 'radgen':
             found |= {node.module, *(f'{node.module}.{a.name}' for a in node.names)}
-        elif isinstance(node, ast.Import): found |= {a.name for a in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
     return found
 
+
 def notebook_inputs(
-    nb:str|Path,
-) -> list[Path]: # the notebook, then modules
+    nb: str | Path,
+) -> list[Path]:  # the notebook, then modules
     "The files whose change makes an executed notebook out of date."
-    plain = lambda source: '\n'.join(l for l in source.split('\n') if l.lstrip()[:1] not in ('%', '!'))
+    plain = lambda source: '\n'.join(
+        l for l in source.split('\n') if l.lstrip()[:1] not in ('%', '!')
+    )
     code = [plain(c['source']) for c in read_notebook(nb) if c['cell_type'] == 'code']
     names = imported_modules(set().union(*map(_imported, code)))
-    files = [project_root()/Path(*n.split('.')) for n in names]
-    return [Path(nb), *(f.with_suffix('.py') if f.with_suffix('.py').exists() else f/'__init__.py' for f in files)]
+    files = [project_root() / Path(*n.split('.')) for n in names]
+    return [
+        Path(nb),
+        *(
+            f.with_suffix('.py') if f.with_suffix('.py').exists() else f / '__init__.py'
+            for f in files
+        ),
+    ]
 
 # %% ../../nbs/11_run/04_graph.ipynb #5f9a6634
 @contextlib.contextmanager
 def run_lock(
-    folder:str|Path, # runs/<cohort>/<profile>
-    wait=20,         # seconds granted to a killed run to come down
-): # yields an open file descriptor; a child that inherits it holds the lock too
+    folder: str | Path,  # runs/<cohort>/<profile>
+    wait=20,  # seconds granted to a killed run to come down
+):  # yields an open file descriptor; a child that inherits it holds the lock too
     "Hold a run folder, or say who does."
-    path = make_folder(folder)/'.lock'
-    try: fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as e: raise RadgenError(f'{relpath(path)}: cannot be written ({e.strerror}); set RADGEN_HOME to a writable place') from None
+    path = make_folder(folder) / '.lock'
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as e:
+        raise RadgenError(
+            f'{relpath(path)}: cannot be written ({e.strerror}); set RADGEN_HOME to a writable place'
+        ) from None
     try:
         start, said = time.monotonic(), False
         while True:
-            try: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB); break
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
             except BlockingIOError:
                 if said := said or time.monotonic() - start > wait:
                     who = os.pread(fd, 100, 0).decode().strip()
-                    raise RadgenError(f'{relpath(folder)}: another run is at work here ({who or "unknown process"}); wait for it, or stop it') from None
-                time.sleep(.25)
-            except OSError: break # a file system without locks
-        os.ftruncate(fd, 0); os.pwrite(fd, f'process {os.getpid()} on {socket.gethostname()}'.encode(), 0)
+                    raise RadgenError(
+                        f'{relpath(folder)}: another run is at work here ({who or "unknown process"}); wait for it, or stop it'
+                    ) from None
+                time.sleep(0.25)
+            except OSError:
+                break  # a file system without locks
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f'process {os.getpid()} on {socket.gethostname()}'.encode(), 0)
         yield fd
-    finally: os.close(fd)
+    finally:
+        os.close(fd)
 
 # %% ../../nbs/11_run/04_graph.ipynb #6050dcf2
-def process_token() -> str: # of this process, for its descendants
+def process_token() -> str:  # of this process, for its descendants
     import psutil
+
     return f'{socket.gethostname()}|{os.getpid()}|{psutil.Process().create_time()}'
 
-def _alive(sign): # another host's processes are not judged
-    import psutil
-    host, pid, born = sign.split('|')
-    if host != socket.gethostname(): return True
-    try: return abs(psutil.Process(int(pid)).create_time() - float(born)) < 1
-    except psutil.Error: return False
 
-def exit_with_parent(sign, every=1.):
+def _alive(sign):  # another host's processes are not judged
+    import psutil
+
+    host, pid, born = sign.split('|')
+    if host != socket.gethostname():
+        return True
+    try:
+        return abs(psutil.Process(int(pid)).create_time() - float(born)) < 1
+    except psutil.Error:
+        return False
+
+
+def exit_with_parent(sign, every=1.0):
     "Watch another process, and interrupt this one when it is gone."
+
     def watch():
-        while _alive(sign): time.sleep(every)
+        while _alive(sign):
+            time.sleep(every)
         os.kill(os.getpid(), signal.SIGTERM)
+
     threading.Thread(target=watch, daemon=True).start()
 
 # %% ../../nbs/11_run/04_graph.ipynb #2d3a6e79
-def wall_times(cohort:str, profile:str) -> dict[str, float]: # job -> seconds
+def wall_times(cohort: str, profile: str) -> dict[str, float]:  # job -> seconds
     "What each notebook took: here last time, else where the committed results were made."
-    for root in (figures_dir(cohort, profile), project_root()/'figures'/cohort/profile):
-        with contextlib.suppress(RadgenError, KeyError): times = {k: v['wall_s'] for k, v in read_json(root/'provenance.json')['notebooks'].items()}; break
-    else: times = {}
-    for path in (runs_dir(cohort, profile)/'notebooks').glob('[0-9]*.json'):
-        with contextlib.suppress(RadgenError, KeyError): times[path.stem] = read_json(path)['wall_s']
+    for root in (figures_dir(cohort, profile), project_root() / 'figures' / cohort / profile):
+        with contextlib.suppress(RadgenError, KeyError):
+            times = {
+                k: v['wall_s'] for k, v in read_json(root / 'provenance.json')['notebooks'].items()
+            }
+            break
+    else:
+        times = {}
+    for path in (runs_dir(cohort, profile) / 'notebooks').glob('[0-9]*.json'):
+        with contextlib.suppress(RadgenError, KeyError):
+            times[path.stem] = read_json(path)['wall_s']
     return times
 
+
 def time_left(
-    todo:list[str],       # jobs not finished
-    done:dict[str,float], # job -> seconds, of this run
-    known:dict[str,float],# job -> seconds, of earlier ones
-    running:dict[str,float], # job -> seconds since its start
-    jobs:int=1,           # at a time
-) -> float|None: # seconds, None: nothing to go by
+    todo: list[str],  # jobs not finished
+    done: dict[str, float],  # job -> seconds, of this run
+    known: dict[str, float],  # job -> seconds, of earlier ones
+    running: dict[str, float],  # job -> seconds since its start
+    jobs: int = 1,  # at a time
+) -> float | None:  # seconds, None: nothing to go by
     "Estimate what is left of a run."
     both = [j for j in done if j in known]
-    pace = sum(done[j] for j in both)/max(sum(known[j] for j in both), 1e-9) if both else 1.
+    pace = sum(done[j] for j in both) / max(sum(known[j] for j in both), 1e-9) if both else 1.0
+
     def expected(job):
-        if job in known: return known[job]*pace
-        alike = [s for j, s in done.items() if j[:2] == job[:2]] or [s*pace for j, s in known.items() if j[:2] == job[:2]] or list(done.values())
-        return sum(alike)/len(alike) if alike else math.nan
+        if job in known:
+            return known[job] * pace
+        alike = (
+            [s for j, s in done.items() if j[:2] == job[:2]]
+            or [s * pace for j, s in known.items() if j[:2] == job[:2]]
+            or list(done.values())
+        )
+        return sum(alike) / len(alike) if alike else math.nan
+
     left = [max(expected(j) - running.get(j, 0), 0) for j in todo]
-    total = max(sum(left)/jobs, max(left, default=0))
+    total = max(sum(left) / jobs, max(left, default=0))
     return None if math.isnan(sum(left)) else total
 
 # %% ../../nbs/11_run/04_graph.ipynb #f31cb68a
 def study_files(
-    cohort:str,
-) -> list[Path]: # the manifest, then all it names; none for other cohorts
+    cohort: str,
+) -> list[Path]:  # the manifest, then all it names; none for other cohorts
     "The user's own files, whose change makes a study out of date."
-    if cohort != 'files': return []
-    if 'RADGEN_MANIFEST' not in os.environ: raise RadgenError('cohort files: no manifest; name it: make paper COHORT=files MANIFEST=my.yaml')
+    if cohort != 'files':
+        return []
+    if 'RADGEN_MANIFEST' not in os.environ:
+        raise RadgenError(
+            'cohort files: no manifest; name it: make paper COHORT=files MANIFEST=my.yaml'
+        )
     from radgen.data.files import scan_manifest
+
     return scan_manifest(os.environ['RADGEN_MANIFEST']).files
 
+
 def reserve_run_dir(
-    run:Path, # runs/files/<profile>
+    run: Path,  # runs/files/<profile>
 ):
     "One study a folder: the results of another manifest are not overwritten."
     from radgen.data.files import scan_manifest
+
     study_files('files')
-    name, path = scan_manifest(os.environ['RADGEN_MANIFEST']).name, run/'study.json'
+    name, path = scan_manifest(os.environ['RADGEN_MANIFEST']).name, run / 'study.json'
     holds = read_json(path)['name'] if path.exists() else name
-    if holds != name: raise RadgenError(f'{relpath(run)} holds the study {holds!r}; for {name!r} set RADGEN_HOME to another folder, or remove what is there')
+    if holds != name:
+        raise RadgenError(
+            f'{relpath(run)} holds the study {holds!r}; for {name!r} set RADGEN_HOME to another folder, or remove what is there'
+        )
     write_json(path, {'name': name})
 
 # %% ../../nbs/11_run/04_graph.ipynb #9186f2cb
 def _snakemake(cohort, profile, jobs, upto, audit, *more):
     "The command that runs the Snakefile in a run folder."
-    return [sys.executable, '-m', 'snakemake', '--snakefile', str(project_root()/'Snakefile'), '--directory', str(runs_dir(cohort, profile)), '--cores', str(jobs),
-            '--nolock', '--rerun-incomplete', '--nocolor', '--config', f'cohort={cohort}', f'profile={profile}', *([f'upto={upto}'] if upto else []), *(['audit=1'] if audit else []), *more]
+    return [
+        sys.executable,
+        '-m',
+        'snakemake',
+        '--snakefile',
+        str(project_root() / 'Snakefile'),
+        '--directory',
+        str(runs_dir(cohort, profile)),
+        '--cores',
+        str(jobs),
+        '--nolock',
+        '--rerun-incomplete',
+        '--nocolor',
+        '--config',
+        f'cohort={cohort}',
+        f'profile={profile}',
+        *([f'upto={upto}'] if upto else []),
+        *(['audit=1'] if audit else []),
+        *more,
+    ]
+
 
 def _environment():
-    return {**os.environ, 'RADGEN_PYTHON': sys.executable, 'RADGEN_ROOT': str(project_root()), 'PYTHONUNBUFFERED': '1'}
+    return {
+        **os.environ,
+        'RADGEN_PYTHON': sys.executable,
+        'RADGEN_ROOT': str(project_root()),
+        'PYTHONUNBUFFERED': '1',
+    }
 
-def error_line(text): # the telling line of what Snakemake printed
+
+def error_line(text):  # the telling line of what Snakemake printed
     lines = [l.strip() for l in text.split('\n') if l.strip()]
-    telling = [l for l in lines if l.startswith('RadgenError:')] or [l for l in lines if 'Error' in l or 'error' in l] or lines[-1:] or ['it said nothing']
+    telling = (
+        [l for l in lines if l.startswith('RadgenError:')]
+        or [l for l in lines if 'Error' in l or 'error' in l]
+        or lines[-1:]
+        or ['it said nothing']
+    )
     return telling[0].removeprefix('RadgenError: ')[:300]
 
+
 def out_of_date(
-    cohort:str, profile:str,
-    upto:str=None, # a notebook's stem; None: all of it
-    audit:bool=False, # also what needs many repetitions
-) -> tuple[list[str], list[str]]: # jobs to run, all jobs
+    cohort: str,
+    profile: str,
+    upto: str = None,  # a notebook's stem; None: all of it
+    audit: bool = False,  # also what needs many repetitions
+) -> tuple[list[str], list[str]]:  # jobs to run, all jobs
     "Ask the Snakefile which notebooks have to run."
-    answer = subprocess.run([*_snakemake(cohort, profile, 1, upto, audit), '--summary'], capture_output=True, text=True, env=_environment(), cwd=project_root())
-    if answer.returncode: raise RadgenError(error_line(answer.stderr))
+    answer = subprocess.run(
+        [*_snakemake(cohort, profile, 1, upto, audit), '--summary'],
+        capture_output=True,
+        text=True,
+        env=_environment(),
+        cwd=project_root(),
+    )
+    if answer.returncode:
+        raise RadgenError(error_line(answer.stderr))
     rows = list(csv.DictReader(io.StringIO(answer.stdout), delimiter='\t'))
-    plan = {Path(r['output_file']).stem: r['plan'] != 'no update' for r in rows if r['output_file'].endswith('.ipynb')}
+    plan = {
+        Path(r['output_file']).stem: r['plan'] != 'no update'
+        for r in rows
+        if r['output_file'].endswith('.ipynb')
+    }
     return sorted(j for j, pending in plan.items() if pending), sorted(plan)
 
 # %% ../../nbs/11_run/04_graph.ipynb #c78c128e
 class Watch:
     "Follows the events of a run, and says what starts, what ends and what is left."
+
     def __init__(self, todo, known, jobs, events, say=print):
-        self.todo, self.known, self.jobs, self.events, self.say = list(todo), known, jobs, Path(events), say
-        self.running, self.done, self.failed, self.start, self.at, self.peak = {}, {}, [], time.monotonic(), 0, 0
+        self.todo, self.known, self.jobs, self.events, self.say = (
+            list(todo),
+            known,
+            jobs,
+            Path(events),
+            say,
+        )
+        self.running, self.done, self.failed, self.start, self.at, self.peak = (
+            {},
+            {},
+            [],
+            time.monotonic(),
+            0,
+            0,
+        )
         self.total = len(self.todo)
 
     def left(self):
         now = time.monotonic()
-        t = time_left(self.todo, self.done, self.known, {j: now - s for j, s in self.running.items()}, self.jobs)
+        t = time_left(
+            self.todo,
+            self.done,
+            self.known,
+            {j: now - s for j, s in self.running.items()},
+            self.jobs,
+        )
         return '' if t is None or not self.todo else f'; about {duration(t)} left'
 
     def poll(self):
         "Read the events that are new, and measure memory."
         import psutil
+
         if self.events.exists():
             with open(self.events) as f:
                 f.seek(self.at)
                 for line in iter(f.readline, ''):
-                    if not line.endswith('\n'): break
+                    if not line.endswith('\n'):
+                        break
                     self.at = f.tell()
                     self.event(json.loads(line))
         memory = 0
         for p in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.Error): memory += p.memory_info().rss
+            with contextlib.suppress(psutil.Error):
+                memory += p.memory_info().rss
         self.peak = max(self.peak, memory)
 
     def event(self, e):
@@ -203,12 +336,16 @@ class Watch:
         if e['event'] == 'start':
             self.running[job] = time.monotonic()
             self.say(f'{clock}  {job}: started{self.left()}')
-        elif e['event'] == 'progress': self.say(f'{clock}    {job}: {e["line"][:140]}')
+        elif e['event'] == 'progress':
+            self.say(f'{clock}    {job}: {e["line"][:140]}')
         elif e['event'] == 'done':
             self.running.pop(job, None)
             self.done[job] = e['wall_s']
-            if job in self.todo: self.todo.remove(job)
-            self.say(f'{clock}  {job}: done in {duration(e["wall_s"])}, {len(self.done)} of {self.total}{self.left()}')
+            if job in self.todo:
+                self.todo.remove(job)
+            self.say(
+                f'{clock}  {job}: done in {duration(e["wall_s"])}, {len(self.done)} of {self.total}{self.left()}'
+            )
         else:
             self.failed.append(e['line'])
             self.say(f'{clock}  {job}: failed; what already runs is finished first')
@@ -217,107 +354,193 @@ class Watch:
 def _stop(process, patience=25):
     "End a process group: ask, wait, then end it."
     for sign, wait in ((signal.SIGTERM, patience), (signal.SIGKILL, 5)):
-        with contextlib.suppress(ProcessLookupError): os.killpg(process.pid, sign)
-        with contextlib.suppress(subprocess.TimeoutExpired): process.wait(wait); return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, sign)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(wait)
+            return
+
 
 def default_jobs() -> int:
     "Notebooks at a time: a core each, at most four."
-    return min(len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(), 4)
+    return min(
+        len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(), 4
+    )
+
 
 def paper(
-    cohort:str='phantom', profile:str='quick',
-    jobs:int=None,     # notebooks at a time; None: `default_jobs()`
-    dry_run:bool=False,# only say what would run
-    upto:str=None,     # a notebook's stem: only this one and what it needs
-    audit:bool=False,  # also what needs many repetitions: coverage of the intervals, learning curve
-    more=(),           # further arguments of Snakemake, e.g. an executor profile
+    cohort: str = 'phantom',
+    profile: str = 'quick',
+    jobs: int = None,  # notebooks at a time; None: `default_jobs()`
+    dry_run: bool = False,  # only say what would run
+    upto: str = None,  # a notebook's stem: only this one and what it needs
+    audit: bool = False,  # also what needs many repetitions: coverage of the intervals, learning curve
+    more=(),  # further arguments of Snakemake, e.g. an executor profile
     say=print,
-) -> list[str]: # the notebooks that ran (or would)
+) -> list[str]:  # the notebooks that ran (or would)
     "Bring every table and figure of a run up to date."
     settings(profile, cohort)
-    if upto and upto not in paper_notebooks(): raise unknown_name('paper notebook', upto, paper_notebooks())
-    if cohort == 'files': reserve_run_dir(runs_dir(cohort, profile))
+    if upto and upto not in paper_notebooks():
+        raise unknown_name('paper notebook', upto, paper_notebooks())
+    if cohort == 'files':
+        reserve_run_dir(runs_dir(cohort, profile))
     jobs = jobs or default_jobs()
-    if jobs < 1: raise RadgenError(f'--jobs {jobs}: at least one notebook has to run at a time')
+    if jobs < 1:
+        raise RadgenError(f'--jobs {jobs}: at least one notebook has to run at a time')
     run, start = runs_dir(cohort, profile), time.monotonic()
     with run_lock(run) as lock:
         todo, every = out_of_date(cohort, profile, upto, audit)
-        if more: todo = todo or every # they may force what is up to date
+        if more:
+            todo = todo or every  # they may force what is up to date
         name = f'{cohort}/{profile}'
         if not todo or dry_run:
-            say(f'{name}: {"would run " + ", ".join(todo) if todo else f"nothing to do, {len(every)} notebooks are up to date"}')
+            say(
+                f'{name}: {"would run " + ", ".join(todo) if todo else f"nothing to do, {len(every)} notebooks are up to date"}'
+            )
             return todo
         known = wall_times(cohort, profile)
         guess = time_left(todo, {}, known, {}, jobs)
-        say(f'{name}: {len(todo)} of {len(every)} notebooks to run, {jobs} at a time' + (f'; about {duration(guess)}, going by an earlier run' if guess is not None else ''))
-        logs = make_folder(run/'logs')
-        events = logs/'events.jsonl'
+        say(
+            f'{name}: {len(todo)} of {len(every)} notebooks to run, {jobs} at a time'
+            + (f'; about {duration(guess)}, going by an earlier run' if guess is not None else '')
+        )
+        logs = make_folder(run / 'logs')
+        events = logs / 'events.jsonl'
         events.unlink(missing_ok=True)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-        env = {**_environment(), 'RADGEN_EVENTS': str(events), 'RADGEN_RUN': process_token(), 'RADGEN_THREADS': os.environ.get('RADGEN_THREADS') or str(max(1, cores//jobs))}
+        env = {
+            **_environment(),
+            'RADGEN_EVENTS': str(events),
+            'RADGEN_RUN': process_token(),
+            'RADGEN_THREADS': os.environ.get('RADGEN_THREADS') or str(max(1, cores // jobs)),
+        }
         watch = Watch(todo, known, jobs, events, say)
-        with open(logs/'snakemake.log', 'w') as log:
-            process = subprocess.Popen([*_snakemake(cohort, profile, jobs, upto, audit), *more], stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env,
-                                       cwd=project_root(), start_new_session=True, pass_fds=[lock])
+        with open(logs / 'snakemake.log', 'w') as log:
+            process = subprocess.Popen(
+                [*_snakemake(cohort, profile, jobs, upto, audit), *more],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=env,
+                cwd=project_root(),
+                start_new_session=True,
+                pass_fds=[lock],
+            )
             try:
                 while process.poll() is None:
-                    with contextlib.suppress(subprocess.TimeoutExpired): process.wait(.5)
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(0.5)
                     watch.poll()
             except BaseException:
                 _stop(process)
                 raise
         watch.poll()
-        if watch.failed: raise RadgenError(watch.failed[0])
+        if watch.failed:
+            raise RadgenError(watch.failed[0])
         if process.returncode and watch.running:
-            raise RadgenError(f'{sorted(watch.running)[0]}: its process was killed; the machine may have run out of memory (try fewer jobs). The same command goes on from there')
-        if process.returncode: raise RadgenError(f'{error_line((logs/"snakemake.log").read_text())} (the whole of it: {relpath(logs/"snakemake.log")})')
+            raise RadgenError(
+                f'{sorted(watch.running)[0]}: its process was killed; the machine may have run out of memory (try fewer jobs). The same command goes on from there'
+            )
+        if process.returncode:
+            raise RadgenError(
+                f'{error_line((logs / "snakemake.log").read_text())} (the whole of it: {relpath(logs / "snakemake.log")})'
+            )
         wall = time.monotonic() - start
-        summarize_run(cohort, profile, sorted(watch.done), set(every) <= set(watch.done) and not upto, jobs=jobs, wall_s=round(wall, 1), peak_memory_mb=round(watch.peak/2**20))
-        say(f'{name}: {len(watch.done)} notebooks in {duration(wall)}, at most {watch.peak/2**30:.1f} GB of memory')
-        for what in (figures_dir(cohort, profile), run/'report.html'):
-            if what.exists(): say(f'  {relpath(what)}')
+        summarize_run(
+            cohort,
+            profile,
+            sorted(watch.done),
+            set(every) <= set(watch.done) and not upto,
+            jobs=jobs,
+            wall_s=round(wall, 1),
+            peak_memory_mb=round(watch.peak / 2**20),
+        )
+        say(
+            f'{name}: {len(watch.done)} notebooks in {duration(wall)}, at most {watch.peak / 2**30:.1f} GB of memory'
+        )
+        for what in (figures_dir(cohort, profile), run / 'report.html'):
+            if what.exists():
+                say(f'  {relpath(what)}')
         return sorted(watch.done)
 
+
 def validate(
-    profile:str='quick',
-    jobs:int=None, # notebooks at a time
+    profile: str = 'quick',
+    jobs: int = None,  # notebooks at a time
     say=print,
-) -> 'pd.DataFrame': # claims, see `radgen.validate.link`
+) -> 'pd.DataFrame':  # claims, see `radgen.validate.link`
     "The positive and the negative control: the study where simulated pictures carry the omics, and where they do not; coverage and learning curve with the first."
-    from radgen.validate.link import link_claims, claims_sentence
     from radgen.core.results import read_rows
-    for cohort in ('phantom', 'phantom_link0'): paper(cohort, profile, jobs, audit=cohort == 'phantom', say=say)
-    claims = link_claims(*(read_rows(figures_dir(cohort, profile)/'results.csv') for cohort in ('phantom', 'phantom_link0')))
-    out = figures_dir('phantom_link0', profile)/'link_claims.csv'
-    with atomic(out) as tmp: claims.to_csv(tmp, index=False)
-    for c in claims.itertuples(): say(f'{c.holds:<13} {c.cohort:<7} {c.claim}: {c.measured} ({c.against})')
+    from radgen.validate.link import claims_sentence, link_claims
+
+    for cohort in ('phantom', 'phantom_link0'):
+        paper(cohort, profile, jobs, audit=cohort == 'phantom', say=say)
+    claims = link_claims(
+        *(
+            read_rows(figures_dir(cohort, profile) / 'results.csv')
+            for cohort in ('phantom', 'phantom_link0')
+        )
+    )
+    out = figures_dir('phantom_link0', profile) / 'link_claims.csv'
+    with atomic(out) as tmp:
+        claims.to_csv(tmp, index=False)
+    for c in claims.itertuples():
+        say(f'{c.holds:<13} {c.cohort:<7} {c.claim}: {c.measured} ({c.against})')
     say(claims_sentence(claims))
     say(f'  {relpath(out)}')
     return claims
 
+
 def summarize_run(
-    cohort:str, profile:str,
-    ran,         # notebooks
-    whole,       # is that all of them?
-    **facts,     # jobs, wall_s, peak_memory_mb
+    cohort: str,
+    profile: str,
+    ran,  # notebooks
+    whole,  # is that all of them?
+    **facts,  # jobs, wall_s, peak_memory_mb
 ):
     "Write `figures/<cohort>/<profile>/provenance.json`: what the committed results were computed from, and how long each notebook took."
-    path = figures_dir(cohort, profile)/'provenance.json'
+    path = figures_dir(cohort, profile) / 'provenance.json'
     earlier = read_json(path) if path.exists() else {}
-    single = {p.stem: read_json(p) for p in sorted((runs_dir(cohort, profile)/'notebooks').glob('[0-9]*.json')) if p.with_suffix('.ipynb').exists()}
-    record = provenance(cohort=cohort, profile=profile, data=_data_sums(cohort),
-                        whole_run=facts if whole else earlier.get('whole_run'), latest_run={'notebooks': ran, **facts}, speed=benchmark(),
-                        notebooks={j: {k: _without_folders(s[k]) for k in ('code', 'written', 'wall_s', 'peak_memory_mb', 'parameters')} for j, s in single.items()})
+    single = {
+        p.stem: read_json(p)
+        for p in sorted((runs_dir(cohort, profile) / 'notebooks').glob('[0-9]*.json'))
+        if p.with_suffix('.ipynb').exists()
+    }
+    record = provenance(
+        cohort=cohort,
+        profile=profile,
+        data=_data_sums(cohort),
+        whole_run=facts if whole else earlier.get('whole_run'),
+        latest_run={'notebooks': ran, **facts},
+        speed=benchmark(),
+        notebooks={
+            j: {
+                k: _without_folders(s[k])
+                for k in ('code', 'written', 'wall_s', 'peak_memory_mb', 'parameters')
+            }
+            for j, s in single.items()
+        },
+    )
     write_json(path, record)
 
-def _without_folders(x): # results are made to be shared; where a file lay on this machine is nobody's business
-    if isinstance(x, dict): return {k: _without_folders(v) for k, v in x.items()}
-    if isinstance(x, list): return [_without_folders(v) for v in x]
-    if not isinstance(x, str) or not Path(x).is_absolute(): return x
+
+def _without_folders(
+    x,
+):  # results are made to be shared; where a file lay on this machine is nobody's business
+    if isinstance(x, dict):
+        return {k: _without_folders(v) for k, v in x.items()}
+    if isinstance(x, list):
+        return [_without_folders(v) for v in x]
+    if not isinstance(x, str) or not Path(x).is_absolute():
+        return x
     return relpath(x) if Path(x).resolve().is_relative_to(Path.cwd()) else Path(x).name
 
-def _data_sums(cohort): # file -> SHA-256 of what was read; a phantom has no input
-    if cohort == 'files': return {p.name: sha256(p) for p in study_files(cohort) if p.is_file()}
-    if cohort != 'published': return {}
+
+def _data_sums(cohort):  # file -> SHA-256 of what was read; a phantom has no input
+    if cohort == 'files':
+        return {p.name: sha256(p) for p in study_files(cohort) if p.is_file()}
+    if cohort != 'published':
+        return {}
     from radgen.data.published import REGISTRY
+
     return dict(REGISTRY)

@@ -7,169 +7,263 @@ __all__ = ['TYPES', 'RUN_DEFAULTS', 'paper_notebooks', 'read_notebook', 'relpath
            'check_parameters', 'profiles', 'settings', 'params_for']
 
 # %% ../../nbs/11_run/01_parameters.ipynb #4e02ad0f
-from pathlib import Path
-from types import UnionType
-from typing import Any
-from typing import get_args
-from typing import get_origin
 import ast
 import contextlib
 import json
 import os
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin
+
 import yaml
-from ..core.paths import RadgenError, project_root
+
 from ..core.checks import unknown_name
+from ..core.paths import RadgenError, project_root
 
 # %% ../../nbs/11_run/01_parameters.ipynb #36512ac6
-def paper_notebooks() -> dict[str, Path]: # stem -> notebook, in order
+def paper_notebooks() -> dict[str, Path]:  # stem -> notebook, in order
     "Every parameterized notebook of `nbs/paper/`."
-    return {p.stem: p for p in sorted((project_root()/'nbs'/'paper').glob('[0-9]*.ipynb'))}
+    return {p.stem: p for p in sorted((project_root() / 'nbs' / 'paper').glob('[0-9]*.ipynb'))}
+
 
 def read_notebook(
-    path:str|Path,
-) -> list[dict]: # its cells, each source one text
+    path: str | Path,
+) -> list[dict]:  # its cells, each source one text
     "Read a notebook's cells, or say in one line which file is missing or broken."
-    try: return [{**c, 'source': ''.join(c['source'])} for c in json.loads(Path(path).read_text())['cells']]
-    except FileNotFoundError: raise RadgenError(f'{path}: no such notebook') from None
-    except Exception as e: raise RadgenError(f'{path}: not readable as a notebook ({type(e).__name__}: {str(e)[:80]})') from None
+    try:
+        return [
+            {**c, 'source': ''.join(c['source'])}
+            for c in json.loads(Path(path).read_text())['cells']
+        ]
+    except FileNotFoundError:
+        raise RadgenError(f'{path}: no such notebook') from None
+    except Exception as e:
+        raise RadgenError(
+            f'{path}: not readable as a notebook ({type(e).__name__}: {str(e)[:80]})'
+        ) from None
 
-def relpath(path) -> str: # relative to the working directory where that is shorter
+
+def relpath(path) -> str:  # relative to the working directory where that is shorter
     "A path as a message shows it."
     path = Path(path)
-    with contextlib.suppress(ValueError): return str(path.resolve().relative_to(Path.cwd()))
+    with contextlib.suppress(ValueError):
+        return str(path.resolve().relative_to(Path.cwd()))
     return str(path)
 
 # %% ../../nbs/11_run/01_parameters.ipynb #48e564de
 TYPES = dict(int=int, float=float, str=str, bool=bool, list=list, dict=dict, Any=Any)
 
+
 def _kind_of(
-    value, # a default
-): # its type; None allows anything
-    if value is None: return Any
+    value,  # a default
+):  # its type; None allows anything
+    if value is None:
+        return Any
     if isinstance(value, list) and value:
         kinds = list(dict.fromkeys(type(v) for v in value))
         union = kinds[0]
-        for k in kinds[1:]: union = union|k
+        for k in kinds[1:]:
+            union = union | k
         return list[union]
     return type(value)
 
+
 def notebook_parameters(
-    nb:str|Path, # a notebook with a cell tagged `parameters`
-) -> dict[str, tuple]: # name -> (type, default)
+    nb: str | Path,  # a notebook with a cell tagged `parameters`
+) -> dict[str, tuple]:  # name -> (type, default)
     "The parameters of a notebook, from its cell tagged `parameters`."
     cells = [c for c in read_notebook(nb) if 'parameters' in c['metadata'].get('tags', [])]
-    if len(cells) != 1: raise RadgenError(f'{relpath(nb)}: {len(cells)} cells are tagged `parameters`; tag exactly one')
+    if len(cells) != 1:
+        raise RadgenError(
+            f'{relpath(nb)}: {len(cells)} cells are tagged `parameters`; tag exactly one'
+        )
     found = {}
     for s in ast.parse(cells[0]['source']).body:
         note = getattr(s, 'annotation', None)
-        target = s.target if isinstance(s, ast.AnnAssign) else s.targets[0] if isinstance(s, ast.Assign) else None
+        target = (
+            s.target
+            if isinstance(s, ast.AnnAssign)
+            else s.targets[0]
+            if isinstance(s, ast.Assign)
+            else None
+        )
         try:
             value = ast.literal_eval(s.value)
-            found[target.id] = (eval(ast.unparse(note), {'__builtins__': {}}, TYPES) if note else _kind_of(value), value)
-        except Exception: raise RadgenError(f'{relpath(nb)}: `{ast.unparse(s)}` is no parameter; write NAME: TYPE = LITERAL, with types from {", ".join(TYPES)}') from None
+            found[target.id] = (
+                eval(ast.unparse(note), {'__builtins__': {}}, TYPES) if note else _kind_of(value),
+                value,
+            )
+        except Exception:
+            raise RadgenError(
+                f'{relpath(nb)}: `{ast.unparse(s)}` is no parameter; write NAME: TYPE = LITERAL, with types from {", ".join(TYPES)}'
+            ) from None
     return found
 
 # %% ../../nbs/11_run/01_parameters.ipynb #4983d712
 def accepts(
-    kind, # int, float, list[str], int|None, ...
+    kind,  # int, float, list[str], int|None, ...
     value,
 ) -> bool:
     "Is this value of this type? An int is a float, a bool is not an int, and what stands in a list counts."
     origin, inner = get_origin(kind), get_args(kind)
-    if kind is Any: return True
-    if kind is None: return value is None
-    if isinstance(kind, UnionType): return any(accepts(k, value) for k in inner)
-    if origin is list: return isinstance(value, list) and all(accepts(inner[0], v) for v in value)
-    if origin is dict: return isinstance(value, dict) and all(accepts(inner[0], k) and accepts(inner[1], v) for k, v in value.items())
-    if kind is float: return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind is int: return isinstance(value, int) and not isinstance(value, bool)
+    if kind is Any:
+        return True
+    if kind is None:
+        return value is None
+    if isinstance(kind, UnionType):
+        return any(accepts(k, value) for k in inner)
+    if origin is list:
+        return isinstance(value, list) and all(accepts(inner[0], v) for v in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            accepts(inner[0], k) and accepts(inner[1], v) for k, v in value.items()
+        )
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, kind)
 
 # %% ../../nbs/11_run/01_parameters.ipynb #6e5167c5
 def check_parameters(
-    nb:str|Path,
-    params:dict, # name -> value
-) -> dict: # the same
+    nb: str | Path,
+    params: dict,  # name -> value
+) -> dict:  # the same
     "Refuse a parameter the notebook does not have, or one of another type."
     known = notebook_parameters(nb)
     for name, value in params.items():
-        if name not in known: raise unknown_name(f'parameter of {Path(nb).name}', name, known)
+        if name not in known:
+            raise unknown_name(f'parameter of {Path(nb).name}', name, known)
         kind, default = known[name]
         if not accepts(kind, value):
-            raise RadgenError(f'{Path(nb).name}: parameter {name} = {value!r} is no {getattr(kind, "__name__", kind) if not get_args(kind) else kind}; its default is {default!r}')
+            raise RadgenError(
+                f'{Path(nb).name}: parameter {name} = {value!r} is no {getattr(kind, "__name__", kind) if not get_args(kind) else kind}; its default is {default!r}'
+            )
     return params
 
 # %% ../../nbs/11_run/01_parameters.ipynb #f0aa1a8c
-RUN_DEFAULTS = {'folds_per_run': 'all', 'models': {}} # models: condition -> names; a condition without an entry has all
+RUN_DEFAULTS = {
+    'folds_per_run': 'all',
+    'models': {},
+}  # models: condition -> names; a condition without an entry has all
+
 
 def profiles() -> list[str]:
     "The profiles there are: `config/*.yaml`."
-    return sorted(p.stem for p in (project_root()/'config').glob('*.yaml'))
+    return sorted(p.stem for p in (project_root() / 'config').glob('*.yaml'))
+
 
 def _section(value, where):
-    if value is None: return {}
-    if not isinstance(value, dict): raise RadgenError(f'{where}: expected parameters, NAME: VALUE, and not {value!r}')
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise RadgenError(f'{where}: expected parameters, NAME: VALUE, and not {value!r}')
     return value
+
 
 def _of_manifest(merged, known, manifest):
     "A manifest decides which conditions and labels there are to study."
     from radgen.data.files import scan_manifest
+
     found = scan_manifest(manifest)
     for stem, parameters in known.items():
         own = merged[stem]
-        if 'cohort_options' in parameters: own['cohort_options'] = {'manifest': str(Path(manifest).resolve())}
-        if 'conditions' in parameters: own['conditions'] = [c for c in own.get('conditions', parameters['conditions'][1]) if c in found.conditions]
-        if 'labels' in parameters and found.labels: own['labels'] = list(found.labels)
-        if 'released' in parameters and found.release: own['released'] = 'published'
+        if 'cohort_options' in parameters:
+            own['cohort_options'] = {'manifest': str(Path(manifest).resolve())}
+        if 'conditions' in parameters:
+            own['conditions'] = [
+                c
+                for c in own.get('conditions', parameters['conditions'][1])
+                if c in found.conditions
+            ]
+        if 'labels' in parameters and found.labels:
+            own['labels'] = list(found.labels)
+        if 'released' in parameters and found.release:
+            own['released'] = 'published'
+
 
 def settings(
-    profile:str, # 'smoke', 'quick', 'full' or any other config/<profile>.yaml
-    cohort:str,  # 'phantom', 'published', ...; 'files' takes the manifest that RADGEN_MANIFEST names
-) -> dict[str, dict]: # notebook stem -> parameters, all checked; and 'run' -> what the Snakefile needs
+    profile: str,  # 'smoke', 'quick', 'full' or any other config/<profile>.yaml
+    cohort: str,  # 'phantom', 'published', ...; 'files' takes the manifest that RADGEN_MANIFEST names
+) -> dict[
+    str, dict
+]:  # notebook stem -> parameters, all checked; and 'run' -> what the Snakefile needs
     "All the numbers of a run, from its profile."
     from radgen.load import COHORTS
     from radgen.models.registry import known_model
-    if profile not in profiles(): raise unknown_name('profile', profile, profiles())
-    if cohort not in COHORTS: raise unknown_name('cohort', cohort, COHORTS)
-    path = project_root()/'config'/f'{profile}.yaml'
-    try: config = _section(yaml.safe_load(path.read_text()), relpath(path))
-    except yaml.YAMLError as e: raise RadgenError(f'{relpath(path)}: not readable as YAML ({" ".join(str(e).split())[:160]})') from None
+
+    if profile not in profiles():
+        raise unknown_name('profile', profile, profiles())
+    if cohort not in COHORTS:
+        raise unknown_name('cohort', cohort, COHORTS)
+    path = project_root() / 'config' / f'{profile}.yaml'
+    try:
+        config = _section(yaml.safe_load(path.read_text()), relpath(path))
+    except yaml.YAMLError as e:
+        raise RadgenError(
+            f'{relpath(path)}: not readable as YAML ({" ".join(str(e).split())[:160]})'
+        ) from None
     notebooks = paper_notebooks()
     known = {stem: notebook_parameters(nb) for stem, nb in notebooks.items()}
     every = {name for parameters in known.values() for name in parameters}
     merged, run = {stem: {} for stem in notebooks}, dict(RUN_DEFAULTS)
+
     def merge(config, where, more):
         own = _section(config.get('run'), f'{where}: run')
         for name in own:
-            if name not in RUN_DEFAULTS: raise unknown_name(f'setting of {where}: run', name, RUN_DEFAULTS)
+            if name not in RUN_DEFAULTS:
+                raise unknown_name(f'setting of {where}: run', name, RUN_DEFAULTS)
         run.update(own)
         for section in config:
-            if section not in ('shared', 'run', *more, *notebooks): raise unknown_name(f'section of {where}', section, ('shared', 'run', *more, *notebooks))
+            if section not in ('shared', 'run', *more, *notebooks):
+                raise unknown_name(
+                    f'section of {where}', section, ('shared', 'run', *more, *notebooks)
+                )
         shared = _section(config.get('shared'), f'{where}: shared')
         for name in shared:
-            if name not in every: raise unknown_name(f'shared parameter of {where}', name, sorted(every))
+            if name not in every:
+                raise unknown_name(f'shared parameter of {where}', name, sorted(every))
         for stem, nb in notebooks.items():
-            own = {**{k: v for k, v in shared.items() if k in known[stem]}, **_section(config.get(stem), f'{where}: {stem}')}
-            try: merged[stem] |= check_parameters(nb, own)
-            except RadgenError as e: raise RadgenError(f'{where}: {e}') from None
+            own = {
+                **{k: v for k, v in shared.items() if k in known[stem]},
+                **_section(config.get(stem), f'{where}: {stem}'),
+            }
+            try:
+                merged[stem] |= check_parameters(nb, own)
+            except RadgenError as e:
+                raise RadgenError(f'{where}: {e}') from None
+
     merge(config, relpath(path), ('cohorts',))
     special = _section(config.get('cohorts'), f'{relpath(path)}: cohorts')
     for name in special:
-        if name not in COHORTS: raise unknown_name(f'cohort of {relpath(path)}', name, COHORTS)
-    merge(_section(special.get(cohort), f'{relpath(path)}: cohorts: {cohort}'), f'{relpath(path)}: cohorts: {cohort}', ())
+        if name not in COHORTS:
+            raise unknown_name(f'cohort of {relpath(path)}', name, COHORTS)
+    merge(
+        _section(special.get(cohort), f'{relpath(path)}: cohorts: {cohort}'),
+        f'{relpath(path)}: cohorts: {cohort}',
+        (),
+    )
     for condition, names in _section(run['models'], f'{relpath(path)}: run: models').items():
-        for name in names if isinstance(names, list) else [names]: known_model(name)
-    if cohort == 'files' and 'RADGEN_MANIFEST' in os.environ: _of_manifest(merged, known, os.environ['RADGEN_MANIFEST'])
-    if run['folds_per_run'] not in ('all', 'one'): raise RadgenError(f'{relpath(path)}: run: folds_per_run is all or one, and not {run["folds_per_run"]!r}')
+        for name in names if isinstance(names, list) else [names]:
+            known_model(name)
+    if cohort == 'files' and 'RADGEN_MANIFEST' in os.environ:
+        _of_manifest(merged, known, os.environ['RADGEN_MANIFEST'])
+    if run['folds_per_run'] not in ('all', 'one'):
+        raise RadgenError(
+            f'{relpath(path)}: run: folds_per_run is all or one, and not {run["folds_per_run"]!r}'
+        )
     return {**merged, 'run': run}
 
+
 def params_for(
-    stem:str,    # of a paper notebook
-    cohort:str, profile:str,
-    **wildcards, # what this one run adds: condition, protocol, folds, ...
-) -> dict: # every parameter that is not the notebook's own default
+    stem: str,  # of a paper notebook
+    cohort: str,
+    profile: str,
+    **wildcards,  # what this one run adds: condition, protocol, folds, ...
+) -> dict:  # every parameter that is not the notebook's own default
     "The parameters of one execution of one paper notebook."
     nb = paper_notebooks().get(stem)
-    if nb is None: raise unknown_name('paper notebook', stem, paper_notebooks())
+    if nb is None:
+        raise unknown_name('paper notebook', stem, paper_notebooks())
     params = dict(cohort=cohort, profile=profile) | settings(profile, cohort)[stem] | wildcards
     return check_parameters(nb, params)

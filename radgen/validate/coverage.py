@@ -9,80 +9,110 @@ __all__ = ['ANALYSES', 'STATISTICS', 'wilson', 'attainable', 'in_pieces', 'Popul
            'only_simulated', 'outcome_coverage', 'fidelity_coverage', 'coverage_rows']
 
 # %% ../../nbs/09_validate/01_coverage.ipynb #afca8935
-from dataclasses import dataclass
-from joblib import Parallel
-from joblib import delayed
-from pathlib import Path
-from sklearn.base import clone
 import functools
 import json
 import math
-import numpy as np
 import os
-import pandas as pd
 import warnings
 import zipfile
-from ..core.paths import RadgenError, atomic, make_folder
-from ..core.seeds import derive_seed
-from ..core.progress import Progress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+from sklearn.base import clone
+
 from ..core.fingerprints import code_digest, digest
+from ..core.paths import RadgenError, atomic, make_folder
+from ..core.progress import Progress
 from ..core.results import Interval, Rows
+from ..core.seeds import derive_seed
 from ..data.cohort import resize_images
-from ..phantom.cohort import draw_projections, make_phantom
-from ..evaluate.features import fold_pca, pixel_features, radiomics_features
-from ..evaluate.scores import auprc, auroc
 from ..evaluate.distances import kid, radiomics_frechet
-from ..evaluate.paired import mse, ssim
+from ..evaluate.features import fold_pca, pixel_features, radiomics_features
 from ..evaluate.fidelity import paired_rows, set_rows
-from ..evaluate.outcomes import OmicsStep, classification_rows, feature_steps, fold_table, make_classifier, nested_scores
-from ..evaluate.survival import TEN_YEARS, cox_oof, fit_cox, ipcw_weights, survival_rows, survival_table
+from radgen.evaluate.outcomes import (
+    OmicsStep,
+    classification_rows,
+    feature_steps,
+    fold_table,
+    make_classifier,
+    nested_scores,
+)
+from ..evaluate.paired import mse, ssim
+from ..evaluate.scores import auprc, auroc
+from radgen.evaluate.survival import (
+    TEN_YEARS,
+    cox_oof,
+    fit_cox,
+    ipcw_weights,
+    survival_rows,
+    survival_table,
+)
+from ..phantom.cohort import draw_projections, make_phantom
 
 # %% ../../nbs/09_validate/01_coverage.ipynb #1c39963f
 def wilson(
-    hits:int, n:int,
-    level:float=.95,
-) -> Interval: # of the share hits/n
+    hits: int,
+    n: int,
+    level: float = 0.95,
+) -> Interval:  # of the share hits/n
     "Wilson's interval of a share, by scipy."
     from scipy.stats import binomtest
+
     i = binomtest(int(hits), int(n)).proportion_ci(level, method='wilson')
-    return Interval(hits/n, float(i.low), float(i.high), int(n))
+    return Interval(hits / n, float(i.low), float(i.high), int(n))
 
 # %% ../../nbs/09_validate/01_coverage.ipynb #1339a557
 def attainable(
-    drawn:int,             # patients of a repetition
-    population:int,        # patients in all
-    included:bool=False,   # the target counts the drawn patients too
-    level:float=.95,
-) -> float: # coverage of a perfect interval
+    drawn: int,  # patients of a repetition
+    population: int,  # patients in all
+    included: bool = False,  # the target counts the drawn patients too
+    level: float = 0.95,
+) -> float:  # coverage of a perfect interval
     "What a perfect interval of an average would cover, judged by a finite population."
     from scipy.stats import norm
-    if not 0 < drawn < population: raise RadgenError(f'{drawn} patients cannot be drawn from a population of {population}, with some left')
-    factor = 1 - drawn/population if included else 1 + drawn/(population - drawn)
-    return float(2*norm.cdf(norm.ppf((1 + level)/2)/math.sqrt(factor)) - 1)
+
+    if not 0 < drawn < population:
+        raise RadgenError(
+            f'{drawn} patients cannot be drawn from a population of {population}, with some left'
+        )
+    factor = 1 - drawn / population if included else 1 + drawn / (population - drawn)
+    return float(2 * norm.cdf(norm.ppf((1 + level) / 2) / math.sqrt(factor)) - 1)
 
 # %% ../../nbs/09_validate/01_coverage.ipynb #2eac7dce
 def in_pieces(
-    folder:str|Path,
-    make,            # callable(start, stop) -> dict of arrays
-    n:int,           # items in all
-    size:int=100,    # items a piece
-    what:str='pieces', unit:str='patients', # for the progress lines
-    n_jobs:int=1, progress:bool=True,
-) -> list[dict]: # the pieces, in order
+    folder: str | Path,
+    make,  # callable(start, stop) -> dict of arrays
+    n: int,  # items in all
+    size: int = 100,  # items a piece
+    what: str = 'pieces',
+    unit: str = 'patients',  # for the progress lines
+    n_jobs: int = 1,
+    progress: bool = True,
+) -> list[dict]:  # the pieces, in order
     "Compute what is not on disk yet, a file a piece; a damaged file is computed again."
     folder, ranges = make_folder(folder), [(a, min(a + size, n)) for a in range(0, n, size)]
-    path = lambda a, b: folder/f'{a:05d}-{b:05d}.npz'
+    path = lambda a, b: folder / f'{a:05d}-{b:05d}.npz'
+
     def load(a, b):
         try:
-            with np.load(path(a, b)) as f: return {k: f[k] for k in f.files}
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile): return None
+            with np.load(path(a, b)) as f:
+                return {k: f[k] for k in f.files}
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+            return None
+
     found = {r: load(*r) for r in ranges}
     missing = [r for r in ranges if found[r] is None]
     done = sum(b - a for a, b in ranges) - sum(b - a for a, b in missing)
     report = Progress(what, n, done, unit=unit, show=progress and bool(missing))
-    for r, arrays in zip(missing, Parallel(n_jobs=n_jobs, return_as='generator')(delayed(make)(*r) for r in missing)):
+    for r, arrays in zip(
+        missing, Parallel(n_jobs=n_jobs, return_as='generator')(delayed(make)(*r) for r in missing)
+    ):
         with atomic(path(*r)) as tmp:
-            with open(tmp, 'wb') as f: np.savez(f, **arrays)
+            with open(tmp, 'wb') as f:
+                np.savez(f, **arrays)
         found[r], done = arrays, done + r[1] - r[0]
         report(done)
     return [found[r] for r in ranges]
@@ -91,53 +121,97 @@ def in_pieces(
 @dataclass(frozen=True)
 class Population:
     "Simulated patients with one table each of pictures, labels, survival and expression."
-    images: np.ndarray       # float32 [n_series, H, W] in [0, 1]
-    of: np.ndarray           # int [n_series]: the patient's number
-    labels: pd.DataFrame     # index patient_id
-    survival: pd.DataFrame   # index patient_id: time_days, event
-    expression: pd.DataFrame # index patient_id: genes, linear
-    key: str                 # fingerprint of what it was made from
 
-    def first(self) -> np.ndarray: # float32 [patients, H, W]
+    images: np.ndarray  # float32 [n_series, H, W] in [0, 1]
+    of: np.ndarray  # int [n_series]: the patient's number
+    labels: pd.DataFrame  # index patient_id
+    survival: pd.DataFrame  # index patient_id: time_days, event
+    expression: pd.DataFrame  # index patient_id: genes, linear
+    key: str  # fingerprint of what it was made from
+
+    def first(self) -> np.ndarray:  # float32 [patients, H, W]
         "One picture a patient, her first."
         return self.images[np.unique(self.of, return_index=True)[1]]
 
+
 def simulated_population(
-    folder:str|Path,     # where its pictures are kept
-    n_patients:int=4000,
-    image_size:int=32,
-    link:float=1., n_genes:int=60, seed:int=0, # of the phantom
-    n_jobs:int=1, progress:bool=True,
+    folder: str | Path,  # where its pictures are kept
+    n_patients: int = 4000,
+    image_size: int = 32,
+    link: float = 1.0,
+    n_genes: int = 60,
+    seed: int = 0,  # of the phantom
+    n_jobs: int = 1,
+    progress: bool = True,
 ) -> Population:
     "A phantom in which everybody is imaged, rendered once."
-    known = make_phantom(n_patients=n_patients, n_imaged=0, link=link, image_size=image_size, n_genes=n_genes, seed=seed)
+    known = make_phantom(
+        n_patients=n_patients,
+        n_imaged=0,
+        link=link,
+        image_size=image_size,
+        n_genes=n_genes,
+        seed=seed,
+    )
     ids, sites, tumour = known.patients.index, known.patients.site.to_numpy(), known.truth.tumour
+
     def render(a, b):
         p = draw_projections(seed, ids, np.arange(a, b), sites, tumour, image_size)
         return dict(images=p.images.astype(np.float16), of=ids.get_indexer(p.series.patient_id))
-    key = digest(dict(image_size=image_size, link=link, seed=seed, code=code_digest('radgen.phantom.cohort', 'radgen.data.cohort')))
-    pieces = in_pieces(Path(folder)/f'population-{key}', render, n_patients, what='rendering the population', n_jobs=n_jobs, progress=progress)
+
+    key = digest(
+        dict(
+            image_size=image_size,
+            link=link,
+            seed=seed,
+            code=code_digest('radgen.phantom.cohort', 'radgen.data.cohort'),
+        )
+    )
+    pieces = in_pieces(
+        Path(folder) / f'population-{key}',
+        render,
+        n_patients,
+        what='rendering the population',
+        n_jobs=n_jobs,
+        progress=progress,
+    )
     images, of = (np.concatenate([p[k] for p in pieces]) for k in ('images', 'of'))
-    return Population(images.astype(np.float32), of, known.labels, known.survival, known.condition('expression'), f'{key}-{n_patients}-{n_genes}')
+    return Population(
+        images.astype(np.float32),
+        of,
+        known.labels,
+        known.survival,
+        known.condition('expression'),
+        f'{key}-{n_patients}-{n_genes}',
+    )
 
 # %% ../../nbs/09_validate/01_coverage.ipynb #7e0f6ca9
 def read_lines(
-    path:str|Path,
-) -> dict: # number of the repetition -> its records
+    path: str | Path,
+) -> dict:  # number of the repetition -> its records
     "The whole lines of a file of repetitions."
     done = {}
-    if not Path(path).exists(): return done
-    for line in Path(path).read_text(errors='replace').split('\n')[:-1]:             # what follows the last line end is torn
-        try: entry = json.loads(line); done[int(entry['repetition'])] = entry['records']
-        except (ValueError, KeyError, TypeError): continue
+    if not Path(path).exists():
+        return done
+    for line in (
+        Path(path).read_text(errors='replace').split('\n')[:-1]
+    ):  # what follows the last line end is torn
+        try:
+            entry = json.loads(line)
+            done[int(entry['repetition'])] = entry['records']
+        except (ValueError, KeyError, TypeError):
+            continue
     return done
 
+
 def repeat(
-    one,             # callable(repetition) -> list of records (dicts of numbers and text)
-    repetitions:int, # numbers 0, 1, ...
-    path:str|Path,   # of the file of lines
-    n_jobs:int=1, what:str='repetitions', progress:bool=True,
-) -> pd.DataFrame: # all records, with the column repetition
+    one,  # callable(repetition) -> list of records (dicts of numbers and text)
+    repetitions: int,  # numbers 0, 1, ...
+    path: str | Path,  # of the file of lines
+    n_jobs: int = 1,
+    what: str = 'repetitions',
+    progress: bool = True,
+) -> pd.DataFrame:  # all records, with the column repetition
     "Run the repetitions that have no line yet."
     path, done = Path(path), read_lines(path)
     make_folder(path.parent)
@@ -145,114 +219,190 @@ def repeat(
     plain = lambda o: o.item() if hasattr(o, 'item') else str(o)
     line = lambda r: json.dumps(dict(repetition=r, records=done[r]), default=plain) + '\n'
     if missing and path.exists():
-        with atomic(path) as tmp: tmp.write_text(''.join(map(line, done)))            # without a torn end
-    report, count = Progress(what, repetitions, repetitions - len(missing), unit='repetitions', show=progress and bool(missing)), repetitions - len(missing)
+        with atomic(path) as tmp:
+            tmp.write_text(''.join(map(line, done)))  # without a torn end
+    report, count = (
+        Progress(
+            what,
+            repetitions,
+            repetitions - len(missing),
+            unit='repetitions',
+            show=progress and bool(missing),
+        ),
+        repetitions - len(missing),
+    )
     jobs = Parallel(n_jobs=n_jobs, return_as='generator')(delayed(one)(r) for r in missing)
     with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', 'A worker stopped')                        # joblib replaces workers that have grown
+        warnings.filterwarnings(
+            'ignore', 'A worker stopped'
+        )  # joblib replaces workers that have grown
         for r, records in zip(missing, jobs):
             done[r], count = records, count + 1
-            with open(path, 'a') as f: f.write(line(r)); f.flush(); os.fsync(f.fileno())
+            with open(path, 'a') as f:
+                f.write(line(r))
+                f.flush()
+                os.fsync(f.fileno())
             report(count)
-    return pd.DataFrame([dict(repetition=r, **record) for r in range(repetitions) for record in done[r]])
+    return pd.DataFrame(
+        [dict(repetition=r, **record) for r in range(repetitions) for record in done[r]]
+    )
 
 # %% ../../nbs/09_validate/01_coverage.ipynb #0aecef8a
-def same_scores(ours, theirs, what:str):
+def same_scores(ours, theirs, what: str):
     "Refuse to judge by models that are not those of the stage."
-    if not np.allclose(ours, theirs, rtol=1e-5, atol=1e-6): raise RadgenError(f'{what}: a refitted model does not give the held-out scores of the stage; its coverage cannot be judged')
+    if not np.allclose(ours, theirs, rtol=1e-5, atol=1e-6):
+        raise RadgenError(
+            f'{what}: a refitted model does not give the held-out scores of the stage; its coverage cannot be judged'
+        )
+
 
 def classifier_targets(
-    table,               # radgen.outcomes.FoldedTable of the drawn patients
-    scores,              # its ScoreTable
-    X:pd.DataFrame,      # [population, d], index patient_id
-    prepare,             # the transformer that prepared the table
-    rest:pd.Index, y_rest, # patients left in the population, and their labels
-) -> dict: # statistic -> what it estimates
+    table,  # radgen.outcomes.FoldedTable of the drawn patients
+    scores,  # its ScoreTable
+    X: pd.DataFrame,  # [population, d], index patient_id
+    prepare,  # the transformer that prepared the table
+    rest: pd.Index,
+    y_rest,  # patients left in the population, and their labels
+) -> dict:  # statistic -> what it estimates
     "Areas that the folds' models reach on the rest of the population."
     each = []
     for f, parameters in zip(table.folds, scores.parameters):
         step = clone(prepare).fit(X.loc[table.patients[f.train]])
-        model = make_classifier(scores.classifier, parameters, table.seed).fit(f.z_train, table.y[f.train])
-        same_scores(model.predict_proba(np.asarray(step.transform(X.loc[table.patients[f.test]])))[:, 1], scores.frame.score[table.patients[f.test]], 'classification')
+        model = make_classifier(scores.classifier, parameters, table.seed).fit(
+            f.z_train, table.y[f.train]
+        )
+        same_scores(
+            model.predict_proba(np.asarray(step.transform(X.loc[table.patients[f.test]])))[:, 1],
+            scores.frame.score[table.patients[f.test]],
+            'classification',
+        )
         each.append(model.predict_proba(np.asarray(step.transform(X.loc[rest])))[:, 1])
     y, k = np.asarray(y_rest), len(each)
-    return dict(auroc=auroc(np.tile(y, k), np.concatenate(each)), auprc=auprc(np.tile(y, k), np.concatenate(each)), auroc_of_folds=float(np.mean([auroc(y, s) for s in each])))
+    return dict(
+        auroc=auroc(np.tile(y, k), np.concatenate(each)),
+        auprc=auprc(np.tile(y, k), np.concatenate(each)),
+        auroc_of_folds=float(np.mean([auroc(y, s) for s in each])),
+    )
 
 # %% ../../nbs/09_validate/01_coverage.ipynb #6384709f
 def death_pairs(
-    time, event, # [n]
-) -> tuple[np.ndarray, np.ndarray]: # rows of deaths [deaths]; bool [deaths, n]: comparable, row died first
+    time,
+    event,  # [n]
+) -> tuple[
+    np.ndarray, np.ndarray
+]:  # rows of deaths [deaths]; bool [deaths, n]: comparable, row died first
     "Comparable pairs of a large cohort."
     time, event = np.asarray(time, dtype=float), np.asarray(event, dtype=int)
     deaths = np.flatnonzero(event == 1)
     return deaths, (time[deaths][:, None] < time) | ((time[deaths][:, None] == time) & (event == 0))
 
+
 def concordance_of(
-    deaths, comparable, # from `death_pairs`
-    risk,               # [n]
-    weight=None,        # [n]: of pairs in which patient i dies first
-) -> float: # nan without a comparable pair
+    deaths,
+    comparable,  # from `death_pairs`
+    risk,  # [n]
+    weight=None,  # [n]: of pairs in which patient i dies first
+) -> float:  # nan without a comparable pair
     "Share of comparable pairs in order, ties a half."
     risk = np.asarray(risk, dtype=float)
-    top = (comparable*((risk[deaths][:, None] > risk) + .5*(risk[deaths][:, None] == risk))).sum(1)
+    top = (
+        comparable * ((risk[deaths][:, None] > risk) + 0.5 * (risk[deaths][:, None] == risk))
+    ).sum(1)
     w = np.ones(len(deaths)) if weight is None else np.asarray(weight)[deaths]
-    below = w@comparable.sum(1)
-    return float(w@top/below) if below > 0 else math.nan
+    below = w @ comparable.sum(1)
+    return float(w @ top / below) if below > 0 else math.nan
 
 # %% ../../nbs/09_validate/01_coverage.ipynb #2498440a
 def cox_targets(
-    table,               # radgen.survival.FoldedSurvival of the drawn patients
-    scores,              # its RiskTable
-    X:pd.DataFrame, prepare, # as in `classifier_targets`
-    rest:pd.DataFrame,   # time_days and event of the patients left in the population, index patient_id
-    l1_ratio:float=0.,
-) -> dict: # statistic -> what it estimates
+    table,  # radgen.survival.FoldedSurvival of the drawn patients
+    scores,  # its RiskTable
+    X: pd.DataFrame,
+    prepare,  # as in `classifier_targets`
+    rest: pd.DataFrame,  # time_days and event of the patients left in the population, index patient_id
+    l1_ratio: float = 0.0,
+) -> dict:  # statistic -> what it estimates
     "Mean over folds of the concordance that the fold's model reaches on the rest of the population."
     pairs, harrell, uno = death_pairs(rest.time_days, rest.event), [], []
     for f, penalizer in zip(table.folds, scores.penalizers):
         names, t, e = table.patients[f.train], table.time[f.train], table.event[f.train]
-        step, (beta, _) = clone(prepare).fit(X.loc[names]), fit_cox(f.z_train, t, e, penalizer, l1_ratio)
-        same_scores(np.asarray(step.transform(X.loc[table.patients[f.test]]))@beta, scores.frame.risk[table.patients[f.test]], 'survival')
-        risk = np.asarray(step.transform(X.loc[rest.index]))@beta
+        step, (beta, _) = (
+            clone(prepare).fit(X.loc[names]),
+            fit_cox(f.z_train, t, e, penalizer, l1_ratio),
+        )
+        same_scores(
+            np.asarray(step.transform(X.loc[table.patients[f.test]])) @ beta,
+            scores.frame.risk[table.patients[f.test]],
+            'survival',
+        )
+        risk = np.asarray(step.transform(X.loc[rest.index])) @ beta
         harrell.append(concordance_of(*pairs, risk))
         uno.append(concordance_of(*pairs, risk, ipcw_weights(t, e, rest.time_days, TEN_YEARS)))
     return dict(concordance=float(np.mean(harrell)), concordance_ipcw=float(np.mean(uno)))
 
 # %% ../../nbs/09_validate/01_coverage.ipynb #3c3b1f05
-ANALYSES = dict( # extractor -> classifier, preparation
-    pixels=('xgboost', feature_steps(fold_pca())), expression=('logistic', OmicsStep('expression')))
+ANALYSES = dict(  # extractor -> classifier, preparation
+    pixels=('xgboost', feature_steps(fold_pca())), expression=('logistic', OmicsStep('expression'))
+)
 
-STATISTICS = dict(auroc='AUROC', auprc='AUPRC', concordance='C-index', concordance_ipcw="Uno's C-index", mse='MSE', ssim='SSIM', kid='KID', radiomics_frechet='FRD')
+STATISTICS = dict(
+    auroc='AUROC',
+    auprc='AUPRC',
+    concordance='C-index',
+    concordance_ipcw="Uno's C-index",
+    mse='MSE',
+    ssim='SSIM',
+    kid='KID',
+    radiomics_frechet='FRD',
+)
+
 
 def record(
-    row:dict,     # of a stage: metric, value, ci_low, ci_high, verdict
-    target:float, # what it estimates
-    label:str, estimator:str, # which interval, and how its estimand is meant
+    row: dict,  # of a stage: metric, value, ci_low, ci_high, verdict
+    target: float,  # what it estimates
+    label: str,
+    estimator: str,  # which interval, and how its estimand is meant
     **fields,
-) -> dict: # a line of the table of repetitions
+) -> dict:  # a line of the table of repetitions
     "An interval beside its target."
     number = lambda x: math.nan if x is None else float(x)
-    ok = row['verdict'] == 'ok' and all(math.isfinite(number(x)) for x in (row['value'], row['ci_low'], row['ci_high'], target))
+    ok = row['verdict'] == 'ok' and all(
+        math.isfinite(number(x)) for x in (row['value'], row['ci_low'], row['ci_high'], target)
+    )
     why = 'ok' if ok else row['verdict'] if row['verdict'] != 'ok' else 'not estimable: no interval'
-    return dict(label=label, estimator=estimator, value=number(row['value']), low=number(row['ci_low']), high=number(row['ci_high']), target=number(target), verdict=why, **fields)
+    return dict(
+        label=label,
+        estimator=estimator,
+        value=number(row['value']),
+        low=number(row['ci_low']),
+        high=number(row['ci_high']),
+        target=number(target),
+        verdict=why,
+        **fields,
+    )
 
-def stage_rows(fill, *args, **settings) -> dict: # metric -> row, of the held-out patients
+
+def stage_rows(fill, *args, **settings) -> dict:  # metric -> row, of the held-out patients
     "What a stage reports, by metric."
     rows = Rows(role='model')
     fill(rows, *args, **settings)
     return {r['metric']: r for r in rows.rows if r['subset'] == 'test' and r['role'] == 'model'}
 
+
 def outcome_repetition(
-    number:int,
-    features:dict,           # extractor -> DataFrame [population, d], index patient_id; its keys are those of `analyses`
-    labels:pd.DataFrame,     # [population, labels to judge]
-    survival:pd.DataFrame,   # [population]: time_days, event
+    number: int,
+    features: dict,  # extractor -> DataFrame [population, d], index patient_id; its keys are those of `analyses`
+    labels: pd.DataFrame,  # [population, labels to judge]
+    survival: pd.DataFrame,  # [population]: time_days, event
     *,
-    n_patients:int=200,      # drawn
-    n_folds:int=5, inner_folds:int=3, n_candidates:int=4, penalizers=(.01, .1, 1.), n_boot:int=1000, # as in the stages
-    seed:int=0,
-    analyses:dict=None,      # as `ANALYSES`
-) -> list[dict]: # records
+    n_patients: int = 200,  # drawn
+    n_folds: int = 5,
+    inner_folds: int = 3,
+    n_candidates: int = 4,
+    penalizers=(0.01, 0.1, 1.0),
+    n_boot: int = 1000,  # as in the stages
+    seed: int = 0,
+    analyses: dict = None,  # as `ANALYSES`
+) -> list[dict]:  # records
     "Classification and survival of one sample, each interval beside its estimand."
     rng = np.random.default_rng(derive_seed(seed, 'coverage', number))
     ids, out = labels.index, []
@@ -261,140 +411,343 @@ def outcome_repetition(
     for extractor, (classifier, prepare) in (analyses or ANALYSES).items():
         X = features[extractor]
         for label in labels:
-            table = fold_table(X.loc[drawn], labels[label][drawn], drawn, n_folds=n_folds, seed=fold_seed, encode=prepare)
-            scores = nested_scores(table=table, classifier=classifier, n_candidates=n_candidates, inner_folds=inner_folds)
-            found = stage_rows(classification_rows, scores, n_boot=n_boot, seed=fold_seed, train=False, chance=False)
+            table = fold_table(
+                X.loc[drawn],
+                labels[label][drawn],
+                drawn,
+                n_folds=n_folds,
+                seed=fold_seed,
+                encode=prepare,
+            )
+            scores = nested_scores(
+                table=table,
+                classifier=classifier,
+                n_candidates=n_candidates,
+                inner_folds=inner_folds,
+            )
+            found = stage_rows(
+                classification_rows,
+                scores,
+                n_boot=n_boot,
+                seed=fold_seed,
+                train=False,
+                chance=False,
+            )
             y = labels[label][rest].dropna()
-            target = classifier_targets(table, scores, X, prepare, y.index, y) if scores.verdict == 'ok' else {}
-            for metric, of, estimator in ('auroc', 'auroc', 'all folds together'), ('auroc', 'auroc_of_folds', 'mean of folds'), ('auprc', 'auprc', 'all folds together'):
-                out.append(record(found[metric], target.get(of, math.nan), f'{STATISTICS[metric]}, {label}', estimator, extractor=extractor, classifier=classifier, n=scores.n, n_events=scores.n_events))
-        table = survival_table(X.loc[drawn], survival.time_days[drawn], survival.event[drawn], drawn, n_folds=n_folds, seed=fold_seed, encode=prepare)
+            target = (
+                classifier_targets(table, scores, X, prepare, y.index, y)
+                if scores.verdict == 'ok'
+                else {}
+            )
+            for metric, of, estimator in (
+                ('auroc', 'auroc', 'all folds together'),
+                ('auroc', 'auroc_of_folds', 'mean of folds'),
+                ('auprc', 'auprc', 'all folds together'),
+            ):
+                out.append(
+                    record(
+                        found[metric],
+                        target.get(of, math.nan),
+                        f'{STATISTICS[metric]}, {label}',
+                        estimator,
+                        extractor=extractor,
+                        classifier=classifier,
+                        n=scores.n,
+                        n_events=scores.n_events,
+                    )
+                )
+        table = survival_table(
+            X.loc[drawn],
+            survival.time_days[drawn],
+            survival.event[drawn],
+            drawn,
+            n_folds=n_folds,
+            seed=fold_seed,
+            encode=prepare,
+        )
         risks = cox_oof(table=table, penalizers=tuple(penalizers), inner_folds=inner_folds)
         found = stage_rows(survival_rows, risks, n_boot=n_boot, seed=fold_seed)
-        target = cox_targets(table, risks, X, prepare, survival.loc[rest]) if risks.verdict == 'ok' else {}
+        target = (
+            cox_targets(table, risks, X, prepare, survival.loc[rest])
+            if risks.verdict == 'ok'
+            else {}
+        )
         for metric in 'concordance', 'concordance_ipcw':
-            out.append(record(found[metric], target.get(metric, math.nan), STATISTICS[metric], 'mean of folds', extractor=extractor, classifier='cox', n=risks.n, n_events=risks.n_events))
+            out.append(
+                record(
+                    found[metric],
+                    target.get(metric, math.nan),
+                    STATISTICS[metric],
+                    'mean of folds',
+                    extractor=extractor,
+                    classifier='cox',
+                    n=risks.n,
+                    n_events=risks.n_events,
+                )
+            )
     return out
 
 # %% ../../nbs/09_validate/01_coverage.ipynb #06bd6ccc
 @dataclass(frozen=True)
 class Pairs:
     "Real pictures of a population, a generated one for each, and the radiomics of both."
-    real: np.ndarray         # [n, H, W]
-    generated: np.ndarray    # [n, H, W]: the same for all series of a patient
-    patients: np.ndarray     # int [n]
-    features: pd.DataFrame   # [n, d] of the real
-    generated_features: pd.DataFrame # [n, d]
+
+    real: np.ndarray  # [n, H, W]
+    generated: np.ndarray  # [n, H, W]: the same for all series of a patient
+    patients: np.ndarray  # int [n]
+    features: pd.DataFrame  # [n, d] of the real
+    generated_features: pd.DataFrame  # [n, d]
     key: str
 
-    def of(self, chosen:np.ndarray) -> np.ndarray: # rows of these patients
+    def of(self, chosen: np.ndarray) -> np.ndarray:  # rows of these patients
         "All series of some patients."
         return np.flatnonzero(np.isin(self.patients, chosen))
 
+
 def stand_in_pairs(
-    population:Population,
-    folder:str|Path,      # where the radiomics are kept
-    n_real:int,           # patients whose pictures are the real ones; as many others lend the generated ones
-    blur:float=.02,       # Gaussian width, in image widths
-    n_jobs:int=1, progress:bool=True,
+    population: Population,
+    folder: str | Path,  # where the radiomics are kept
+    n_real: int,  # patients whose pictures are the real ones; as many others lend the generated ones
+    blur: float = 0.02,  # Gaussian width, in image widths
+    n_jobs: int = 1,
+    progress: bool = True,
 ) -> Pairs:
     "Real pictures, and the blurred ones of other patients in the place of a generator's."
     from scipy.ndimage import gaussian_filter
+
     n = population.of.max() + 1
-    if 2*n_real > n: raise RadgenError(f'{n_real} real patients and as many donors: a population of {n} is too small')
+    if 2 * n_real > n:
+        raise RadgenError(
+            f'{n_real} real patients and as many donors: a population of {n} is too small'
+        )
     size, mine = population.images.shape[-1], population.of < n_real
-    lent = np.stack([gaussian_filter(x, blur*size) for x in population.first()[n_real:2*n_real]])
+    lent = np.stack(
+        [gaussian_filter(x, blur * size) for x in population.first()[n_real : 2 * n_real]]
+    )
     pictures = np.concatenate([population.images[mine], lent])
     measure = lambda a, b: {k: v.to_numpy() for k, v in radiomics_features(pictures[a:b]).items()}
-    key = digest(dict(population=population.key, n_real=n_real, blur=blur, code=code_digest('radgen.evaluate.features')))
-    pieces = in_pieces(Path(folder)/f'radiomics-{key}', measure, len(pictures), what='radiomics of the population', unit='pictures', n_jobs=n_jobs, progress=progress)
+    key = digest(
+        dict(
+            population=population.key,
+            n_real=n_real,
+            blur=blur,
+            code=code_digest('radgen.evaluate.features'),
+        )
+    )
+    pieces = in_pieces(
+        Path(folder) / f'radiomics-{key}',
+        measure,
+        len(pictures),
+        what='radiomics of the population',
+        unit='pictures',
+        n_jobs=n_jobs,
+        progress=progress,
+    )
     table = pd.concat([pd.DataFrame(p) for p in pieces], ignore_index=True)
     of, m = population.of[mine], int(mine.sum())
-    return Pairs(population.images[mine], lent[of], of, table.iloc[:m], table.iloc[m + of].reset_index(drop=True), key)
+    return Pairs(
+        population.images[mine],
+        lent[of],
+        of,
+        table.iloc[:m],
+        table.iloc[m + of].reset_index(drop=True),
+        key,
+    )
+
 
 def fidelity_targets(
-    pairs:Pairs,
-    n_components:int, # of FRD
-) -> dict: # metric -> value of the whole population
+    pairs: Pairs,
+    n_components: int,  # of FRD
+) -> dict:  # metric -> value of the whole population
     "What the fidelity of a sample estimates."
-    return dict(mse=float(mse(pairs.real, pairs.generated).mean()), ssim=float(ssim(pairs.real, pairs.generated).mean()),
-                kid=kid(pairs.features, pairs.generated_features, pairs.patients, pairs.patients), radiomics_frechet=radiomics_frechet(pairs.features, pairs.generated_features, n_components))
+    return dict(
+        mse=float(mse(pairs.real, pairs.generated).mean()),
+        ssim=float(ssim(pairs.real, pairs.generated).mean()),
+        kid=kid(pairs.features, pairs.generated_features, pairs.patients, pairs.patients),
+        radiomics_frechet=radiomics_frechet(pairs.features, pairs.generated_features, n_components),
+    )
+
 
 def fidelity_repetition(
-    number:int,
-    pairs:Pairs,
-    targets:dict,       # from `fidelity_targets`
+    number: int,
+    pairs: Pairs,
+    targets: dict,  # from `fidelity_targets`
     *,
-    n_patients:int=28,  # drawn, with all their series
-    n_components:int=8, # of FRD
-    n_boot:int=1000, n_splits:int=20, seed:int=0,
-) -> list[dict]: # records
+    n_patients: int = 28,  # drawn, with all their series
+    n_components: int = 8,  # of FRD
+    n_boot: int = 1000,
+    n_splits: int = 20,
+    seed: int = 0,
+) -> list[dict]:  # records
     "MSE, SSIM, KID and FRD of one sample, each interval beside its estimand."
     rng = np.random.default_rng(derive_seed(seed, 'fidelity coverage', number))
     i = pairs.of(rng.permutation(np.unique(pairs.patients))[:n_patients])
     rows, who = Rows(role='model'), pairs.patients[i]
     paired_rows(rows, pairs.real[i], pairs.generated[i], who, n_boot=n_boot, seed=number)
-    set_rows(rows, pairs.features.iloc[i], pairs.generated_features.iloc[i], who, n_components=n_components, n_splits=n_splits, seed=number)
+    set_rows(
+        rows,
+        pairs.features.iloc[i],
+        pairs.generated_features.iloc[i],
+        who,
+        n_components=n_components,
+        n_splits=n_splits,
+        seed=number,
+    )
     found = {r['metric']: r for r in rows.rows if r['subset'] == 'all'}
-    return [record(found[m], targets[m], STATISTICS[m], 'whole population', extractor='radiomics' if m in ('kid', 'radiomics_frechet') else None, classifier=None, n=len(i), n_events=None) for m in targets]
+    return [
+        record(
+            found[m],
+            targets[m],
+            STATISTICS[m],
+            'whole population',
+            extractor='radiomics' if m in ('kid', 'radiomics_frechet') else None,
+            classifier=None,
+            n=len(i),
+            n_events=None,
+        )
+        for m in targets
+    ]
 
 # %% ../../nbs/09_validate/01_coverage.ipynb #5c0a7c4b
 def only_simulated(
-    cohort:str, # name
+    cohort: str,  # name
 ):
     "Refuse a cohort of which no population is known."
-    if not cohort.startswith('phantom'): raise RadgenError(f'cohort {cohort!r}: repetitions need a simulated population; run this notebook for phantom')
+    if not cohort.startswith('phantom'):
+        raise RadgenError(
+            f'cohort {cohort!r}: repetitions need a simulated population; run this notebook for phantom'
+        )
+
 
 def outcome_coverage(
-    population:Population,
-    folder:str|Path,   # of the repetitions
-    repetitions:int,
+    population: Population,
+    folder: str | Path,  # of the repetitions
+    repetitions: int,
     labels=('er', 'subgroup'),
-    pixel_size:int=16, # of the pixel features
-    n_jobs:int=1, progress:bool=True,
-    **settings,        # of `outcome_repetition`
-) -> pd.DataFrame: # records
+    pixel_size: int = 16,  # of the pixel features
+    n_jobs: int = 1,
+    progress: bool = True,
+    **settings,  # of `outcome_repetition`
+) -> pd.DataFrame:  # records
     "Repetitions of the outcome and survival stages."
     pictures = resize_images(population.first(), pixel_size)
-    features = dict(pixels=pd.DataFrame(pixel_features(pictures), population.labels.index).add_prefix('pixel '), expression=population.expression)
-    code = code_digest(*(f'radgen.{m}' for m in 'validate.coverage evaluate.outcomes evaluate.survival core.results data.splits conditions.encoder'.split()))
-    key = digest(dict(population=population.key, labels=list(labels), pixel_size=pixel_size, code=code, **settings))
-    one = functools.partial(outcome_repetition, features=features, labels=population.labels[list(labels)], survival=population.survival, **settings)
-    return repeat(one, repetitions, Path(folder)/f'outcomes-{key}.jsonl', n_jobs, 'coverage of outcomes and survival', progress)
+    features = dict(
+        pixels=pd.DataFrame(pixel_features(pictures), population.labels.index).add_prefix('pixel '),
+        expression=population.expression,
+    )
+    code = code_digest(
+        *(
+            f'radgen.{m}'
+            for m in 'validate.coverage evaluate.outcomes evaluate.survival core.results data.splits conditions.encoder'.split()
+        )
+    )
+    key = digest(
+        dict(
+            population=population.key,
+            labels=list(labels),
+            pixel_size=pixel_size,
+            code=code,
+            **settings,
+        )
+    )
+    one = functools.partial(
+        outcome_repetition,
+        features=features,
+        labels=population.labels[list(labels)],
+        survival=population.survival,
+        **settings,
+    )
+    return repeat(
+        one,
+        repetitions,
+        Path(folder) / f'outcomes-{key}.jsonl',
+        n_jobs,
+        'coverage of outcomes and survival',
+        progress,
+    )
+
 
 def fidelity_coverage(
-    pairs:Pairs,
-    folder:str|Path,
-    repetitions:int,
-    n_components:int=8, # of FRD
-    n_jobs:int=1, progress:bool=True,
-    **settings,         # of `fidelity_repetition`
-) -> pd.DataFrame: # records; FRD twice, once with its expectation at this number of images as the target
+    pairs: Pairs,
+    folder: str | Path,
+    repetitions: int,
+    n_components: int = 8,  # of FRD
+    n_jobs: int = 1,
+    progress: bool = True,
+    **settings,  # of `fidelity_repetition`
+) -> (
+    pd.DataFrame
+):  # records; FRD twice, once with its expectation at this number of images as the target
     "Repetitions of the fidelity stage."
-    code = code_digest(*(f'radgen.{m}' for m in 'validate.coverage evaluate.fidelity core.results'.split()))
+    code = code_digest(
+        *(f'radgen.{m}' for m in 'validate.coverage evaluate.fidelity core.results'.split())
+    )
     key = digest(dict(pairs=pairs.key, n_components=n_components, code=code, **settings))
-    one = functools.partial(fidelity_repetition, pairs=pairs, targets=fidelity_targets(pairs, n_components), n_components=n_components, **settings)
-    found = repeat(one, repetitions, Path(folder)/f'fidelity-{key}.jsonl', n_jobs, 'coverage of fidelity', progress)
+    one = functools.partial(
+        fidelity_repetition,
+        pairs=pairs,
+        targets=fidelity_targets(pairs, n_components),
+        n_components=n_components,
+        **settings,
+    )
+    found = repeat(
+        one,
+        repetitions,
+        Path(folder) / f'fidelity-{key}.jsonl',
+        n_jobs,
+        'coverage of fidelity',
+        progress,
+    )
     own = found[found.label == 'FRD']
-    return pd.concat([found, own.assign(target=own.value.mean(), estimator='expectation at this n')], ignore_index=True)
+    return pd.concat(
+        [found, own.assign(target=own.value.mean(), estimator='expectation at this n')],
+        ignore_index=True,
+    )
 
 # %% ../../nbs/09_validate/01_coverage.ipynb #c301141e
 def coverage_rows(
-    rows:Rows,           # collector the rows go to
-    found:pd.DataFrame,  # records
-    attainable:float=None, # coverage of a perfect interval, see `attainable`
-    **fields,            # n_imaged: patients a repetition; condition, ...
+    rows: Rows,  # collector the rows go to
+    found: pd.DataFrame,  # records
+    attainable: float = None,  # coverage of a perfect interval, see `attainable`
+    **fields,  # n_imaged: patients a repetition; condition, ...
 ):
     "Coverage, width and bias of each interval; n is the number of repetitions."
-    for (label, estimator, extractor, classifier), g in found.groupby(['label', 'estimator', 'extractor', 'classifier'], sort=False, dropna=False):
+    for (label, estimator, extractor, classifier), g in found.groupby(
+        ['label', 'estimator', 'extractor', 'classifier'], sort=False, dropna=False
+    ):
         name = lambda x: None if pd.isna(x) else x
-        row = fields | dict(label=label, estimator=estimator, extractor=name(extractor), classifier=name(classifier), subset='test')
+        row = fields | dict(
+            label=label,
+            estimator=estimator,
+            extractor=name(extractor),
+            classifier=name(classifier),
+            subset='test',
+        )
         ok = g[g.verdict == 'ok']
-        if len(ok) < len(g): rows.add(metric='coverage_left_out', value=1 - len(ok)/len(g), n=len(g), **row)
-        if len(ok) < 2: rows.not_estimable(f'{len(ok)} repetitions of {len(g)} gave an interval, 2 needed', metric='coverage', n=len(ok), **row); continue
-        i, gap = wilson(((ok.low <= ok.target) & (ok.target <= ok.high)).sum(), len(ok)), ok.value - ok.target
-        half = 1.96*gap.std(ddof=1)/math.sqrt(len(ok))
+        if len(ok) < len(g):
+            rows.add(metric='coverage_left_out', value=1 - len(ok) / len(g), n=len(g), **row)
+        if len(ok) < 2:
+            rows.not_estimable(
+                f'{len(ok)} repetitions of {len(g)} gave an interval, 2 needed',
+                metric='coverage',
+                n=len(ok),
+                **row,
+            )
+            continue
+        i, gap = (
+            wilson(((ok.low <= ok.target) & (ok.target <= ok.high)).sum(), len(ok)),
+            ok.value - ok.target,
+        )
+        half = 1.96 * gap.std(ddof=1) / math.sqrt(len(ok))
         rows.add(metric='coverage', value=i.value, ci_low=i.low, ci_high=i.high, n=len(ok), **row)
-        if attainable is not None: rows.add(metric='coverage_attainable', value=attainable, n=len(ok), **row)
+        if attainable is not None:
+            rows.add(metric='coverage_attainable', value=attainable, n=len(ok), **row)
         rows.add(metric='coverage_width', value=(ok.high - ok.low).mean(), n=len(ok), **row)
-        rows.add(metric='coverage_bias', value=gap.mean(), ci_low=gap.mean() - half, ci_high=gap.mean() + half, n=len(ok), **row)
+        rows.add(
+            metric='coverage_bias',
+            value=gap.mean(),
+            ci_low=gap.mean() - half,
+            ci_high=gap.mean() + half,
+            n=len(ok),
+            **row,
+        )

@@ -7,196 +7,421 @@ __all__ = ['MODULES', 'Point', 'learning_points', 'LearningCohort', 'learning_co
            'image_rows', 'training_sets', 'learning_point', 'learning_curve']
 
 # %% ../../nbs/09_validate/02_learning.ipynb #285d977d
-from dataclasses import dataclass
-from pathlib import Path
 import dataclasses
 import math
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
-from ..core.paths import RadgenError, make_folder
-from ..core.progress import Progress
-from ..core.fingerprints import code_digest, digest
-from ..core.results import Interval, Rows, patient_bootstrap, read_rows, write_rows
-from ..phantom.cohort import make_phantom
-from ..conditions.encoder import ConditionEncoder
-from ..models.baselines import mean_image, nearest_copy
-from ..models.registry import build
-from ..models.trainer import fit
-from ..models.store import ImageStore
-from ..evaluate.features import radiomics_features
-from ..evaluate.paired import estimators, mse
-from ..evaluate.fidelity import set_rows
+
 from ..audit.retrieval import image_scores, retrieval
 from ..audit.tstr import tstr, tstr_rows
+from ..conditions.encoder import ConditionEncoder
+from ..core.fingerprints import code_digest, digest
+from ..core.paths import RadgenError, make_folder
+from ..core.progress import Progress
+from ..core.results import Interval, Rows, patient_bootstrap, read_rows, write_rows
+from ..evaluate.features import radiomics_features
+from ..evaluate.fidelity import set_rows
+from ..evaluate.paired import estimators, mse
+from ..models.baselines import mean_image, nearest_copy
+from ..models.registry import build
+from ..models.store import ImageStore
+from ..models.trainer import fit
+from ..phantom.cohort import make_phantom
 
 # %% ../../nbs/09_validate/02_learning.ipynb #4e531462
 @dataclass(frozen=True, order=True)
 class Point:
     "One training of the learning curve."
-    seed: int   # of phantom, weights, batches and samples
-    link: float # strength of the path from omics to picture, in [0, 1]
-    n: int      # imaged patients that train
+
+    seed: int  # of phantom, weights, batches and samples
+    link: float  # strength of the path from omics to picture, in [0, 1]
+    n: int  # imaged patients that train
 
     @property
-    def name(self) -> str: return f'link{self.link:g}-seed{self.seed}-n{self.n}'
+    def name(self) -> str:
+        return f'link{self.link:g}-seed{self.seed}-n{self.n}'
+
 
 def learning_points(
-    sizes, links, # numbers of imaged patients; link strengths
+    sizes,
+    links,  # numbers of imaged patients; link strengths
     seeds=(0,),
-) -> list[Point]: # one phantom after the other, small trainings first
+) -> list[Point]:  # one phantom after the other, small trainings first
     "All combinations."
     sizes = sorted(set(sizes))
-    if not sizes or sizes[0] < 4: raise RadgenError(f'sizes {sizes}: at least 4 imaged patients are needed to train')
+    if not sizes or sizes[0] < 4:
+        raise RadgenError(f'sizes {sizes}: at least 4 imaged patients are needed to train')
     return [Point(seed, link, n) for seed in seeds for link in links for n in sizes]
 
 # %% ../../nbs/09_validate/02_learning.ipynb #b982a4c1
 @dataclass(frozen=True)
 class LearningCohort:
     "A phantom divided into training, test and unpaired patients."
-    images: np.ndarray     # [n_series, H, W]
-    series: pd.DataFrame   # patient_id, kind
-    given: pd.DataFrame    # condition as given, index patient_id
+
+    images: np.ndarray  # [n_series, H, W]
+    series: pd.DataFrame  # patient_id, kind
+    given: pd.DataFrame  # condition as given, index patient_id
     labels: pd.DataFrame
-    test: pd.Index         # imaged patients that never train
-    train: pd.Index        # imaged patients; a training of n takes the first n
-    unpaired: pd.Index     # patients without an image
+    test: pd.Index  # imaged patients that never train
+    train: pd.Index  # imaged patients; a training of n takes the first n
+    unpaired: pd.Index  # patients without an image
 
     def rows(self, patients) -> np.ndarray:
         "Their series."
         return np.flatnonzero(self.series.patient_id.isin(patients))
 
+
 def learning_cohort(
-    link:float, seed:int,
-    n_train:int, n_test:int, # imaged patients
-    n_unpaired:int,
-    image_size:int=32,
-    condition:str='multiomic', # or 'expression'
-    n_genes:int=300,
+    link: float,
+    seed: int,
+    n_train: int,
+    n_test: int,  # imaged patients
+    n_unpaired: int,
+    image_size: int = 32,
+    condition: str = 'multiomic',  # or 'expression'
+    n_genes: int = 300,
 ) -> LearningCohort:
     "A phantom for the points of one link and seed."
-    data = make_phantom(n_patients=n_train + n_test + n_unpaired, n_imaged=n_train + n_test, link=link, image_size=image_size, n_genes=n_genes, seed=seed)
-    return LearningCohort(data.images, data.series, data.condition(condition), data.labels, data.imaged[:n_test], data.imaged[n_test:], data.unpaired(condition))
+    data = make_phantom(
+        n_patients=n_train + n_test + n_unpaired,
+        n_imaged=n_train + n_test,
+        link=link,
+        image_size=image_size,
+        n_genes=n_genes,
+        seed=seed,
+    )
+    return LearningCohort(
+        data.images,
+        data.series,
+        data.condition(condition),
+        data.labels,
+        data.imaged[:n_test],
+        data.imaged[n_test:],
+        data.unpaired(condition),
+    )
 
 # %% ../../nbs/09_validate/02_learning.ipynb #71931a60
 def control_images(
-    data:LearningCohort,
-    n:int,           # training patients
-    encoder,         # a ConditionEncoder fitted on them
-    patients,        # [m] whom to draw
-    seed:int=0,
-) -> dict: # mean_image, nearest_copy: [m, H, W]
+    data: LearningCohort,
+    n: int,  # training patients
+    encoder,  # a ConditionEncoder fitted on them
+    patients,  # [m] whom to draw
+    seed: int = 0,
+) -> dict:  # mean_image, nearest_copy: [m, H, W]
     "What needs no training."
     rows = data.rows(data.train[:n])
     who = data.series.patient_id.to_numpy()[rows]
-    copies, _ = nearest_copy(data.images[rows], encoder.transform(data.given.loc[who]), who, encoder.transform(data.given.loc[patients]), seed=seed)
+    copies, _ = nearest_copy(
+        data.images[rows],
+        encoder.transform(data.given.loc[who]),
+        who,
+        encoder.transform(data.given.loc[patients]),
+        seed=seed,
+    )
     mean = mean_image(data.images[rows])
     return dict(mean_image=np.broadcast_to(mean, (len(patients), *mean.shape)), nearest_copy=copies)
 
 # %% ../../nbs/09_validate/02_learning.ipynb #c47c79e7
-def add_value_row(rows:Rows, i:Interval, **fields):
+def add_value_row(rows: Rows, i: Interval, **fields):
     "A row, or the reason why there is none."
-    if not math.isfinite(i.value): return rows.not_estimable('undefined on these images', **fields)
+    if not math.isfinite(i.value):
+        return rows.not_estimable('undefined on these images', **fields)
     low, high = (x if math.isfinite(x) else None for x in (i.low, i.high))
     return rows.add(value=i.value, ci_low=low, ci_high=high, **fields)
 
+
 def image_rows(
-    rows:Rows,
-    real,          # [m, H, W] images of the test patients
-    patients,      # [m]
-    stacks:dict,   # source -> [m, k, H, W] or [m, H, W]; rows of a patient are equal; one source is mean_image
-    roles:dict,    # source -> role
-    *, frechet_components:int=8, n_boot:int=1000, n_splits:int=20, seed:int=0,
+    rows: Rows,
+    real,  # [m, H, W] images of the test patients
+    patients,  # [m]
+    stacks: dict,  # source -> [m, k, H, W] or [m, H, W]; rows of a patient are equal; one source is mean_image
+    roles: dict,  # source -> role
+    *,
+    frechet_components: int = 8,
+    n_boot: int = 1000,
+    n_splits: int = 20,
+    seed: int = 0,
     **fields,
 ):
     "Retrieval, MSE and its ratio to the mean image, KID and FRD of every source."
     patients, boot = np.asarray(patients), dict(n_boot=n_boot, seed=seed)
-    base, singles = mse(real, stacks['mean_image']), {m: s if s.ndim == 3 else s[:, 0] for m, s in stacks.items()}
-    tables = np.split(radiomics_features(np.concatenate([real, *singles.values()])).to_numpy(), len(singles) + 1)
+    base, singles = (
+        mse(real, stacks['mean_image']),
+        {m: s if s.ndim == 3 else s[:, 0] for m, s in stacks.items()},
+    )
+    tables = np.split(
+        radiomics_features(np.concatenate([real, *singles.values()])).to_numpy(), len(singles) + 1
+    )
     for (source, stack), features in zip(stacks.items(), tables[1:]):
         row = fields | dict(model=source, role=roles[source], n=len(real))
         scores, rivals = image_scores(real, stack, patients, np.zeros(len(real)))
         share = pd.Series(retrieval(scores, rivals.true, patients)).groupby(patients).mean()
-        add_value_row(rows, patient_bootstrap(np.mean, share.index, share.to_numpy(), **boot), metric='retrieval', extractor='image', **row)
+        add_value_row(
+            rows,
+            patient_bootstrap(np.mean, share.index, share.to_numpy(), **boot),
+            metric='retrieval',
+            extractor='image',
+            **row,
+        )
         found = estimators(mse, real, stack)
-        for estimator in (e for e in ('single', 'mean') if e in found): add_value_row(rows, patient_bootstrap(np.mean, patients, found[estimator], **boot), metric='mse', estimator=estimator, **row)
+        for estimator in (e for e in ('single', 'mean') if e in found):
+            add_value_row(
+                rows,
+                patient_bootstrap(np.mean, patients, found[estimator], **boot),
+                metric='mse',
+                estimator=estimator,
+                **row,
+            )
         estimator = 'mean' if 'mean' in found else 'single'
-        if source != 'mean_image': add_value_row(rows, patient_bootstrap(lambda a, b: a.mean()/b.mean(), patients, found[estimator], base, **boot), metric='mse_ratio', estimator=estimator, **row)
+        if source != 'mean_image':
+            add_value_row(
+                rows,
+                patient_bootstrap(
+                    lambda a, b: a.mean() / b.mean(), patients, found[estimator], base, **boot
+                ),
+                metric='mse_ratio',
+                estimator=estimator,
+                **row,
+            )
         sets, keep = Rows(), ('metric', 'value', 'ci_low', 'ci_high', 'extractor', 'verdict', 'n')
-        set_rows(sets, tables[0], features, patients, n_components=frechet_components, n_splits=n_splits, seed=seed)
-        for r in sets.rows: rows.add(**row | dict(estimator='single') | {k: r[k] for k in keep})
+        set_rows(
+            sets,
+            tables[0],
+            features,
+            patients,
+            n_components=frechet_components,
+            n_splits=n_splits,
+            seed=seed,
+        )
+        for r in sets.rows:
+            rows.add(**row | dict(estimator='single') | {k: r[k] for k in keep})
 
 # %% ../../nbs/09_validate/02_learning.ipynb #541f1d0a
 def training_sets(
-    data:LearningCohort,
-    sources:dict,  # name -> [unpaired, H, W] pictures of all unpaired patients
-    n:int,         # training patients, for the source 'real'
-) -> dict: # as `radgen.audit.common.utility` takes it: one fold, the test patients
+    data: LearningCohort,
+    sources: dict,  # name -> [unpaired, H, W] pictures of all unpaired patients
+    n: int,  # training patients, for the source 'real'
+) -> dict:  # as `radgen.audit.common.utility` takes it: one fold, the test patients
     "What a classifier can learn from: pictures of the unpaired patients, or real ones of the training patients."
     rows = data.rows(data.train[:n])
-    return {0: {**{s: (x, data.unpaired) for s, x in sources.items()}, 'real': (data.images[rows], data.series.patient_id.to_numpy()[rows])}}
+    return {
+        0: {
+            **{s: (x, data.unpaired) for s, x in sources.items()},
+            'real': (data.images[rows], data.series.patient_id.to_numpy()[rows]),
+        }
+    }
 
 # %% ../../nbs/09_validate/02_learning.ipynb #e8445a59
 def learning_point(
-    point:Point,
-    data:LearningCohort,
-    folder:str|Path,         # of this point
+    point: Point,
+    data: LearningCohort,
+    folder: str | Path,  # of this point
     *,
-    condition:str='multiomic', n_components:int=17,
-    model:str='cpdm',        # of `radgen.models.registry.MODELS`
-    patch:int=1, dim:int=32, dim_mults=(1, 2, 4),
-    steps:int=400, batch_size:int=16, lr:float=1e-3, ema_decay:float=.995, precision:str='auto', checkpoint_every:int=100,
-    n_samples:int=4, sampler:str='dpm++', denoising_steps:int=10, guidance:float=1.5,
-    label:str='er',          # of the utility
-    frechet_components:int=8, n_boot:int=1000, n_splits:int=20,
-    progress:bool=True,
-    **fields,                # of every row: cohort, profile, source_notebook, ...
-) -> pd.DataFrame: # tidy rows; n_imaged: patients that trained, subset: the link
+    condition: str = 'multiomic',
+    n_components: int = 17,
+    model: str = 'cpdm',  # of `radgen.models.registry.MODELS`
+    patch: int = 1,
+    dim: int = 32,
+    dim_mults=(1, 2, 4),
+    steps: int = 400,
+    batch_size: int = 16,
+    lr: float = 1e-3,
+    ema_decay: float = 0.995,
+    precision: str = 'auto',
+    checkpoint_every: int = 100,
+    n_samples: int = 4,
+    sampler: str = 'dpm++',
+    denoising_steps: int = 10,
+    guidance: float = 1.5,
+    label: str = 'er',  # of the utility
+    frechet_components: int = 8,
+    n_boot: int = 1000,
+    n_splits: int = 20,
+    progress: bool = True,
+    **fields,  # of every row: cohort, profile, source_notebook, ...
+) -> pd.DataFrame:  # tidy rows; n_imaged: patients that trained, subset: the link
     "Train on n imaged patients and measure what was learned."
     folder, size = Path(folder), data.images.shape[-1]
-    if point.n > len(data.train): raise RadgenError(f'{point.n} training patients asked for, the phantom has {len(data.train)}')
-    at, train = data.rows(data.test), data.rows(data.train[:point.n])
-    given, kind = data.given.loc[data.series.patient_id.iloc[train]], data.series.kind.to_numpy()[train]
+    if point.n > len(data.train):
+        raise RadgenError(
+            f'{point.n} training patients asked for, the phantom has {len(data.train)}'
+        )
+    at, train = data.rows(data.test), data.rows(data.train[: point.n])
+    given, kind = (
+        data.given.loc[data.series.patient_id.iloc[train]],
+        data.series.kind.to_numpy()[train],
+    )
     encoder = ConditionEncoder(condition, n_components).fit(given)
-    net = build(model, encoder.n_out, size, tuple(sorted(set(kind))), dim, tuple(dim_mults), patch, point.seed)
-    net = fit(net, data.images[train], given, folder, encoder=encoder, kinds=kind, steps=steps, batch_size=batch_size, lr=lr, ema_decay=ema_decay, seed=point.seed, precision=precision,
-              checkpoint_every=checkpoint_every, facts=dataclasses.asdict(point), on_mismatch='restart', progress=progress)
-    draw = dict(sampler=sampler, steps=denoising_steps, guidance=guidance, seed=point.seed, on_mismatch='restart', progress=progress)
-    samples = ImageStore(folder/'test').write(net, data.given.loc[data.test], n_samples, **draw)
-    lent = ImageStore(folder/'unpaired').write(net, data.given.loc[data.unpaired], 1, **draw).read()[:, 0]
-    rows = Rows(**dict(image_size=size, condition=condition, n_imaged=point.n, subset=f'link {point.link:g}', seed=point.seed, sampler=sampler, steps=denoising_steps, guidance=guidance) | fields)
+    net = build(
+        model,
+        encoder.n_out,
+        size,
+        tuple(sorted(set(kind))),
+        dim,
+        tuple(dim_mults),
+        patch,
+        point.seed,
+    )
+    net = fit(
+        net,
+        data.images[train],
+        given,
+        folder,
+        encoder=encoder,
+        kinds=kind,
+        steps=steps,
+        batch_size=batch_size,
+        lr=lr,
+        ema_decay=ema_decay,
+        seed=point.seed,
+        precision=precision,
+        checkpoint_every=checkpoint_every,
+        facts=dataclasses.asdict(point),
+        on_mismatch='restart',
+        progress=progress,
+    )
+    draw = dict(
+        sampler=sampler,
+        steps=denoising_steps,
+        guidance=guidance,
+        seed=point.seed,
+        on_mismatch='restart',
+        progress=progress,
+    )
+    samples = ImageStore(folder / 'test').write(net, data.given.loc[data.test], n_samples, **draw)
+    lent = (
+        ImageStore(folder / 'unpaired')
+        .write(net, data.given.loc[data.unpaired], 1, **draw)
+        .read()[:, 0]
+    )
+    rows = Rows(
+        **dict(
+            image_size=size,
+            condition=condition,
+            n_imaged=point.n,
+            subset=f'link {point.link:g}',
+            seed=point.seed,
+            sampler=sampler,
+            steps=denoising_steps,
+            guidance=guidance,
+        )
+        | fields
+    )
     who = data.series.patient_id.to_numpy()[at]
-    stacks = {model: samples.read(who), **control_images(data, point.n, encoder, data.test, point.seed)}
+    stacks = {
+        model: samples.read(who),
+        **control_images(data, point.n, encoder, data.test, point.seed),
+    }
     stacks = {m: s if m == model else s[data.test.get_indexer(who)] for m, s in stacks.items()}
     measured = dict(n_boot=n_boot, seed=point.seed)
-    image_rows(rows, data.images[at], who, stacks, {model: 'model', 'mean_image': 'control', 'nearest_copy': 'control'}, frechet_components=frechet_components, n_splits=n_splits, **measured)
-    taught = training_sets(data, {model: lent, **control_images(data, point.n, encoder, data.unpaired, point.seed)}, point.n)
-    tstr_rows(rows, tstr(taught, data.images[at], data.labels[label], who, np.zeros(len(at), int), label=label, omics=data.given, condition=condition, n_components=n_components), **measured, subset=rows.fixed['subset'], n_imaged=point.n)
+    image_rows(
+        rows,
+        data.images[at],
+        who,
+        stacks,
+        {model: 'model', 'mean_image': 'control', 'nearest_copy': 'control'},
+        frechet_components=frechet_components,
+        n_splits=n_splits,
+        **measured,
+    )
+    taught = training_sets(
+        data,
+        {model: lent, **control_images(data, point.n, encoder, data.unpaired, point.seed)},
+        point.n,
+    )
+    tstr_rows(
+        rows,
+        tstr(
+            taught,
+            data.images[at],
+            data.labels[label],
+            who,
+            np.zeros(len(at), int),
+            label=label,
+            omics=data.given,
+            condition=condition,
+            n_components=n_components,
+        ),
+        **measured,
+        subset=rows.fixed['subset'],
+        n_imaged=point.n,
+    )
     rows.add(metric='training_steps', model=model, role='model', value=steps, n=len(train))
     return rows.frame()
 
 # %% ../../nbs/09_validate/02_learning.ipynb #d629cf23
-MODULES = ('validate.learning audit.retrieval audit.tstr models.baselines conditions.encoder models.cpdm evaluate.features evaluate.fidelity models.registry '
-           'evaluate.outcomes phantom.cohort core.results models.sampling models.trainer').split() # whose code decides the rows
+MODULES = (
+    'validate.learning audit.retrieval audit.tstr models.baselines conditions.encoder models.cpdm evaluate.features evaluate.fidelity models.registry '
+    'evaluate.outcomes phantom.cohort core.results models.sampling models.trainer'
+).split()  # whose code decides the rows
+
 
 def learning_curve(
-    points,            # from `learning_points`
-    folder:str|Path,   # trainings, images and rows
+    points,  # from `learning_points`
+    folder: str | Path,  # trainings, images and rows
     *,
-    n_test:int=64, n_unpaired:int=300,        # patients, see `learning_cohort`
-    image_size:int=32, n_genes:int=300, condition:str='multiomic',
-    progress:bool=True, fields:dict=None,     # of every row
-    **settings,                               # of `learning_point`
-) -> pd.DataFrame: # tidy rows of all points
+    n_test: int = 64,
+    n_unpaired: int = 300,  # patients, see `learning_cohort`
+    image_size: int = 32,
+    n_genes: int = 300,
+    condition: str = 'multiomic',
+    progress: bool = True,
+    fields: dict = None,  # of every row
+    **settings,  # of `learning_point`
+) -> pd.DataFrame:  # tidy rows of all points
     "All points, one after the other; finished ones are read."
     points, folder = list(points), make_folder(folder)
-    made = dict(n_train=max(p.n for p in points), n_test=n_test, n_unpaired=n_unpaired, image_size=image_size, condition=condition, n_genes=n_genes)
-    key = digest(dict(made=made, settings=settings, fields=fields, code=code_digest(*(f'radgen.{m}' for m in MODULES))))
-    path = lambda p: folder/'points'/f'{p.name}-{key}.csv'
+    made = dict(
+        n_train=max(p.n for p in points),
+        n_test=n_test,
+        n_unpaired=n_unpaired,
+        image_size=image_size,
+        condition=condition,
+        n_genes=n_genes,
+    )
+    key = digest(
+        dict(
+            made=made,
+            settings=settings,
+            fields=fields,
+            code=code_digest(*(f'radgen.{m}' for m in MODULES)),
+        )
+    )
+    path = lambda p: folder / 'points' / f'{p.name}-{key}.csv'
     missing = [p for p in points if not path(p).exists()]
-    report, data, of = Progress('learning curve', len(points), len(points) - len(missing), unit='points', show=progress and bool(missing)), None, None
+    report, data, of = (
+        Progress(
+            'learning curve',
+            len(points),
+            len(points) - len(missing),
+            unit='points',
+            show=progress and bool(missing),
+        ),
+        None,
+        None,
+    )
     for done, p in enumerate(missing, len(points) - len(missing) + 1):
-        if progress: print(f'point {done} of {len(points)}: {p.n} imaged patients, link {p.link:g}, seed {p.seed}', flush=True)
-        if of != (p.link, p.seed): data, of = learning_cohort(p.link, p.seed, **made), (p.link, p.seed)
-        write_rows(learning_point(p, data, folder/p.name, condition=condition, progress=progress, **settings, **(fields or {})), path(p))
+        if progress:
+            print(
+                f'point {done} of {len(points)}: {p.n} imaged patients, link {p.link:g}, seed {p.seed}',
+                flush=True,
+            )
+        if of != (p.link, p.seed):
+            data, of = learning_cohort(p.link, p.seed, **made), (p.link, p.seed)
+        write_rows(
+            learning_point(
+                p,
+                data,
+                folder / p.name,
+                condition=condition,
+                progress=progress,
+                **settings,
+                **(fields or {}),
+            ),
+            path(p),
+        )
         report(done)
     return read_rows(*(path(p) for p in points))

@@ -7,77 +7,212 @@ __all__ = ['EQUIVALENCE_MARGIN', 'TSTR_LABEL', 'single_row', 'claim_text', 'clai
 
 # %% ../../nbs/09_validate/03_link.ipynb #a91838aa
 import math
+
 import pandas as pd
+
+from ..core.names import value_text
 from ..core.paths import RadgenError
 from ..core.results import as_rows
-from ..core.names import value_text
 
 # %% ../../nbs/09_validate/03_link.ipynb #c24cd705
-EQUIVALENCE_MARGIN = .1 # of the way from the reference's FRD to the mean image's
+EQUIVALENCE_MARGIN = 0.1  # of the way from the reference's FRD to the mean image's
 
-TSTR_LABEL = 'er' # of the claim on use
+TSTR_LABEL = 'er'  # of the claim on use
+
 
 def single_row(
-    rows:pd.DataFrame, # tidy rows
-    **fields,          # that the row has
-): # the row, or None
+    rows: pd.DataFrame,  # tidy rows
+    **fields,  # that the row has
+):  # the row, or None
     "The one `ok` row of these fields."
     rows = as_rows(rows)
-    for name, value in fields.items(): rows = rows[rows[name] == value] if value is not None else rows[rows[name].isna() | (rows[name] == '')]
-    rows = rows[(rows.verdict == 'ok') & (rows.subset.isna() | rows.subset.isin(['all', 'test', '']))]
+    for name, value in fields.items():
+        rows = (
+            rows[rows[name] == value]
+            if value is not None
+            else rows[rows[name].isna() | (rows[name] == '')]
+        )
+    rows = rows[
+        (rows.verdict == 'ok') & (rows.subset.isna() | rows.subset.isin(['all', 'test', '']))
+    ]
     return rows.iloc[0] if len(rows) else None
 
-def claim_text(row, digits=2): return 'not measured' if row is None else value_text(row.value, row.ci_low, row.ci_high, digits)
+
+def claim_text(row, digits=2):
+    return 'not measured' if row is None else value_text(row.value, row.ci_low, row.ci_high, digits)
+
 
 def claim(what, where, row, against, holds, digits=2) -> dict:
     "One line: what must hold, what was measured, and whether it does ('not measured' where a row is missing)."
     known = row is not None and math.isfinite(row.ci_low) and holds is not None
-    return dict(claim=what, cohort=where, measured=claim_text(row, digits), against=against, holds='not measured' if not known else 'yes' if holds else 'no')
+    return dict(
+        claim=what,
+        cohort=where,
+        measured=claim_text(row, digits),
+        against=against,
+        holds='not measured' if not known else 'yes' if holds else 'no',
+    )
 
 # %% ../../nbs/09_validate/03_link.ipynb #63460a68
 def link_claims(
-    linked:pd.DataFrame, # rows of the run on `phantom`
-    cut:pd.DataFrame,    # rows of the run on `phantom_link0`
-    model:str='cpdm', condition:str='multiomic',
-) -> pd.DataFrame: # claim, cohort, measured, against, holds
+    linked: pd.DataFrame,  # rows of the run on `phantom`
+    cut: pd.DataFrame,  # rows of the run on `phantom_link0`
+    model: str = 'cpdm',
+    condition: str = 'multiomic',
+) -> pd.DataFrame:  # claim, cohort, measured, against, holds
     "What must hold with the link and without it, under the patient protocol."
     for rows, name in ((linked, 'phantom'), (cut, 'phantom_link0')):
-        if set(rows.cohort.dropna()) != {name}: raise RadgenError(f'rows of {name} are needed, got those of {", ".join(sorted(set(rows.cohort.dropna()))) or "no cohort"}; run radgen validate')
-    def at(rows, **fields): return single_row(rows, condition=condition, protocol='patient', **fields)
-    def mine(rows, **fields): return at(rows, role='model', model=model, **fields)
+        if set(rows.cohort.dropna()) != {name}:
+            raise RadgenError(
+                f'rows of {name} are needed, got those of {", ".join(sorted(set(rows.cohort.dropna()))) or "no cohort"}; run radgen validate'
+            )
+
+    def at(rows, **fields):
+        return single_row(rows, condition=condition, protocol='patient', **fields)
+
+    def mine(rows, **fields):
+        return at(rows, role='model', model=model, **fields)
+
     out = []
-    better = mine(linked, metric='retrieval_difference', extractor='image', label='minus nearest_copy')
-    out.append(claim('retrieval is better than that of the nearest copy', 'linked', better, 'difference above 0', better is not None and better.ci_low > 0))
+    better = mine(
+        linked, metric='retrieval_difference', extractor='image', label='minus nearest_copy'
+    )
+    out.append(
+        claim(
+            'retrieval is better than that of the nearest copy',
+            'linked',
+            better,
+            'difference above 0',
+            better is not None and better.ci_low > 0,
+        )
+    )
     error = mine(linked, metric='mse_difference', estimator='mean', label='minus nearest_copy')
-    out.append(claim('the mean of the samples is nearer to the truth (MSE) than the nearest copy', 'linked', error, 'difference below 0', error is not None and error.ci_high < 0, 4))
+    out.append(
+        claim(
+            'the mean of the samples is nearer to the truth (MSE) than the nearest copy',
+            'linked',
+            error,
+            'difference below 0',
+            error is not None and error.ci_high < 0,
+            4,
+        )
+    )
     for metric, digits in (('radiomics_frechet', 1), ('kid', 3)):
-        ours, flat = mine(linked, metric=metric, estimator='single'), at(linked, role='control', model='mean_image', metric=metric)
-        out.append(claim(f'{metric.upper()} is below that of the mean image', 'linked', ours, f'mean image {claim_text(flat, digits)}', None if flat is None else ours is not None and ours.ci_high < flat.ci_low, digits))
-    ours, reference, flat = mine(linked, metric='radiomics_frechet', estimator='single'), at(linked, role='reference', metric='radiomics_frechet'), at(linked, role='control', model='mean_image', metric='radiomics_frechet')
-    bound = None if reference is None or flat is None else reference.value + EQUIVALENCE_MARGIN*(flat.value - reference.value)
-    out.append(claim('FRD is not inferior to real against real', 'linked', ours, 'no bound' if bound is None else f'at most {bound:.1f} (reference {reference.value:.1f}, margin {EQUIVALENCE_MARGIN:.0%} of the way to the mean image)', None if bound is None else ours is not None and ours.ci_high <= bound, 1))
+        ours, flat = (
+            mine(linked, metric=metric, estimator='single'),
+            at(linked, role='control', model='mean_image', metric=metric),
+        )
+        out.append(
+            claim(
+                f'{metric.upper()} is below that of the mean image',
+                'linked',
+                ours,
+                f'mean image {claim_text(flat, digits)}',
+                None if flat is None else ours is not None and ours.ci_high < flat.ci_low,
+                digits,
+            )
+        )
+    ours, reference, flat = (
+        mine(linked, metric='radiomics_frechet', estimator='single'),
+        at(linked, role='reference', metric='radiomics_frechet'),
+        at(linked, role='control', model='mean_image', metric='radiomics_frechet'),
+    )
+    bound = (
+        None
+        if reference is None or flat is None
+        else reference.value + EQUIVALENCE_MARGIN * (flat.value - reference.value)
+    )
+    out.append(
+        claim(
+            'FRD is not inferior to real against real',
+            'linked',
+            ours,
+            'no bound'
+            if bound is None
+            else f'at most {bound:.1f} (reference {reference.value:.1f}, margin {EQUIVALENCE_MARGIN:.0%} of the way to the mean image)',
+            None if bound is None else ours is not None and ours.ci_high <= bound,
+            1,
+        )
+    )
     for name, rows, expected in (('linked', linked, True), ('cut', cut, False)):
         for scorer in ('image', 'denoising'):
             found = mine(rows, metric='retrieval', extractor=scorer)
-            out.append(claim(f'retrieval, {scorer} scorer, is {"above" if expected else "at"} chance', name, found, '0.50', None if found is None else found.ci_low > .5 if expected else found.ci_low <= .5 <= found.ci_high))
+            out.append(
+                claim(
+                    f'retrieval, {scorer} scorer, is {"above" if expected else "at"} chance',
+                    name,
+                    found,
+                    '0.50',
+                    None
+                    if found is None
+                    else found.ci_low > 0.5
+                    if expected
+                    else found.ci_low <= 0.5 <= found.ci_high,
+                )
+            )
     for name, rows, expected in (('linked', linked, True), ('cut', cut, False)):
         found = mine(rows, metric='tstr_auroc', estimator='synthetic on real', label=TSTR_LABEL)
-        out.append(claim(f'a label learned from generated pictures is told from real ones {"above" if expected else "at"} chance', name, found, f'0.50, {TSTR_LABEL}', None if found is None else found.ci_low > .5 if expected else found.ci_low <= .5 <= found.ci_high))
-    aurocs = [r for label in cut.label.dropna().unique() for r in [single_row(cut, condition=condition, protocol='patient', role='model', metric='auroc', label=label, extractor='radiomics')] if r is not None]
+        out.append(
+            claim(
+                f'a label learned from generated pictures is told from real ones {"above" if expected else "at"} chance',
+                name,
+                found,
+                f'0.50, {TSTR_LABEL}',
+                None
+                if found is None
+                else found.ci_low > 0.5
+                if expected
+                else found.ci_low <= 0.5 <= found.ci_high,
+            )
+        )
+    aurocs = [
+        r
+        for label in cut.label.dropna().unique()
+        for r in [
+            single_row(
+                cut,
+                condition=condition,
+                protocol='patient',
+                role='model',
+                metric='auroc',
+                label=label,
+                extractor='radiomics',
+            )
+        ]
+        if r is not None
+    ]
     best = max(aurocs, key=lambda r: r.value, default=None)
-    out.append(claim('and yet an outcome AUROC of generated pictures is above 0.5', 'cut', best, 'no label' if best is None else f'0.50, {best.label}', best is not None and best.ci_low > .5))
+    out.append(
+        claim(
+            'and yet an outcome AUROC of generated pictures is above 0.5',
+            'cut',
+            best,
+            'no label' if best is None else f'0.50, {best.label}',
+            best is not None and best.ci_low > 0.5,
+        )
+    )
     return pd.DataFrame(out)
 
+
 def claims_sentence(
-    claims:pd.DataFrame, # from `link_claims`
+    claims: pd.DataFrame,  # from `link_claims`
 ) -> str:
     "What the last claims mean, by rule."
     held = claims.set_index(['claim', 'cohort']).holds
-    cut, use = ([held[k] for k in held.index if k[1] == 'cut' and word in k[0]] for word in ('retrieval', 'told from real'))
+    cut, use = (
+        [held[k] for k in held.index if k[1] == 'cut' and word in k[0]]
+        for word in ('retrieval', 'told from real')
+    )
     high = next((held[k] for k in held.index if k[0].startswith('and yet')), 'not measured')
-    if 'no' in cut: return 'With the link cut, retrieval is not at chance: the audit finds a link where there is none, and must not be trusted before that is explained.'
-    if 'no' in use: return 'With the link cut, a label learned from generated pictures is not at chance on real ones: what is tested has been seen somewhere, and the test of use must not be trusted before that is explained.'
-    if not cut or 'not measured' in cut: return 'Without the link, retrieval was not measured.'
-    if high == 'yes': return ('With the link cut, retrieval is at chance and an outcome is still predicted from generated pictures: a generated picture is a function of the omics, so it carries what the omics carry, whether or not real pictures do. '
-                              'An outcome score of generated pictures is no evidence that pictures carry the outcome.')
+    if 'no' in cut:
+        return 'With the link cut, retrieval is not at chance: the audit finds a link where there is none, and must not be trusted before that is explained.'
+    if 'no' in use:
+        return 'With the link cut, a label learned from generated pictures is not at chance on real ones: what is tested has been seen somewhere, and the test of use must not be trusted before that is explained.'
+    if not cut or 'not measured' in cut:
+        return 'Without the link, retrieval was not measured.'
+    if high == 'yes':
+        return (
+            'With the link cut, retrieval is at chance and an outcome is still predicted from generated pictures: a generated picture is a function of the omics, so it carries what the omics carry, whether or not real pictures do. '
+            'An outcome score of generated pictures is no evidence that pictures carry the outcome.'
+        )
     return 'With the link cut, retrieval is at chance, and no outcome is predicted from generated pictures either.'

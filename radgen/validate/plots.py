@@ -6,112 +6,265 @@
 __all__ = ['RELEASED_PATIENTS', 'LEARNING_PANELS', 'CURVE_NAMES', 'coverage_table', 'fig_coverage', 'shade', 'fig_learning_curve']
 
 # %% ../../nbs/09_validate/04_plots.ipynb #16815de8
-from matplotlib.lines import Line2D
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.lines import Line2D
+
 from ..core.names import label_text
 from ..core.style import GREY, INK, LIGHT_GREY, PALETTE, new_figure, say
 
 # %% ../../nbs/09_validate/04_plots.ipynb #89ab4baf
 def coverage_table(
-    rows:pd.DataFrame, # tidy rows with the metrics coverage, coverage_attainable, coverage_width, coverage_bias
-) -> pd.DataFrame: # a row an interval: name, coverage, low, high, n, attainable, bias, bias_low, bias_high (in widths), verdict
+    rows: pd.DataFrame,  # tidy rows with the metrics coverage, coverage_attainable, coverage_width, coverage_bias
+) -> pd.DataFrame:  # a row an interval: name, coverage, low, high, n, attainable, bias, bias_low, bias_high (in widths), verdict
     "What the figure shows, in the order of the rows."
     of = ['label', 'estimator', 'extractor', 'classifier']
     t = rows[rows.metric.str.startswith('coverage')].copy()
     t[of] = t[of].fillna('').astype(str)
     at = lambda metric, column='value': t[t.metric == metric].set_index(of)[column].astype(float)
-    out = t[t.metric == 'coverage'].set_index(of)[['value', 'ci_low', 'ci_high', 'n', 'verdict']].set_axis(['coverage', 'low', 'high', 'n', 'verdict'], axis=1)
+    out = (
+        t[t.metric == 'coverage']
+        .set_index(of)[['value', 'ci_low', 'ci_high', 'n', 'verdict']]
+        .set_axis(['coverage', 'low', 'high', 'n', 'verdict'], axis=1)
+    )
     width = at('coverage_width')
     out['attainable'] = at('coverage_attainable')
-    for name, column in dict(bias='value', bias_low='ci_low', bias_high='ci_high').items(): out[name] = at('coverage_bias', column)/width
+    for name, column in dict(bias='value', bias_low='ci_low', bias_high='ci_high').items():
+        out[name] = at('coverage_bias', column) / width
     said = lambda label: ', '.join([label.split(', ')[0], *map(label_text, label.split(', ')[1:])])
     out.insert(0, 'name', [' · '.join(filter(None, [said(l), x, e])) for l, e, x, c in out.index])
     return out.reset_index(drop=True)
 
+
 def fig_coverage(
-    rows:pd.DataFrame, # as for `coverage_table`
-    level:float=.95,   # what the intervals promise
+    rows: pd.DataFrame,  # as for `coverage_table`
+    level: float = 0.95,  # what the intervals promise
 ):
     "Coverage of the intervals, and their bias in widths."
     t = coverage_table(rows) if len(rows) else pd.DataFrame()
-    if not len(t): fig, axes = new_figure(1.6); say(axes[0, 0], 'no repetition was made'); return fig
-    fig, axes = new_figure(.75 + .19*len(t), 1, 2, sharey=True, width_ratios=[1.5, 1])
+    if not len(t):
+        fig, axes = new_figure(1.6)
+        say(axes[0, 0], 'no repetition was made')
+        return fig
+    fig, axes = new_figure(0.75 + 0.19 * len(t), 1, 2, sharey=True, width_ratios=[1.5, 1])
     (left, right), y, known = axes[0], np.arange(len(t)), t.coverage.notna().to_numpy()
-    for ax in (left, right): ax.hlines(y, 0, 1, transform=ax.get_yaxis_transform(), color=LIGHT_GREY, lw=.5, zorder=0)
-    left.axvline(level, color=INK, lw=.9)
-    left.errorbar(t.coverage[known], y[known], xerr=np.clip([t.coverage[known] - t.low[known], t.high[known] - t.coverage[known]], 0, None), fmt='o', color=PALETTE['model'], ms=4, lw=1)
+    for ax in (left, right):
+        ax.hlines(y, 0, 1, transform=ax.get_yaxis_transform(), color=LIGHT_GREY, lw=0.5, zorder=0)
+    left.axvline(level, color=INK, lw=0.9)
+    left.errorbar(
+        t.coverage[known],
+        y[known],
+        xerr=np.clip(
+            [t.coverage[known] - t.low[known], t.high[known] - t.coverage[known]], 0, None
+        ),
+        fmt='o',
+        color=PALETTE['model'],
+        ms=4,
+        lw=1,
+    )
     left.plot(t.attainable[known], y[known], '|', color=PALETTE['upper_bound'], ms=9, mew=1.6)
-    right.axvline(0, color=INK, lw=.9)
-    right.errorbar(t.bias[known], y[known], xerr=np.clip([t.bias[known] - t.bias_low[known], t.bias_high[known] - t.bias[known]], 0, None), fmt='o', color=PALETTE['model'], ms=4, lw=1)
-    lowest = min([.75, *(t.low[known] - .02)])
-    left.set(xlim=(max(0, lowest), 1.015), ylim=(len(t) - .4, -.6), yticks=y, yticklabels=t.name, xlabel='share that contain their estimand', title=f'Coverage of {100*level:g} % intervals')
-    reach = max([.25, *np.abs(t[['bias', 'bias_low', 'bias_high']].to_numpy()[known]).ravel()])*1.1
+    right.axvline(0, color=INK, lw=0.9)
+    right.errorbar(
+        t.bias[known],
+        y[known],
+        xerr=np.clip(
+            [t.bias[known] - t.bias_low[known], t.bias_high[known] - t.bias[known]], 0, None
+        ),
+        fmt='o',
+        color=PALETTE['model'],
+        ms=4,
+        lw=1,
+    )
+    lowest = min([0.75, *(t.low[known] - 0.02)])
+    left.set(
+        xlim=(max(0, lowest), 1.015),
+        ylim=(len(t) - 0.4, -0.6),
+        yticks=y,
+        yticklabels=t.name,
+        xlabel='share that contain their estimand',
+        title=f'Coverage of {100 * level:g} % intervals',
+    )
+    reach = (
+        max([0.25, *np.abs(t[['bias', 'bias_low', 'bias_high']].to_numpy()[known]).ravel()]) * 1.1
+    )
     right.set(xlim=(-reach, reach), xlabel='bias / mean width', title='Bias')
-    for i in np.flatnonzero(~known): left.text(.02, i, t.verdict[i].split(':')[0], transform=left.get_yaxis_transform(), va='center', fontsize=6.3, color=GREY)
-    for ax in (left, right): ax.tick_params(axis='y', length=0)
+    for i in np.flatnonzero(~known):
+        left.text(
+            0.02,
+            i,
+            t.verdict[i].split(':')[0],
+            transform=left.get_yaxis_transform(),
+            va='center',
+            fontsize=6.3,
+            color=GREY,
+        )
+    for ax in (left, right):
+        ax.tick_params(axis='y', length=0)
     low, high = (t.n[known] if known.any() else t.n).agg(['min', 'max'])
-    handles = [Line2D([], [], color=PALETTE['model'], marker='o', lw=1, label=f'{low:.0f} repetitions' if low == high else f'{low:.0f} to {high:.0f} repetitions'),
-               Line2D([], [], color=PALETTE['upper_bound'], marker='|', lw=0, ms=9, mew=1.6, label='a perfect interval, in this population')]
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=PALETTE['model'],
+            marker='o',
+            lw=1,
+            label=f'{low:.0f} repetitions'
+            if low == high
+            else f'{low:.0f} to {high:.0f} repetitions',
+        ),
+        Line2D(
+            [],
+            [],
+            color=PALETTE['upper_bound'],
+            marker='|',
+            lw=0,
+            ms=9,
+            mew=1.6,
+            label='a perfect interval, in this population',
+        ),
+    ]
     fig.legend(handles=handles, loc='outside lower right', ncols=2)
     return fig
 
 # %% ../../nbs/09_validate/04_plots.ipynb #aa4b7217
-RELEASED_PATIENTS = 28 # imaged patients of the released data
+RELEASED_PATIENTS = 28  # imaged patients of the released data
 
-LEARNING_PANELS = dict( # metric -> title, estimator preferred, what chance or nothing gives
-    retrieval=('Retrieval of the true condition', '', .5), mse_ratio=('Error, against the mean image', 'mean', 1.), tstr_auroc=('Use on real images (AUROC)', '', .5),
-    mse=('Mean squared error', 'mean', None), kid=('KID', 'single', 0.), radiomics_frechet=('FRD', 'single', None))
+LEARNING_PANELS = dict(  # metric -> title, estimator preferred, what chance or nothing gives
+    retrieval=('Retrieval of the true condition', '', 0.5),
+    mse_ratio=('Error, against the mean image', 'mean', 1.0),
+    tstr_auroc=('Use on real images (AUROC)', '', 0.5),
+    mse=('Mean squared error', 'mean', None),
+    kid=('KID', 'single', 0.0),
+    radiomics_frechet=('FRD', 'single', None),
+)
 
-CURVE_NAMES = dict(nearest_copy='nearest copy', mean_image='mean image', real='real pictures of the same patients', omics_direct='omics, no image')
+CURVE_NAMES = dict(
+    nearest_copy='nearest copy',
+    mean_image='mean image',
+    real='real pictures of the same patients',
+    omics_direct='omics, no image',
+)
+
 
 def shade(
-    colour:str, share:float, # 1: the colour itself, 0: nearly white
+    colour: str,
+    share: float,  # 1: the colour itself, 0: nearly white
 ) -> tuple:
     "A paler version of a colour."
-    return tuple(1 - (1 - np.array(mpl.colors.to_rgb(colour)))*(.3 + .7*share))
+    return tuple(1 - (1 - np.array(mpl.colors.to_rgb(colour))) * (0.3 + 0.7 * share))
+
 
 def fig_learning_curve(
-    rows:pd.DataFrame, # tidy rows of `radgen.validate.learning.learning_curve`: n_imaged, subset 'link <strength>', model, role
-    released:int=RELEASED_PATIENTS,
+    rows: pd.DataFrame,  # tidy rows of `radgen.validate.learning.learning_curve`: n_imaged, subset 'link <strength>', model, role
+    released: int = RELEASED_PATIENTS,
 ):
     "Each measure against the number of imaged patients, by link, with the controls beside it."
     rows = rows[rows.metric.isin(list(LEARNING_PANELS))]
-    if not len(rows): fig, axes = new_figure(1.6); say(axes[0, 0], 'no training was made'); return fig
+    if not len(rows):
+        fig, axes = new_figure(1.6)
+        say(axes[0, 0], 'no training was made')
+        return fig
     links = sorted({float(s.split()[1]) for s in rows.subset}, reverse=True)
     sizes = sorted(rows.n_imaged.unique())
     marks = dict(zip(links, 'os^DvP'))
-    style = lambda source, role: {'mean_image': (0, (1, 1)), 'real': '-.'}.get(source, dict(model='-', control='--', upper_bound=':')[role])
+    style = lambda source, role: {'mean_image': (0, (1, 1)), 'real': '-.'}.get(
+        source, dict(model='-', control='--', upper_bound=':')[role]
+    )
     fig, axes = new_figure(4.6, 2, 3)
     sources = [m for m in dict.fromkeys(rows.model)]
     for ax, (metric, (title, estimator, nothing)) in zip(axes.flat, LEARNING_PANELS.items()):
         ax.set_title(title, fontsize=7)
         part = rows[rows.metric == metric]
         part = part[(part.role != 'model') | (part.estimator == estimator) | (estimator == '')]
-        flat = metric in ('retrieval', 'tstr_auroc')                          # there the mean image is the line of chance
+        flat = metric in ('retrieval', 'tstr_auroc')  # there the mean image is the line of chance
         shown = part[(part.verdict == 'ok') & ~((part.model == 'mean_image') & flat)]
-        if not len(shown): say(ax, part.verdict.iloc[0] if len(part) else 'not measured'); continue
-        ax.axvline(released, color=GREY, lw=.7, zorder=0)
-        if nothing is not None: ax.axhline(nothing, color=LIGHT_GREY, lw=1, zorder=0)
+        if not len(shown):
+            say(ax, part.verdict.iloc[0] if len(part) else 'not measured')
+            continue
+        ax.axvline(released, color=GREY, lw=0.7, zorder=0)
+        if nothing is not None:
+            ax.axhline(nothing, color=LIGHT_GREY, lw=1, zorder=0)
         for j, link in enumerate(links):
             for source in sources:
-                here = shown[(shown.model == source) & (shown.subset == f'link {link:g}')].sort_values('n_imaged')
-                if not len(here): continue
+                here = shown[
+                    (shown.model == source) & (shown.subset == f'link {link:g}')
+                ].sort_values('n_imaged')
+                if not len(here):
+                    continue
                 role = here.role.iloc[0]
-                colour, by = shade(PALETTE[role], 1 - .8*j/max(1, len(links) - 1)), here.groupby('n_imaged').value.mean()
-                place = here.n_imaged*1.04**(j - (len(links) - 1)/2)
-                ax.plot(by.index*1.04**(j - (len(links) - 1)/2), by, ls=style(source, role), lw=1.4 if role == 'model' else .9, color=colour, zorder=3 if role == 'model' else 2)
-                mark = dict(marker=marks[link], color=colour, ms=4 if role == 'model' else 2.5, ls='none', zorder=4)
-                if role == 'model' and here.ci_low.notna().any(): ax.errorbar(place, here.value, yerr=np.nan_to_num(np.clip([here.value - here.ci_low, here.ci_high - here.value], 0, None)), elinewidth=.8, **mark)
-                else: ax.plot(place, here.value, **mark)
+                colour, by = (
+                    shade(PALETTE[role], 1 - 0.8 * j / max(1, len(links) - 1)),
+                    here.groupby('n_imaged').value.mean(),
+                )
+                place = here.n_imaged * 1.04 ** (j - (len(links) - 1) / 2)
+                ax.plot(
+                    by.index * 1.04 ** (j - (len(links) - 1) / 2),
+                    by,
+                    ls=style(source, role),
+                    lw=1.4 if role == 'model' else 0.9,
+                    color=colour,
+                    zorder=3 if role == 'model' else 2,
+                )
+                mark = dict(
+                    marker=marks[link],
+                    color=colour,
+                    ms=4 if role == 'model' else 2.5,
+                    ls='none',
+                    zorder=4,
+                )
+                if role == 'model' and here.ci_low.notna().any():
+                    ax.errorbar(
+                        place,
+                        here.value,
+                        yerr=np.nan_to_num(
+                            np.clip([here.value - here.ci_low, here.ci_high - here.value], 0, None)
+                        ),
+                        elinewidth=0.8,
+                        **mark,
+                    )
+                else:
+                    ax.plot(place, here.value, **mark)
         ax.set_xscale('log')
-        ax.set(xticks=sizes, xlim=(min(*sizes, released)/1.25, max(*sizes, released)*1.25))
-        ax.xaxis.set_major_formatter(mpl.ticker.ScalarFormatter()), ax.xaxis.set_minor_locator(mpl.ticker.NullLocator())
-    for ax in axes[-1]: ax.set_xlabel('imaged patients that train')
-    axes[0, 0].annotate(f'released: {released}', (released, 1), xycoords=('data', 'axes fraction'), xytext=(2, -2), textcoords='offset points', va='top', fontsize=6, color=GREY)
+        ax.set(xticks=sizes, xlim=(min(*sizes, released) / 1.25, max(*sizes, released) * 1.25))
+        (
+            ax.xaxis.set_major_formatter(mpl.ticker.ScalarFormatter()),
+            ax.xaxis.set_minor_locator(mpl.ticker.NullLocator()),
+        )
+    for ax in axes[-1]:
+        ax.set_xlabel('imaged patients that train')
+    axes[0, 0].annotate(
+        f'released: {released}',
+        (released, 1),
+        xycoords=('data', 'axes fraction'),
+        xytext=(2, -2),
+        textcoords='offset points',
+        va='top',
+        fontsize=6,
+        color=GREY,
+    )
     roles = rows.drop_duplicates('model').set_index('model').role
-    handles = [Line2D([], [], color=shade(PALETTE['model'], 1 - .8*j/max(1, len(links) - 1)), marker=marks[l], label=f'model, link {l:g}') for j, l in enumerate(links)]
-    handles += [Line2D([], [], color=PALETTE[roles[s]], ls=style(s, roles[s]), lw=1, label=CURVE_NAMES.get(s, s)) for s in sources if roles[s] != 'model']
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=shade(PALETTE['model'], 1 - 0.8 * j / max(1, len(links) - 1)),
+            marker=marks[l],
+            label=f'model, link {l:g}',
+        )
+        for j, l in enumerate(links)
+    ]
+    handles += [
+        Line2D(
+            [],
+            [],
+            color=PALETTE[roles[s]],
+            ls=style(s, roles[s]),
+            lw=1,
+            label=CURVE_NAMES.get(s, s),
+        )
+        for s in sources
+        if roles[s] != 'model'
+    ]
     fig.legend(handles=handles, loc='outside lower center', ncols=4)
     return fig
