@@ -9,17 +9,16 @@ __all__ = ['fig_copies', 'fig_condition_carried', 'fig_tstr', 'fig_confounding']
 import numpy as np
 import pandas as pd
 
-from ..core.names import label_text
+from ..core.names import label_text, source_text
 from ..core.rows import ok_rows
 from radgen.core.style import (
     GREY,
     PALETTE,
-    _why,
     draw_estimates,
+    empty_panel,
+    first_reason,
     new_figure,
     role_legend,
-    say,
-    source_text,
 )
 
 # %% ../../nbs/08_audit/07_plots.ipynb #ee1ae9d2
@@ -68,7 +67,7 @@ def fig_copies(
         if not i:
             ax.set_ylabel('share of patients'), ax.legend(loc='best')
     if not audits:
-        say(fig.add_subplot(above[0, 0]), 'no sample was judged')
+        empty_panel(fig.add_subplot(above[0, 0]), 'no sample was judged')
     for i, (metric, title) in enumerate(
         (
             ('copy_ratio', 'Distance of samples / of real images'),
@@ -91,7 +90,7 @@ def fig_copies(
                 ax.tick_params(axis='y', labelsize=6.3),
             )
         else:
-            say(ax, _why(rows[rows.metric == metric], 'not measured'))
+            empty_panel(ax, first_reason(rows[rows.metric == metric], 'not measured'))
         ax.set_title(title)
     for k, (sample, training, caption) in enumerate(shown):
         for j, (image, colour, text) in enumerate(
@@ -174,7 +173,7 @@ def fig_condition_carried(
         if lines:
             draw_estimates(ax, lines, nothing, xlabel)
         else:
-            say(ax, _why(rows[rows.metric.isin(metrics)], 'not measured'))
+            empty_panel(ax, first_reason(rows[rows.metric.isin(metrics)], 'not measured'))
         ax.set_title(title)
     role_legend(fig, good, dict(model='model', control='control', null='permuted, 95 %'))
     return fig
@@ -188,7 +187,7 @@ def fig_tstr(
     labels = list(dict.fromkeys(every.label.dropna()))
     if not labels:
         fig, axes = new_figure(1.4)
-        say(axes[0, 0], 'no label was tried')
+        empty_panel(axes[0, 0], 'no label was tried')
         return fig
     good = ok_rows(every)
     shown = good[good.role != 'null']
@@ -236,7 +235,7 @@ def fig_tstr(
         )
         ax.set_xlim(min(0.2, ax.get_xlim()[0]), 1.02)
     if not judged:
-        say(
+        empty_panel(
             axes[0, 0],
             ';  '.join(
                 f'{label_text(r.label)}: {r.verdict}'
@@ -280,7 +279,7 @@ def fig_confounding(
         if lines:
             draw_estimates(ax, lines, None, 'balanced accuracy'), ax.set_xlim(0, 1.03)
         else:
-            say(ax, _why(every[every.label == label], 'not measured'))
+            empty_panel(ax, first_reason(every[every.label == label], 'not measured'))
         ax.set_title(title)
         for n in [float(str(r.estimator).split()[0]) for _, r, _ in lines[:1]]:
             ax.axvline(1 / n, color=PALETTE['null'], lw=1, ls='--', zorder=0)

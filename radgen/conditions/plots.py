@@ -9,7 +9,14 @@ __all__ = ['METHOD_NAMES', 'fig_factor_comparison', 'fig_relevance', 'fig_loadin
 import numpy as np
 import pandas as pd
 
-from ..core.style import PALETTE, SERIES_COLOURS, draw_estimates, new_figure, role_legend, say
+from radgen.core.style import (
+    PALETTE,
+    SERIES_COLOURS,
+    draw_estimates,
+    empty_panel,
+    new_figure,
+    role_legend,
+)
 
 # %% ../../nbs/04_conditions/04_plots.ipynb #11b4ace0
 METHOD_NAMES = dict(
@@ -48,7 +55,7 @@ def fig_factor_comparison(
                     'R2' if i + 1 == len(kinds) else '',
                 )
             else:
-                say(ax, part.verdict.iloc[0] if len(part) else 'not measured')
+                empty_panel(ax, part.verdict.iloc[0] if len(part) else 'not measured')
             ax.set_title(f'{omic}, {kind} hidden'.replace('scattered ', ''), fontsize=7)
     for ax in axes[-1, 1:]:
         ax.remove()
@@ -69,7 +76,7 @@ def fig_factor_comparison(
             ax.set_title('True programs recovered', fontsize=7),
         )
     else:
-        say(ax, found.verdict.iloc[0] if len(found) else 'the truth is not known')
+        empty_panel(ax, found.verdict.iloc[0] if len(found) else 'the truth is not known')
     role_legend(
         fig,
         pd.concat([r2, good]),
@@ -130,7 +137,7 @@ def fig_loadings(
     live = [c for c in loadings if loadings[c].abs().max() > 0]
     if not live:
         fig, axes = new_figure(1.2)
-        say(axes[0, 0], 'no component is on')
+        empty_panel(axes[0, 0], 'no component is on')
         return fig
     genes = list(dict.fromkeys(g for c in live for g in loadings[c].abs().nlargest(top).index))
     named = (

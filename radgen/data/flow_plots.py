@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from ..core.paths import RadgenError
-from ..core.style import GREY, INK, LIGHT_GREY, PALE_GREY, PALETTE, new_figure, say
+from ..core.style import GREY, INK, LIGHT_GREY, PALE_GREY, PALETTE, empty_panel, new_figure
 
 # %% ../../nbs/02_data/13_flow_plots.ipynb #bf74cd41
 FLOW = ['step', 'n_patients', 'n_series', 'dropped', 'reason']
@@ -46,7 +46,7 @@ def fig_flow(
     "A flow diagram: boxes of what is left in a column, what fell out beside it."
     if not len(steps):
         fig, axes = new_figure(1.6)
-        say(axes[0, 0], 'no step was taken')
+        empty_panel(axes[0, 0], 'no step was taken')
         return fig
     steps = check_flow(steps).reset_index(drop=True)
     lines = [

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.paths import RadgenError, atomic
-from ..core.style import GREY, PALETTE, new_figure, say
+from ..core.style import GREY, PALETTE, empty_panel, new_figure
 from radgen.data.projections import (
     Volume,
     quality,
@@ -70,7 +70,7 @@ def quality_page(
     ax.imshow(projection, cmap='gray', vmin=0, vmax=1)
     ax.set(title='projection', xticks=[], yticks=[])
     if q['constant']:
-        say(hist, 'every voxel has the same value')
+        empty_panel(hist, 'every voxel has the same value')
     else:
         hist.hist(volume.array.ravel(), 100, color=PALETTE['model'], log=True)
         hist.axvline(q['threshold'], color=PALETTE['control'], ls='--')

@@ -24,7 +24,7 @@ from radgen.core.names import (
     value_text,
 )
 from ..core.rows import known_truth, of_samples, ok_rows, own_rows, quotable, without_image
-from ..core.style import GREY, INK, PALETTE, SERIES_COLOURS, WIDTH, new_figure, say
+from ..core.style import GREY, INK, PALETTE, SERIES_COLOURS, WIDTH, empty_panel, new_figure
 
 # %% ../../nbs/07_evaluate/09_plots.ipynb #7d6aa234
 def fig_panels(
@@ -40,7 +40,7 @@ def fig_panels(
     n = min(len(real), max_rows) if real is not None else 0
     if not n:
         fig, axes = new_figure(1.6)
-        say(axes[0, 0], 'no held-out patient was generated')
+        empty_panel(axes[0, 0], 'no held-out patient was generated')
         return fig
     generated = np.asarray(generated)[:n]
     k = min(generated.shape[1], max_samples)
@@ -86,7 +86,7 @@ def fig_gallery(
     images = np.asarray(images)[:max_images]
     if not len(images):
         fig, axes = new_figure(1.6)
-        say(axes[0, 0], 'no image was generated')
+        empty_panel(axes[0, 0], 'no image was generated')
         return fig
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
@@ -125,7 +125,7 @@ def fig_roc_pr(
     stopped = stopped[stopped != 'ok']
     if curves is None or not len(curves):
         fig, axes = new_figure(1.6)
-        say(
+        empty_panel(
             axes[0, 0],
             '; '.join(f'{label_text(k)}: {v}' for k, v in stopped.items())
             or 'no classifier could be judged',
@@ -240,7 +240,7 @@ def fig_shap(
     }
     if not panels:
         fig, axes = new_figure(1.6)
-        say(axes[0, 0], 'no classifier could be explained: none was estimable')
+        empty_panel(axes[0, 0], 'no classifier could be explained: none was estimable')
         return fig
     columns = min(len(panels), 2)
     rows = math.ceil(len(panels) / columns)
@@ -323,7 +323,7 @@ def fig_km(
         below.axis('off')
         ax.set_title(title)
         if part is None or isinstance(part, str) or not len(part) or part.group.nunique() < 2:
-            say(ax, part if isinstance(part, str) else 'not estimable: no two risk groups')
+            empty_panel(ax, part if isinstance(part, str) else 'not estimable: no two risk groups')
             continue
         end = float(part.time_days.max()) / 365.25
         ticks = np.arange(0, end + 1e-9, max(1, round(end / 5)))
@@ -437,7 +437,7 @@ def fig_clusters(
         else pd.DataFrame()
     )
     if len(xy) < 2:
-        say(ax, 'not estimable: fewer than two patients')
+        empty_panel(ax, 'not estimable: fewer than two patients')
     else:
         cluster = np.asarray(cluster)
         centres = (
@@ -493,7 +493,7 @@ def fig_clusters(
         else pd.Series(dtype=float)
     )
     if not len(silhouette):
-        say(right, 'silhouette not estimable')
+        empty_panel(right, 'silhouette not estimable')
     else:
         right.plot(silhouette.index, silhouette, 'o-', color=PALETTE['model'])
         right.axhline(0, color=PALETTE['null'], lw=1, ls='--')
@@ -560,7 +560,7 @@ def fig_fidelity(
     ]
     if not len(lines):
         fig, axes = new_figure(1.6)
-        say(
+        empty_panel(
             axes[0, 0],
             'no fidelity could be measured' + (f': {every.verdict.iloc[0]}' if len(every) else ''),
         )
@@ -695,7 +695,7 @@ def fig_outcomes(
     lines = every[every.role == 'model']
     if not len(lines):
         fig, axes = new_figure(1.6)
-        say(axes[0, 0], 'no outcome was judged')
+        empty_panel(axes[0, 0], 'no outcome was judged')
         return fig
     metrics = [m for m in metrics if m in set(lines.metric)]
     conditions = sorted(dict.fromkeys(lines.condition.fillna('')), key=lambda c: c != 'multiomic')

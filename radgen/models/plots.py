@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.patches import Rectangle
 
-from ..core.style import GREY, PALETTE, new_figure, say
+from ..core.style import GREY, PALETTE, empty_panel, new_figure
 from ..data.plots import draw_arrow, draw_box
 
 # %% ../../nbs/06_models/11_plots.ipynb #31970e61
@@ -67,7 +67,7 @@ def fig_architecture(
     ax = axes[0, 0]
     blocks = _network(blocks)
     if isinstance(blocks, str):
-        say(ax, blocks)
+        empty_panel(ax, blocks)
         return fig
     inside, beside = blocks[blocks['size'].notna()], blocks[blocks['size'].isna()]
     stages = _stages(inside)
@@ -230,7 +230,7 @@ def fig_loss(
     "Figure 3: training and held-out loss by condition and protocol."
     if curves is None or not len(curves):
         fig, axes = new_figure(1.6)
-        say(axes[0, 0], 'no training curve was recorded')
+        empty_panel(axes[0, 0], 'no training curve was recorded')
         return fig
     conditions, protocols = (
         list(dict.fromkeys(curves.condition)),
@@ -248,7 +248,7 @@ def fig_loss(
         )
         ax.set_title(f'{condition}, protocol: {protocol}')
         if not len(part):
-            say(ax, 'not trained in this run')
+            empty_panel(ax, 'not trained in this run')
             continue
         for column, colour, style in (
             ('loss', PALETTE['model'], '-'),

@@ -23,8 +23,8 @@ from radgen.core.names import (
     PAIRED_METRICS,
     is_finite,
     label_text,
+    metric_heading,
     model_text,
-    name_lines,
     null_text,
     number_text,
 )
@@ -37,14 +37,14 @@ from radgen.core.rows import (
     beside,
     best_row,
     first_ok,
-    is_blank,
     is_simulated,
     of_samples,
     own_rows,
     pick,
     quotable,
+    text_filled,
 )
-from ..core.style import GREY, INK, PALETTE, new_figure, say
+from ..core.style import GREY, INK, PALETTE, empty_panel, new_figure
 
 # %% ../../nbs/10_report/02_scorecard.ipynb #af5776dc
 def fig_scorecard(
@@ -54,7 +54,7 @@ def fig_scorecard(
     score = score[score.better != 'equal']
     if not len(score) or not score.value.notna().any():
         fig, axes = new_figure(1.6)
-        say(axes[0, 0], 'no published number was recomputed in this run')
+        empty_panel(axes[0, 0], 'no published number was recomputed in this run')
         return fig
     quantities, conditions = (
         list(dict.fromkeys(score.quantity)),
@@ -278,7 +278,7 @@ def sibling_sentence(
     "Where the published fidelity comes from, in words by rule: with a sibling in training, without, and what the mean image scores on the same images."
     simulated, said = is_simulated(rows) if simulated is None else simulated, []
     every = pick(
-        of_samples(is_blank(quotable(rows))),
+        of_samples(text_filled(quotable(rows))),
         protocol='paper',
         estimator=('single', ''),
         role=('model', 'control'),
@@ -317,7 +317,7 @@ def sibling_sentence(
         apart = [
             m for m, f in found.items() if worst(f[model, 'sibling']) > best(f[model, 'no_sibling'])
         ]
-        names = lambda ms: ', '.join(map(name_lines, ms))
+        names = lambda ms: ', '.join(map(metric_heading, ms))
         text += '. ' + (
             f'Images with a sibling score better in {names(apart)}, and the intervals do not overlap'
             if apart
@@ -365,7 +365,7 @@ def carried_sentence(
     model: str = 'cpdm',
 ) -> str:  # '' where retrieval was not asked
     "What a high outcome score may be taken for, in words by rule: outcome scores and retrieval, each against its null."
-    every, said = is_blank(rows), []
+    every, said = text_filled(rows), []
     asked = pick(
         every[
             every.source_notebook.str.startswith('07a')
@@ -489,7 +489,7 @@ def scorecard(
         is_simulated(rows) if simulated is None else simulated,
         bool((rows.cohort == 'files').any()),
     )
-    rows, out = is_blank(of_samples(quotable(rows))), []
+    rows, out = text_filled(of_samples(quotable(rows))), []
     conditions = [c for c in ('multiomic', 'expression') if c in set(rows.condition)] or [
         'multiomic'
     ]

@@ -21,9 +21,9 @@ from radgen.core.names import (
     count_text,
     is_finite,
     label_text,
+    metric_heading,
     metric_text,
     model_text,
-    name_lines,
     null_text,
     number_text,
 )
@@ -32,11 +32,11 @@ from radgen.core.rows import (
     WHOLE_SET,
     beside,
     first_ok,
-    is_blank,
     of_samples,
     own_rows,
     pick,
     quotable,
+    text_filled,
 )
 
 # %% ../../nbs/10_report/01_tables.ipynb #17e098f8
@@ -46,7 +46,7 @@ def table_cohort(
 ) -> pd.DataFrame:
     "Table 1: patients, series, cases and events among all, the imaged and the unpaired."
     if counts is None:
-        counts = is_blank(own_rows(rows))[lambda d: d.metric == 'count'].rename(
+        counts = text_filled(own_rows(rows))[lambda d: d.metric == 'count'].rename(
             columns=dict(label='item', value='count')
         )
     if not len(counts):
@@ -104,7 +104,7 @@ def table_fidelity(
     rows: pd.DataFrame,
 ) -> pd.DataFrame:
     "Table 2: image fidelity by condition, protocol, model and estimator, with controls and reference."
-    every, all_ = of_samples(is_blank(quotable(rows))), rows
+    every, all_ = of_samples(text_filled(quotable(rows))), rows
     every = every[
         every.metric.isin(FIDELITY_METRICS)
         & every.role.isin(['model', 'control', 'reference'])
@@ -148,7 +148,7 @@ def table_fidelity(
             mine = pick(part, role=role, model=model, estimator=estimator)
             nothing = mine.verdict.str.startswith('unavailable').all()  # true of no row at all, too
             cells = {
-                name_lines(m) + (' at 128 px' if m in large else ''): 'unavailable'
+                metric_heading(m) + (' at 128 px' if m in large else ''): 'unavailable'
                 if nothing
                 else number_text(first_ok(pick(mine, metric=m)))
                 for m in metrics
@@ -190,7 +190,7 @@ def table_siblings(
 ) -> pd.DataFrame:
     "Table 2b: single samples and controls under folds over images, for held-out images with and without a sibling in training."
     every = pick(
-        of_samples(is_blank(quotable(rows))),
+        of_samples(text_filled(quotable(rows))),
         metric=PAIRED_METRICS,
         protocol='paper',
         role=('model', 'control'),
@@ -234,7 +234,7 @@ NOT_YET = 'unavailable: not yet built'
 
 
 def _outcome_lines(rows, metrics):
-    rows = is_blank(own_rows(rows))
+    rows = text_filled(own_rows(rows))
     ours = rows[(rows.role == 'model') & rows.metric.isin(metrics) & rows.subset.isin(WHOLE_SET)]
     keys = ['label', 'condition', 'protocol', 'extractor', 'classifier']
     for key, part in ours.groupby(keys, sort=False):
@@ -345,7 +345,7 @@ def table_single_genomics(
     rows: pd.DataFrame,
 ) -> pd.DataFrame:
     "Table 5: the expression condition beside the multi-omic one."
-    ours = is_blank(quotable(own_rows(rows)))
+    ours = text_filled(quotable(own_rows(rows)))
     ours = ours[
         (ours.role == 'model')
         & ~ours.extractor.isin(CNN_EXTRACTORS)
@@ -430,7 +430,7 @@ def table_controls(
     rows: pd.DataFrame,
 ) -> pd.DataFrame:
     "Table 6: controls, references, nulls, upper bounds, leaked images and audit, in sections."
-    every = is_blank(rows)
+    every = text_filled(rows)
     every = every.loc[
         every.index.isin(
             quotable(every[~every.source_notebook.str.startswith(AUDIT_NOTEBOOKS)]).index

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.lines import Line2D
 
 from ..core.names import label_text
-from ..core.style import GREY, INK, LIGHT_GREY, PALETTE, new_figure, say
+from ..core.style import GREY, INK, LIGHT_GREY, PALETTE, empty_panel, new_figure
 
 # %% ../../nbs/09_validate/04_plots.ipynb #89ab4baf
 def coverage_table(
@@ -45,7 +45,7 @@ def fig_coverage(
     t = coverage_table(rows) if len(rows) else pd.DataFrame()
     if not len(t):
         fig, axes = new_figure(1.6)
-        say(axes[0, 0], 'no repetition was made')
+        empty_panel(axes[0, 0], 'no repetition was made')
         return fig
     fig, axes = new_figure(0.75 + 0.19 * len(t), 1, 2, sharey=True, width_ratios=[1.5, 1])
     (left, right), y, known = axes[0], np.arange(len(t)), t.coverage.notna().to_numpy()
@@ -163,7 +163,7 @@ def fig_learning_curve(
     rows = rows[rows.metric.isin(list(LEARNING_PANELS))]
     if not len(rows):
         fig, axes = new_figure(1.6)
-        say(axes[0, 0], 'no training was made')
+        empty_panel(axes[0, 0], 'no training was made')
         return fig
     links = sorted({float(s.split()[1]) for s in rows.subset}, reverse=True)
     sizes = sorted(rows.n_imaged.unique())
@@ -180,7 +180,7 @@ def fig_learning_curve(
         flat = metric in ('retrieval', 'tstr_auroc')  # there the mean image is the line of chance
         shown = part[(part.verdict == 'ok') & ~((part.model == 'mean_image') & flat)]
         if not len(shown):
-            say(ax, part.verdict.iloc[0] if len(part) else 'not measured')
+            empty_panel(ax, part.verdict.iloc[0] if len(part) else 'not measured')
             continue
         ax.axvline(released, color=GREY, lw=0.7, zorder=0)
         if nothing is not None:
