@@ -20,7 +20,7 @@ def duration(
         return f'{s} s'
     return f'{s / 60:.0f} min' if s < 5400 else f'{s / 3600:.1f} h'
 
-# %% ../../nbs/01_core/04_progress.ipynb #a82328d6
+# %% ../../nbs/01_core/04_progress.ipynb #8ab4c938
 PROGRESS_LINE = '{desc} {n_fmt}/{total_fmt}{postfix}  {rate_noinv_fmt}  {remaining} left'
 
 
@@ -35,6 +35,7 @@ class Progress:
         unit: str = 'steps',
         show: bool = True,
     ):
+        self.total = total
         options = dict(bar_format=PROGRESS_LINE, file=sys.stdout, mininterval=0.5)
         counts = dict(total=total, initial=start, unit=f' {unit}')
         self.bar = tqdm(desc=what, disable=not show, **counts, **options)

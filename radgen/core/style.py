@@ -88,7 +88,7 @@ def use_style():
 
     sns.set_theme(context='paper', style='ticks', rc=_TEXT | _COLOURS | _LINES | _FILES)
 
-# %% ../../nbs/01_core/09_style.ipynb #c465c277
+# %% ../../nbs/01_core/09_style.ipynb #974afaee
 def new_figure(
     height: float,  # inches
     rows: int = 1,
@@ -108,7 +108,7 @@ def new_figure(
 def empty_panel(
     ax,  # the axes that have nothing to show
     reason: str,  # why
-):  # the axes
+) -> plt.Axes:
     "A panel without data: the reason, in words."
     ax.set(xticks=[], yticks=[], facecolor=PALE_GREY)
     for spine in ax.spines.values():
@@ -191,13 +191,13 @@ def _draw_estimate(ax, y, row, null):
         ax.plot([row.ci_low, row.ci_high], [y, y], color=colour, lw=1.1)
     ax.plot(row.value, y, 'o' if row.role == 'model' else 's', color=colour, ms=4.5)
 
-# %% ../../nbs/01_core/09_style.ipynb #26e54d0e
+# %% ../../nbs/01_core/09_style.ipynb #21f31ba7
 def draw_estimates(
     ax,
     lines,  # [(text, row or None, null row or None)] from the top; no row: 'not estimable'
     nothing: float | None = None,  # the value that no information gives: a dashed line
     xlabel: str = '',
-):  # the axes
+) -> plt.Axes:
     "Estimates with intervals and the ranges of their nulls."
     for y, (_, row, null) in enumerate(lines):
         if row is None:
