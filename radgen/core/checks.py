@@ -6,8 +6,9 @@
 __all__ = ['STRICT', 'UNKNOWN_KEY', 'MISSING_KEY', 'require', 'nearest', 'suggestion', 'unknown_name', 'listing', 'Strict',
            'field_names', 'validated', 'known_keys', 'load_yaml']
 
-# %% ../../nbs/01_core/02_checks.ipynb #4db690f8
+# %% ../../nbs/01_core/02_checks.ipynb #3577c79d
 import difflib
+import re
 from collections import Counter
 from pathlib import Path
 from typing import get_args
@@ -102,7 +103,7 @@ def _unknown_key(path, cls):
     hint = suggestion(key, known) or f' (known: {", ".join(known)})'
     return f'unknown key {where + str(key)!r}{hint}'
 
-# %% ../../nbs/01_core/02_checks.ipynb #fc1a2566
+# %% ../../nbs/01_core/02_checks.ipynb #745c420e
 UNKNOWN_KEY = ('extra_forbidden', 'unexpected_keyword_argument')  # types of pydantic's errors
 MISSING_KEY = ('missing', 'missing_argument')
 
@@ -115,6 +116,7 @@ def _error_text(error, cls):
     if error['type'] in MISSING_KEY:
         return f'{place} is missing'
     message = error['msg'].removeprefix('Value error, ').replace('Input should be', 'must be')
+    message = re.sub(r'valid dictionary or instance of \w+', 'mapping `key: value`', message)
     return f'{place}: {message}, got {error["input"]!r}' if place else message
 
 

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['digest', 'imported_modules', 'module_code', 'code_digest', 'differences']
 
-# %% ../../nbs/01_core/05_fingerprints.ipynb #51943185
+# %% ../../nbs/01_core/05_fingerprints.ipynb #0573ada5
 import ast
+import functools
 import hashlib
 import importlib.util
 import json
@@ -32,15 +33,21 @@ def digest(
         h.update(_as_bytes(part))
     return h.hexdigest()[:16]
 
-# %% ../../nbs/01_core/05_fingerprints.ipynb #1134e0de
+# %% ../../nbs/01_core/05_fingerprints.ipynb #11b4be19
+@functools.cache
+def _import_graph():
+    "All imports inside the package; reading them takes a second."
+    import grimp
+
+    return grimp.build_graph('radgen', cache_dir=None)
+
+
 def imported_modules(
     names,  # of modules, e.g. 'radgen.models.cpdm'; one outside the package is left out
     within='',  # follow imports only inside these packages: a prefix, or a tuple of prefixes
 ) -> list[str]:  # the modules and all they import, directly or through others
     "Follow imports through the package, in its source."
-    import grimp
-
-    graph = grimp.build_graph('radgen', cache_dir=None)
+    graph = _import_graph()
     start = {n for n in names if n in graph.modules}
     closure, todo = set(start), list(start)
     while todo:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'RadgenError', 'project_root', 'home', 'data_dir', 'make_folder', 'runs_dir', 'figures_dir', 'model_dir',
-           'require_upstream', 'atomic', 'sha256', 'write_json', 'read_json', 'package_versions', 'code_version',
-           'provenance']
+           'relpath', 'require_upstream', 'atomic', 'sha256', 'write_json', 'read_json', 'package_versions',
+           'code_version', 'provenance']
 
 # %% ../../nbs/01_core/01_paths.ipynb #f733d502
 import contextlib
@@ -90,7 +90,17 @@ def model_dir(
     last = f'fold{fold}' if str(fold) != 'final' else 'final'
     return runs_dir(cohort, profile) / condition / model / protocol / last
 
-# %% ../../nbs/01_core/01_paths.ipynb #98bc2e50
+# %% ../../nbs/01_core/01_paths.ipynb #28ae5f4a
+def relpath(
+    path: str | Path,
+) -> str:  # relative to the working directory where it lies below it
+    "A path as a message shows it."
+    path = Path(path)
+    with contextlib.suppress(ValueError):
+        return str(path.resolve().relative_to(Path.cwd()))
+    return str(path)
+
+# %% ../../nbs/01_core/01_paths.ipynb #2ea0d5fb
 def require_upstream(
     path: str | Path,  # a file or folder of a run
     made_by: str,  # the paper notebook that writes it, e.g. '03_generate'
@@ -106,7 +116,7 @@ def require_upstream(
         command = f'radgen paper --cohort {cohort} --profile {profile} --upto {made_by}'
     raise RadgenError(f'{path} is missing; make it: {command}')
 
-# %% ../../nbs/01_core/01_paths.ipynb #02298210
+# %% ../../nbs/01_core/01_paths.ipynb #dbbb8b0f
 @contextlib.contextmanager
 def atomic(
     path: str | Path,  # the destination
@@ -127,7 +137,7 @@ def atomic(
         with contextlib.suppress(OSError):
             tmp.unlink(missing_ok=True)
 
-# %% ../../nbs/01_core/01_paths.ipynb #3756d807
+# %% ../../nbs/01_core/01_paths.ipynb #34edb7f6
 def sha256(
     path: str | Path,
 ) -> str:  # 64 hexadecimal digits
@@ -135,7 +145,7 @@ def sha256(
     with open(path, 'rb') as f:
         return hashlib.file_digest(f, 'sha256').hexdigest()
 
-# %% ../../nbs/01_core/01_paths.ipynb #bc889d56
+# %% ../../nbs/01_core/01_paths.ipynb #c56048a3
 def _as_plain(value):
     "What json can hold: numpy scalars as numbers, arrays as lists, anything else as text."
     if hasattr(value, 'item') and getattr(value, 'ndim', 0) == 0:
@@ -163,7 +173,7 @@ def read_json(
     except (json.JSONDecodeError, UnicodeDecodeError) as e:
         raise RadgenError(f'{path}: not readable as JSON ({e}); delete it and run again') from None
 
-# %% ../../nbs/01_core/01_paths.ipynb #0494d141
+# %% ../../nbs/01_core/01_paths.ipynb #8de26805
 PACKAGES = """
     numpy scipy pandas scikit-learn torch denoising-diffusion-pytorch ema-pytorch accelerate
     diffusers torchmetrics pyradiomics xgboost lifelines shap papermill snakemake nbdev
@@ -181,7 +191,7 @@ def package_versions() -> dict[str, str | None]:  # name -> version, None when a
     "Installed versions of the packages that results depend on."
     return {name: _version(name) for name in PACKAGES}
 
-# %% ../../nbs/01_core/01_paths.ipynb #c84cde94
+# %% ../../nbs/01_core/01_paths.ipynb #ddc6e59c
 def _git(*args):
     command = ['git', '-C', str(project_root()), *args]
     return subprocess.run(command, capture_output=True, text=True, timeout=20)
@@ -198,7 +208,7 @@ def code_version() -> str:  # e.g. '1a2b3c4' or '1a2b3c4+changes'
         return 'not under version control'
     return head.stdout.strip() + ('+changes' if dirty.stdout.strip() else '')
 
-# %% ../../nbs/01_core/01_paths.ipynb #a099d899
+# %% ../../nbs/01_core/01_paths.ipynb #44a8628d
 def provenance(
     **facts,  # of the caller: parameters, seed, data checksums, wall time, peak memory
 ) -> dict:
