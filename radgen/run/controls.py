@@ -5,9 +5,14 @@
 # %% auto #0
 __all__ = ['CONTROLS', 'write_claims', 'validate']
 
-# %% ../../nbs/11_run/11_controls.ipynb #723d79d4
+# %% ../../nbs/11_run/11_controls.ipynb #f4162f99
+from typing import TYPE_CHECKING
+
 from ..core.paths import atomic, figures_dir, relpath
 from .graph import paper
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../../nbs/11_run/11_controls.ipynb #09637872
 CONTROLS = ('phantom', 'phantom_link0')  # with the link, without

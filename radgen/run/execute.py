@@ -29,7 +29,7 @@ from radgen.core.paths import (
 )
 from .parameters import check_parameters
 
-# %% ../../nbs/11_run/03_execute.ipynb #92bae1a7
+# %% ../../nbs/11_run/03_execute.ipynb #fabe1cfd
 THREAD_VARIABLES = (
     'OMP_NUM_THREADS MKL_NUM_THREADS OPENBLAS_NUM_THREADS NUMEXPR_NUM_THREADS'.split()
 )
@@ -51,7 +51,7 @@ def kernel_class(
 
     argv = [sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}']
     spec = KernelSpec(argv=argv, display_name='python3', language='python')
-    # What cells print comes by message; the kernel's own streams are for nobody.
+    # What cells print comes by message; the kernel's own streams are discarded.
     started = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     started['env'] = _kernel_environment(threads)
     local = dict(transport='ipc', connection_file=f'{sockets}/kernel.json')

@@ -103,7 +103,7 @@ def out_of_date(
     pending = [job(r) for r in rows if r['plan'] != 'no update']
     return sorted(pending), sorted(map(job, rows))
 
-# %% ../../nbs/11_run/10_graph.ipynb #55ebb603
+# %% ../../nbs/11_run/10_graph.ipynb #fdbec890
 def _check_request(cohort, profile, jobs, upto):
     "Refuse what cannot run, before anything starts."
     settings(profile, cohort)
@@ -131,7 +131,7 @@ def _run_snakemake(command, env, log_file, lock, poll):
     poll()
     return process.returncode
 
-
+# %% ../../nbs/11_run/10_graph.ipynb #d3c1af0b
 def _check_outcome(status, watch, log_file):
     "Turn a failed run into one line."
     if watch.failed:
@@ -143,7 +143,7 @@ def _check_outcome(status, watch, log_file):
     whole = f'(the whole of it: {relpath(log_file)})'
     require(not status, lambda: f'{error_line(log_file.read_text())} {whole}')
 
-# %% ../../nbs/11_run/10_graph.ipynb #401b447e
+# %% ../../nbs/11_run/10_graph.ipynb #1b587b56
 def _execute_jobs(cohort, profile, jobs, watch, lock, command):
     "Run what is out of date; the watch follows it."
     logs = watch.events.parent
@@ -174,7 +174,7 @@ def _conclude(cohort, profile, watch, whole, jobs, wall, log):
             log(f'  {relpath(path)}')
     return ran
 
-# %% ../../nbs/11_run/10_graph.ipynb #7a9ce0b1
+# %% ../../nbs/11_run/10_graph.ipynb #522af31d
 def paper(
     cohort: str = 'phantom',
     profile: str = 'quick',

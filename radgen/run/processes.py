@@ -30,7 +30,7 @@ def default_jobs() -> int:
     "Notebooks at a time: a core each, at most four."
     return min(n_cores(), 4)
 
-# %% ../../nbs/11_run/04_processes.ipynb #a2816f23
+# %% ../../nbs/11_run/04_processes.ipynb #a60aee33
 def _held_by(fd):
     return os.pread(fd, 100, 0).decode().strip() or 'unknown process'
 
@@ -49,7 +49,7 @@ def _take_lock(fd, folder, wait):
         except OSError:
             return None  # a file system without locks
 
-
+# %% ../../nbs/11_run/04_processes.ipynb #e9b623e5
 @contextlib.contextmanager
 def run_lock(
     folder: str | Path,  # runs/<cohort>/<profile>
@@ -70,7 +70,7 @@ def run_lock(
     finally:
         os.close(fd)
 
-# %% ../../nbs/11_run/04_processes.ipynb #66c64e68
+# %% ../../nbs/11_run/04_processes.ipynb #8332c00e
 def process_token() -> str:  # host|number|time of birth
     "This process, for its descendants to watch."
     import psutil
@@ -106,7 +106,7 @@ def exit_with_parent(
 
     threading.Thread(target=watch, daemon=True).start()
 
-# %% ../../nbs/11_run/04_processes.ipynb #504420e7
+# %% ../../nbs/11_run/04_processes.ipynb #a051f9f3
 def stop_group(
     process: subprocess.Popen,  # the leader of its own session
     patience: float = 25,  # seconds before it is killed

@@ -16,13 +16,13 @@ from pathlib import Path
 from ..core.paths import atomic, figures_dir, make_folder, relpath, runs_dir
 from .parameters import notebook_parameters
 
-# %% ../../nbs/11_run/07_publish.ipynb #d9824ad9
+# %% ../../nbs/11_run/07_publish.ipynb #412aef22
 _FOLDERS = re.compile(r'data:[\w/+.;-]+,[^"\'\s)]*|(?<![\w.:/<+-])/(?:[\w.@+-]+/)+([\w.@+-]+)')
 
 
 def without_folders(
     x,  # text, or lists and mappings of it
-):  # the same with file names in place of absolute paths
+) -> object:  # the same with file names in place of absolute paths
     "What may be shared: where a file lay on a machine is left out."
     if isinstance(x, dict):
         return {k: without_folders(v) for k, v in x.items()}
@@ -33,7 +33,7 @@ def without_folders(
     below = x.replace(f'{Path.cwd()}/', '')
     return _FOLDERS.sub(lambda m: m[0] if m[1] is None else m[1], below)
 
-# %% ../../nbs/11_run/07_publish.ipynb #ea9810b1
+# %% ../../nbs/11_run/07_publish.ipynb #9f07600b
 HIDDEN = 'image left out: it may show pixels of real patients'
 READABLE = ('text/plain', 'text/html', 'text/markdown', 'text/latex', 'image/png', 'image/jpeg')
 _DRAWN = re.compile(r'<(?:img|svg|canvas|video|object|embed|iframe)\b|data:image', re.I)
@@ -55,7 +55,7 @@ def may_show_images(
     "Whether no image of the notebook can show a real patient."
     return cohort.startswith('phantom') or parameters.get('show_pixels') is False
 
-
+# %% ../../nbs/11_run/07_publish.ipynb #80f65624
 def _has_image(kind, data):
     return kind.startswith('image/') or bool(_DRAWN.search(str(data)))
 
@@ -74,7 +74,7 @@ def readable_output(
     plain = {k: v if k.startswith('image/') else without_folders(v) for k, v in data.items()}
     return output | {'data': plain, 'metadata': {}}
 
-# %% ../../nbs/11_run/07_publish.ipynb #986b70b6
+# %% ../../nbs/11_run/07_publish.ipynb #720d3159
 def _readable_cell(cell, images):
     tags = cell['metadata'].get('tags')
     cell = cell | {'metadata': {'tags': tags} if tags else {}}
@@ -103,7 +103,7 @@ def published(
     cells = [_readable_cell(c, images) for c in nb['cells']]
     return {**nb, 'cells': cells, 'metadata': _readable_metadata(nb['metadata'])}
 
-# %% ../../nbs/11_run/07_publish.ipynb #6d3f0dd6
+# %% ../../nbs/11_run/07_publish.ipynb #9e741916
 FILE_LIMIT = 1_000_000  # bytes of a published notebook
 FIGURES_LIMIT = 40_000_000  # bytes of figures/, all runs together
 WIDTHS = (1600, 1200, 900, 700, 500)  # pixels, tried in this order
@@ -137,7 +137,7 @@ def _with_width(nb, width):
 def _text(nb):
     return json.dumps(nb, indent=1, ensure_ascii=False) + '\n'
 
-
+# %% ../../nbs/11_run/07_publish.ipynb #b96992a3
 def within_limit(
     nb: dict,  # a notebook; its images may be replaced
     limit: int = FILE_LIMIT,  # bytes
@@ -149,7 +149,7 @@ def within_limit(
         nb = _with_width(nb, width)
     return _text(nb)
 
-# %% ../../nbs/11_run/07_publish.ipynb #1b1a5eb5
+# %% ../../nbs/11_run/07_publish.ipynb #fbaefe43
 def _publish_one(path, folder, cohort, log):
     "Publish one executed notebook; one that stays too large is logged and left out."
     nb = json.loads(path.read_text())

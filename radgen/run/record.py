@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ['study_files', 'reserve_run_dir', 'summarize_run']
 
-# %% ../../nbs/11_run/09_record.ipynb #830157b1
+# %% ../../nbs/11_run/09_record.ipynb #63816b95
 import os
 from pathlib import Path
 
 from ..core.checks import require
 from radgen.core.paths import (
     figures_dir,
-    project_root,
     provenance,
     read_json,
     relpath,
@@ -50,7 +49,7 @@ def reserve_run_dir(
     require(holds == name, f'{relpath(run)} holds the study {holds!r}; {remedy}')
     write_json(path, {'name': name})
 
-# %% ../../nbs/11_run/09_record.ipynb #36a87c02
+# %% ../../nbs/11_run/09_record.ipynb #22362469
 def _data_sums(cohort):
     "File -> SHA-256 of what was read; a phantom has no input."
     if cohort == 'files':
@@ -74,7 +73,7 @@ def _notebook_facts(cohort, profile):
             facts[path.stem] = {k: without_folders(record[k]) for k in _OF_NOTEBOOK}
     return facts
 
-
+# %% ../../nbs/11_run/09_record.ipynb #8a4cd4ac
 def summarize_run(
     cohort: str,
     profile: str,
