@@ -308,7 +308,7 @@ def sibling_sentence(
         metric = 'mse' if 'mse' in found else next(iter(found))
         f, d = found[metric], DIGITS[metric]
         text = f'Under folds over images ({condition} condition) {f[model, "sibling"].n:.0f} of {f[model, "sibling"].n + f[model, "no_sibling"].n:.0f} held-out images have another image of the same patient in training. '
-        text += f'{model_text(model)} scores {name_lines(metric)} {number_text(f[model, "sibling"])} on those and {number_text(f[model, "no_sibling"])} on the others'
+        text += f'{model_text(model)} scores {metric_heading(metric)} {number_text(f[model, "sibling"])} on those and {number_text(f[model, "no_sibling"])} on the others'
         if f['mean_image', 'sibling'] is not None and f['mean_image', 'no_sibling'] is not None:
             text += f'; the mean image scores {f["mean_image", "sibling"].value:.{d}f} and {f["mean_image", "no_sibling"].value:.{d}f}'
         sign = {m: 1 if FIDELITY_METRICS[m][1] == 'higher' else -1 for m in found}

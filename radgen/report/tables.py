@@ -210,7 +210,7 @@ def table_siblings(
     ):
         n = {s: count_text(pick(part, subset=s).n.max()) for s in ('all', 'sibling', 'no_sibling')}
         cells = {
-            f'{name_lines(m)}, {s}': number_text(first_ok(pick(part, metric=m, subset=s)))
+            f'{metric_heading(m)}, {s}': number_text(first_ok(pick(part, metric=m, subset=s)))
             for m in PAIRED_METRICS
             if m in set(every.metric)
             for s in n
