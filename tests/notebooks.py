@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = (
-    'torch accelerate diffusers denoising_diffusion_pytorch ema_pytorch pandas scipy.stats '
+    'torch accelerate diffusers ema_pytorch pandas scipy.stats '
     'sklearn.ensemble sklearn.linear_model sklearn.model_selection lifelines xgboost seaborn '
     'matplotlib.pyplot SimpleITK pydicom nbdev.test fastcore.test'
 ).split()
