@@ -13,10 +13,12 @@ import torch
 
 from radgen.core.paths import RadgenError
 from radgen.core.seeds import batch_at, fork_rng
-from radgen.models.checkpoint import load_facts, load_model
+from radgen.models.checkpoint import load_model
 from radgen.models.cpdm import CPDM, CPDMConfig
 from radgen.models.device import resolve_precision
-from radgen.models.trainer import fit, wsd_rate
+from radgen.models.tensor_files import load_facts
+from radgen.models.trainer import fit
+from radgen.models.training_step import wsd_rate
 
 torch.set_num_threads(1)
 CONFIG = CPDMConfig.radgen(2, 8, dim=8, dim_mults=(1, 2), attention='none', kinds=('a', 'b'))
