@@ -1,4 +1,4 @@
-"Baselines: trained by the common trainer, drawn from a patient's own randomness, players kept apart, controls fold by fold."
+"Baselines: common trainer, noise of the patient, players kept apart, controls fold by fold."
 
 import dataclasses
 
@@ -293,7 +293,10 @@ def test_evaluation_of_the_adversarial_network_is_fixed():
         (lambda: CGANConfig(2, 16, grid=4), 'grid'),
         (lambda: CVAEConfig.radgen(2, 16, likelihood='l1'), "'sigma' or 'mse'"),
         (lambda: CGANConfig.radgen(2, 16, gamma='1'), 'gamma'),
-        (lambda: CGANConfig.from_dict(dict(n_features=2, image_size=16, beta=1.0)), "unknown key 'beta'"),
+        (
+            lambda: CGANConfig.from_dict(dict(n_features=2, image_size=16, beta=1.0)),
+            "unknown key 'beta'",
+        ),
         (
             lambda: CVAE(MODELS['cvae'][1]).draw(torch.zeros(1, 3), sources(0)),
             '2 condition features, got 3',

@@ -32,7 +32,7 @@ def register(cls: type) -> type:
 
 def known_class(name: str) -> type:
     "The class of a registry name, or an error that lists the names there are."
-    if name not in CLASSES:
+    if name not in list(CLASSES):  # a file may hold anything, also what no dictionary takes
         raise unknown_name('model class', name, CLASSES)
     return CLASSES[name]
 
