@@ -11,20 +11,14 @@ import inspect
 from .core.checks import require, unknown_name
 from .data.cohort import Cohort
 
-# %% ../nbs/05_load/01_load.ipynb #507cd914
-COHORTS = dict(
-    phantom='simulated patients whose projections carry their omics',
-    phantom_link0='the same with projections that carry nothing: the negative control',
-    published='the data set released with the paper',
-    tcga='TCGA-BRCA from its source, imaging commons and Xena hub',
-    files='your own tables, images or DICOM folders',
-)
+# %% ../nbs/05_load/01_load.ipynb #50b6193f
+COHORTS = ('phantom', 'phantom_link0', 'published', 'tcga', 'files')
 
 
 def cohort_loader(
     name: str,  # of COHORTS
-):  # a function that returns a Cohort
-    "The loader of a cohort; only what this cohort needs is imported."
+):
+    "The function that makes a cohort; only what this cohort needs is imported."
     if name not in COHORTS:
         raise unknown_name('cohort', name, COHORTS)
     if name == 'published':

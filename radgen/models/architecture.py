@@ -54,11 +54,11 @@ def _one_pass(model):
     with torch.no_grad():
         model.denoise(x, t, torch.zeros(1, config.n_features, device=device))
 
-
+# %% ../../nbs/06_models/04_architecture.ipynb #b42b91e3
 def describe(
     model: CPDM,
-) -> 'pd.DataFrame':  # per block: module, parameters, input, output (shapes without the batch)
-    "The blocks that ran in one forward pass, by forward hooks (Figure 2)."
+):
+    "Per block that ran in one pass: module, parameters, and shapes of input and output."
     import pandas as pd
 
     rows, was = {}, model.training

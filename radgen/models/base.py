@@ -19,7 +19,7 @@ class ModelConfig:
     "The fields that the configurations of all models share."
 
     n_features: int  # length of the encoded condition
-    image_size: int  # pixels a side
+    image_size: int  # pixels per side
     preset: str = 'radgen'
     kinds: tuple[str, ...] = ()  # names of the series kinds, a nuisance input
     kind_dropout: float = 0.2  # share of training images whose kind is left open
@@ -40,7 +40,7 @@ class ModelConfig:
     def radgen(
         cls,
         n_features: int,  # length of the encoded condition
-        image_size: int,  # pixels a side
+        image_size: int,  # pixels per side
         **changes,  # any other field
     ) -> 'ModelConfig':
         "The preset `radgen`."
@@ -104,10 +104,7 @@ class ImageModel(nn.Module):
         self.register_buffer('mean', torch.full((1, size, size), mean))
         self.register_buffer('scale', torch.tensor(scale))
 
-    def prepare(
-        self,
-        images: torch.Tensor,  # [n, H, W] in [0, 1], the training images
-    ):
+    def prepare(self, images: torch.Tensor):  # [n, H, W] in [0, 1], the training images
         "Learn the mean image and the scale, where the configuration says `center`."
         if not self.config.center:
             return
@@ -137,10 +134,7 @@ class ImageModel(nn.Module):
             return augment(x, self.config)
         return x, torch.zeros(len(x), N_AUGMENT, device=x.device)
 
-    def hide_kinds(
-        self,
-        kinds: torch.Tensor | None,  # long [b]
-    ) -> torch.Tensor | None:  # long [b]; -1 where left open
+    def hide_kinds(self, kinds: torch.Tensor | None) -> torch.Tensor | None:  # long [b]; -1: open
         "Leave some kinds open, in training mode."
         if kinds is None or not self.training:
             return kinds

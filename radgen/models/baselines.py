@@ -48,7 +48,7 @@ def nearest_patients(
     z = lambda values: ((values - mean) / np.where(varies, sd, 1))[:, varies]
     return cdist(z(conditions), z(per_patient)).argmin(1)
 
-
+# %% ../../nbs/06_models/06_baselines.ipynb #71509244
 def nearest_copy(
     train_images,  # [m, H, W]
     train_conditions,  # [m, d] condition of each training image, as the model takes it
@@ -79,7 +79,7 @@ def _check_folds(images, given, patients, folds):
     n = len(np.unique(folds))
     require(n > 1, f'{n} fold: at least 2 are needed, so that every image has training images')
 
-
+# %% ../../nbs/06_models/06_baselines.ipynb #7243f3c2
 def fold_controls(
     images,  # [n, H, W]
     given: pd.DataFrame,  # [n, features] conditions per image; the index names the patient

@@ -26,7 +26,7 @@ class CPDMConfig(ModelConfig):
 
     dim: int = 32  # base width of the U-Net
     dim_mults: tuple[int, ...] = (1, 2, 4)  # width of each level, in units of `dim`
-    patch: int = 1  # pixels a side that the network reads as one position (pixel unshuffle)
+    patch: int = 1  # pixels per side that the network reads as one position (pixel unshuffle)
     attention: Literal['all', 'coarse', 'none'] = 'coarse'  # levels with linear attention
     timesteps: int = 1000  # T
     objective: Literal['pred_v', 'pred_noise', 'pred_x0'] = 'pred_v'  # what the network predicts
@@ -73,7 +73,7 @@ class CPDMConfig(ModelConfig):
     def radgen(
         cls,
         n_features: int,  # length of the encoded condition
-        image_size: int,  # pixels a side
+        image_size: int,  # pixels per side
         **changes,  # any other field
     ) -> 'CPDMConfig':
         "The preset `radgen`; above 32 pixels the network reads patches and costs hardly more."
@@ -84,7 +84,7 @@ class CPDMConfig(ModelConfig):
     def paper(
         cls,
         n_features: int,  # length of the encoded condition
-        image_size: int = 128,  # pixels a side
+        image_size: int = 128,  # pixels per side
         **changes,  # any other field: a shortened run, or a fixed issue
     ) -> 'CPDMConfig':
         "The recipe of Chen et al. 2024 with its known issues; `apply_fix` takes them out."

@@ -31,7 +31,7 @@ class CVAEConfig(LatentConfig):
     def paper(
         cls,
         n_features: int,  # length of the encoded condition
-        image_size: int = 128,  # pixels a side
+        image_size: int = 128,  # pixels per side
         **changes,  # any other field
     ) -> 'CVAEConfig':
         "The autoencoder as released (Chen et al. 2024)."

@@ -23,7 +23,7 @@ class LatentConfig(ModelConfig):
 
     latent: int = 16  # dimensions of the noise
     dim: int = 16  # width at the finest level
-    grid: int = 32  # positions a side that the networks work on, at most
+    grid: int = 32  # positions per side that the networks work on, at most
 
     def __post_init__(self):
         for name in ('image_size', 'grid'):
@@ -91,8 +91,8 @@ class Decoder(nn.Module):
         self,
         n_vector: int,  # condition, kind and noise together
         dim: int,  # width at the finest level; at most 4 times that at the coarsest
-        levels: int,  # doublings, from 4 positions a side
-        patch: int,  # pixels a side of one position
+        levels: int,  # doublings, from 4 positions per side
+        patch: int,  # pixels per side of one position
     ):
         super().__init__()
         widths, self.patch = [dim * min(4, 2**level) for level in range(levels, -1, -1)], patch
@@ -120,8 +120,8 @@ class Trunk(nn.Module):
     def __init__(
         self,
         dim: int,  # width at the finest level
-        levels: int,  # halvings, down to 4 positions a side
-        patch: int,  # pixels a side of one position
+        levels: int,  # halvings, down to 4 positions per side
+        patch: int,  # pixels per side of one position
     ):
         super().__init__()
         widths, self.patch = [dim * min(4, 2**level) for level in range(levels + 1)], patch

@@ -52,7 +52,7 @@ def missing_blocks(
 class Stage(NamedTuple):
     "A run of blocks of one size and channel count, and its bar in the diagram."
 
-    size: int  # pixels a side
+    size: int  # pixels per side
     channels: int
     residual: int  # blocks
     attention: int  # blocks
@@ -129,9 +129,13 @@ HEADING = dict(
     timesteps='diffusion steps',
     objective='predicts',
 )
+
+
 EMBEDDINGS = dict(
     classes_emb='condition embedding', classes_mlp='condition MLP', time_mlp='noise level'
 )
+
+
 AMBER = '#8B6B00'
 
 
@@ -148,7 +152,7 @@ def _settings(config):
         return config or {}
     return {k: getattr(config, k) for k in config.__dataclass_fields__}
 
-
+# %% ../../nbs/06_models/19_plots.ipynb #b7869743
 def _draw_heading(ax, parameters, settings):
     "The number of parameters and the settings above the diagram."
     known = {k: v for k, v in settings.items() if v not in (None, '')}
@@ -238,7 +242,7 @@ def _draw_kept(ax, part):
     for k, step in enumerate(kept):
         ax.axvline(step, color=GREY, lw=0.8, ls=':', label='' if k else 'weights kept')
 
-
+# %% ../../nbs/06_models/19_plots.ipynb #bb7ec4cf
 def _loss_panel(ax, part):
     "One condition under one protocol."
     _draw_curves(ax, part)

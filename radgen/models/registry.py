@@ -80,14 +80,14 @@ def settings_of(
 def build(
     model: str,  # of MODELS
     n_features: int,  # length of the encoded condition
-    image_size: int,  # pixels a side
+    image_size: int,  # pixels per side
     kinds: tuple = (),  # names of the series kinds; the released models take none
     dim: int = 32,  # base width
     dim_mults: tuple = (1, 2, 4),
     patch: int = 1,  # of the diffusion networks
     seed: int = 0,
-):  # an untrained model, for `radgen.models.trainer.fit`
-    "One model of the list."
+):
+    "An untrained model of the list, for `radgen.models.trainer.fit`."
     cls = CLASSES[known_model(model).split('_')[0]]
     changes = dict(dim=dim, kinds=tuple(kinds))
     if cls is CPDM:

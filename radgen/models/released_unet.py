@@ -61,7 +61,7 @@ def resnet_block(
 # %% ../../nbs/06_models/01_released_unet.ipynb #f12f4187
 ATTENTION_KEYS = 'repeated', 'features'
 
-
+# %% ../../nbs/06_models/01_released_unet.ipynb #7d682fd8
 class ConditionAttention(nn.Module):
     "Cross-attention from the positions of a map to the condition, added to the map."
 
@@ -138,7 +138,7 @@ def resamplers(
         up = nn.Conv2d(n_out, n_in, 3, padding=1)
     return down, up
 
-
+# %% ../../nbs/06_models/01_released_unet.ipynb #d94484eb
 class ReleasedUnet(nn.Module):
     "The denoiser released with Chen et al. 2024, called like the library's U-Net."
 
@@ -187,7 +187,8 @@ class ReleasedUnet(nn.Module):
         x,  # [b, channels, H, W]
         time,  # [b]
         condition,  # [b, n_features]
-    ):  # [b, channels, H, W]
+    ):
+        "What the network predicts, [b, channels, H, W]."
         x, t, skips = self.init_conv(x), self.time_mlp(time), []
         first = x
         for block1, block2, attention, down in self.downs:

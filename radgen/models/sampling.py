@@ -44,8 +44,8 @@ def make_scheduler(
     model,  # has alphas_cumprod, the share of the image's variance left at each time
     sampler: str,  # of SAMPLERS
     steps: int,
-):  # the scheduler, and the model's time of each of its steps (decreasing)
-    "A diffusers scheduler on the model's own noise levels."
+):
+    "A diffusers scheduler on the model's noise levels, and the model's time of each step."
     if sampler not in SAMPLERS:
         raise unknown_name('sampler', sampler, SAMPLERS)
     times = respaced_timesteps(len(model.alphas_cumprod), steps)
@@ -63,7 +63,7 @@ def make_scheduler(
     scheduler.set_timesteps(steps)
     return scheduler, times[::-1].copy()
 
-
+# %% ../../nbs/06_models/17_sampling.ipynb #dd7f360d
 def predict_x0(
     model,  # has alphas_cumprod and config.objective
     x: torch.Tensor,  # noisy
@@ -114,7 +114,7 @@ def encode_conditions(
     require(not len(bad), message)
     return torch.from_numpy(np.array(values, dtype=np.float32))
 
-
+# %% ../../nbs/06_models/17_sampling.ipynb #764ed09b
 def kind_index(
     model,  # has config
     kind: str | None,  # None: left open
@@ -136,8 +136,8 @@ def denoising_states(
     steps: int,
     guidance: float,
     kind: int,  # -1: left open
-):  # yields [b, 1, H, W] on the network's scale, from noise to image
-    "All states of a batch on the way."
+):
+    "All states of a batch from noise to image, [b, 1, H, W] on the network's scale."
     device, size = conditions.device, model.config.image_size
     scheduler, times = make_scheduler(model, sampler, steps)
     scheduler.timesteps = scheduler.timesteps.to(device)
@@ -153,7 +153,7 @@ def denoising_states(
         x = scheduler.step(x0, level, x, return_dict=False, **extra)[0]
         yield x
 
-
+# %% ../../nbs/06_models/17_sampling.ipynb #5761c0cc
 @torch.no_grad()
 def sample_batch(
     model,
@@ -164,8 +164,8 @@ def sample_batch(
     guidance: float = 2.0,
     kind: int = -1,  # -1: left open
     every: int = 0,  # 3: also return each third state on the way
-):  # [b, H, W] in [0, 1]; with `every`, a list of them
-    "One batch of images; a model with a `draw` of its own (decoder, generator) needs one pass."
+):
+    "Images [b, H, W] in [0, 1], with `every` a list of them; a model with `draw` needs one pass."
     device = next(model.parameters()).device
     conditions = conditions.to(device)
     if hasattr(model, 'draw'):

@@ -49,7 +49,7 @@ def load_tensors(
     "Read what `save_tensors` wrote."
     return _read(path, with_tensors=True)
 
-
+# %% ../../nbs/06_models/12_tensor_files.ipynb #1ba11801
 def load_facts(
     path: str | Path,
 ) -> dict:

@@ -79,7 +79,7 @@ def identity_of(
     )
     return json.loads(json.dumps(identity))
 
-
+# %% ../../nbs/06_models/16_trainer.ipynb #1dbdf451
 def matches(
     path: Path,  # of a checkpoint or a model
     identity: dict,  # of this training
@@ -166,7 +166,7 @@ def train(
                 raise KeyboardInterrupt(f'{message}; run it again to continue')
             report(step, f'loss {np.mean([row[1] for row in trainer.history[-50:]]):.4f}')
 
-
+# %% ../../nbs/06_models/16_trainer.ipynb #0bdcdf59
 def resume_and_train(
     model: nn.Module,  # trained in place
     settings: TrainingSettings,
@@ -218,7 +218,7 @@ def save_model(
     tensors |= {f'encoder.{k}': torch.as_tensor(np.asarray(v)) for k, v in arrays.items()}
     save_tensors(path, tensors, stored)
 
-
+# %% ../../nbs/06_models/16_trainer.ipynb #aaac3871
 def fit(
     model: nn.Module,  # .config and .loss; trained in place
     images,  # [n, H, W] in [0, 1]

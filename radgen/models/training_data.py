@@ -49,7 +49,7 @@ def as_kinds(
     index = [k if isinstance(k, (int, np.integer)) else number.get(k, -1) for k in given]
     return torch.tensor(index, dtype=torch.long)
 
-
+# %% ../../nbs/06_models/14_training_data.ipynb #786a636a
 def as_conditions(
     conditions,  # DataFrame as given, one row per image; or encoded [n, n_features]
     encoder,  # fitted, or None for values that are used as they are
@@ -144,8 +144,8 @@ def make_data(
 def fit_encoder(
     encoder,  # ConditionEncoder; None with a table: standardize
     conditions,  # DataFrame with one row per image, or encoded values
-):  # the fitted encoder or None, and the facts that follow: patients, n_patients
-    "Fit the encoder on each patient once; encoded values need none."
+):
+    "Fit the encoder on each patient once; also the facts that follow (patients, n_patients)."
     if not isinstance(conditions, pd.DataFrame):
         return encoder, {}
     if encoder is None:

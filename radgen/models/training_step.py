@@ -110,7 +110,7 @@ def make_optimizer(
 # %% ../../nbs/06_models/15_training_step.ipynb #6eb40980
 HISTORY = ['step', 'loss', 'train_loss', 'held_out_loss', 'validation_loss']  # of loss.csv
 
-
+# %% ../../nbs/06_models/15_training_step.ipynb #66db4920
 class Trainer:
     "One training: model, average, optimizer and history, to and from a checkpoint."
 
