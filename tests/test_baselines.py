@@ -1,4 +1,4 @@
-"Baselines: trained by the common trainer, drawn from a patient's own randomness, players kept apart, controls fold by fold."
+"Baselines: common trainer, noise of the patient, players kept apart, controls fold by fold."
 
 import dataclasses
 
@@ -9,17 +9,11 @@ import torch
 
 from radgen.conditions.encoder import ConditionEncoder
 from radgen.core.paths import RadgenError
-from radgen.models.baselines import (
-    CGAN,
-    CVAE,
-    CGANConfig,
-    CVAEConfig,
-    fold_controls,
-    mean_image,
-    nearest_copy,
-    released_cvae_steps,
-)
+from radgen.models.baselines import fold_controls, mean_image, nearest_copy
+from radgen.models.cgan import CGAN, CGANConfig
 from radgen.models.checkpoint import load_model
+from radgen.models.cvae import CVAE, CVAEConfig
+from radgen.models.released import released_cvae_steps
 from radgen.models.trainer import fit
 
 torch.set_num_threads(1)
@@ -220,7 +214,7 @@ def test_noise_level_is_the_errors_own(scale):
         error = (
             (
                 model.decode(
-                    torch.randn(8, 16), model.told(torch.zeros(8, 2), None), torch.zeros(8, 3)
+                    torch.randn(8, 16), model.given(torch.zeros(8, 2), None), torch.zeros(8, 3)
                 )
                 - model.to_network(images[:, None])
             )
@@ -267,9 +261,9 @@ def test_the_generator_follows_the_critic():
     torch.manual_seed(3)
     got = gradients(model, model.parts(images, c)['generator'])
     torch.manual_seed(3)
-    told = model.told(c, None)
+    told = model.given(c, None)
     fake, real = (
-        model.to_network(model.imagine(torch.randn(6, 16), told)),
+        model.to_network(model.decode(torch.randn(6, 16), told)),
         model.to_network(images[:, None]),
     )
     wanted = torch.nn.functional.softplus(
@@ -297,9 +291,12 @@ def test_evaluation_of_the_adversarial_network_is_fixed():
     [
         (lambda: CVAEConfig(2, 24), 'power of two'),
         (lambda: CGANConfig(2, 16, grid=4), 'grid'),
-        (lambda: CVAEConfig(2, 16, likelihood='l1'), 'sigma, mse'),
-        (lambda: CGANConfig(2, 16, gamma='1'), 'gamma'),
-        (lambda: CGANConfig.from_dict(dict(n_features=2, image_size=16, beta=1.0)), 'unknown beta'),
+        (lambda: CVAEConfig.radgen(2, 16, likelihood='l1'), "'sigma' or 'mse'"),
+        (lambda: CGANConfig.radgen(2, 16, gamma='1'), 'gamma'),
+        (
+            lambda: CGANConfig.from_dict(dict(n_features=2, image_size=16, beta=1.0)),
+            "unknown key 'beta'",
+        ),
         (
             lambda: CVAE(MODELS['cvae'][1]).draw(torch.zeros(1, 3), sources(0)),
             '2 condition features, got 3',

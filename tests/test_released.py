@@ -9,8 +9,9 @@ import torch
 
 from radgen.conditions.encoder import ConditionEncoder
 from radgen.core.paths import RadgenError
+from radgen.models.architecture import blocks, describe
 from radgen.models.checkpoint import load_model
-from radgen.models.cpdm import CPDM, CPDMConfig, blocks, describe
+from radgen.models.cpdm import CPDM, CPDMConfig
 from radgen.models.released import (
     FIXED_ELSEWHERE,
     FIXES,
@@ -153,18 +154,18 @@ def test_noise_projection_is_the_patients_own():
 @pytest.mark.parametrize(
     'change, named',
     [
-        (dict(network='unet'), 'guidance, released'),
-        (dict(attention_keys='values'), 'repeated, features'),
-        (dict(beta_schedule='exact'), 'linear_released'),
-        (dict(noise_projection=1), 'must be bool'),
-        (dict(unit_range='yes'), 'must be bool'),
-        (dict(spread=0), 'must be bool'),
+        (dict(network='unet'), "'guidance' or 'released'"),
+        (dict(attention_keys='values'), "'repeated' or 'features'"),
+        (dict(beta_schedule='exact'), "'linear' or 'linear_released'"),
+        (dict(noise_projection=1), 'must be a valid boolean'),
+        (dict(unit_range='yes'), 'must be a valid boolean'),
+        (dict(low_discrepancy=0), 'must be a valid boolean'),
         (dict(center=True), 'center=False'),
         (dict(kinds=('a',)), 'no input for kinds'),
         (dict(cond_dropout=0.1), 'no input for cond_dropout'),
         (dict(augment=0.5), 'no input for augment'),
         (dict(dim=10), 'multiple of 4'),
-        (dict(width=64), 'unknown width'),
+        (dict(width=64), "unknown key 'width'"),
     ],
 )
 def test_unknown_switch_values_are_refused(change, named):
