@@ -15,15 +15,15 @@ from radgen.data.cohort import resize_images
 from radgen.data.splits import folds_for, sibling_in_train
 from radgen.evaluate.distances import (
     frechet_distance,
-    inception_fid,
-    inception_weights,
     kid,
     radiomics_frechet,
     real_reference,
     scale_on,
 )
 from radgen.evaluate.features import Unavailable, cnn_features, fold_pca, radiomics_features
-from radgen.evaluate.fidelity import fidelity_rows, reference_rows, set_rows
+from radgen.evaluate.fidelity import reference_rows, set_rows
+from radgen.evaluate.fidelity_table import fidelity_rows
+from radgen.evaluate.inception import inception_fid, inception_weights
 from radgen.evaluate.paired import estimators, legacy_fid, mse, ssim, upsample
 from radgen.models.baselines import mean_image, nearest_copy
 
@@ -138,9 +138,9 @@ def test_kid_is_unbiased_and_frechet_is_not():
 def torchmetrics_parts():
     import torch
 
-    from radgen.evaluate import distances
+    from radgen.evaluate import inception
 
-    return torch, distances.torchmetrics_parts()[0]
+    return torch, inception.torchmetrics_parts()[0]
 
 
 def ssim_by_definition(a, b, σ=1.5):
@@ -202,7 +202,7 @@ def test_inception_without_weights_is_unavailable(tmp_path, monkeypatch):
         inception_weights(download=False)
     with pytest.raises(Unavailable, match='Inception weights'):
         inception_fid(smooth(3), smooth(3), download=False)
-    monkeypatch.setattr('radgen.evaluate.distances.INCEPTION_URL', 'http://127.0.0.1:9/none')
+    monkeypatch.setattr('radgen.evaluate.inception.INCEPTION_URL', 'http://127.0.0.1:9/none')
     with pytest.raises(Unavailable, match='cannot be downloaded'):
         inception_weights(timeout=2)
     assert not list(tmp_path.rglob('*.p*'))

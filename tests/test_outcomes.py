@@ -9,18 +9,16 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from radgen.core.paths import RadgenError
 from radgen.core.results import MIN_CLASS, Rows, patient_bootstrap
 from radgen.data.published import load_published, published_available
+from radgen.evaluate.clusters import omic_clusters
+from radgen.evaluate.explain import shap_summary
+from radgen.evaluate.folds import OmicsStep, fold_table
+from radgen.evaluate.nulls import label_permutation_null, permutation_null_rows
 from radgen.evaluate.outcomes import (
-    OmicsStep,
     ScoreTable,
     classification_rows,
     curves,
-    fold_table,
-    label_permutation_null,
     nested_scores,
-    omic_clusters,
     omics_direct,
-    permutation_null_rows,
-    shap_summary,
 )
 from radgen.evaluate.scores import auprc, auroc
 
@@ -204,7 +202,7 @@ def test_rows_say_what_was_measured():
 def test_bad_input_is_one_line():
     X, y, p = features()
     for call, words in (
-        (lambda: nested_scores(X, y[1:], p), 'give one entry a row'),
+        (lambda: nested_scores(X, y[1:], p), 'give one entry per row'),
         (lambda: nested_scores(X, y * 2, p), 'labels must be 0, 1 or empty'),
         (lambda: nested_scores(X.assign(f1='a'), y, p), "feature 'f1' is not numeric"),
         (

@@ -8,23 +8,27 @@ from sklearn.decomposition import PCA
 from radgen.core.paths import RadgenError
 from radgen.core.results import MIN_EVENTS, Rows
 from radgen.data.published import load_published, published_available
-from radgen.evaluate.outcomes import OmicsStep
-from radgen.evaluate.survival import (
+from radgen.evaluate.cox import (
     RiskTable,
-    concordance,
-    concordance_ipcw,
-    concordant_pairs,
     cox_oof,
     fit_cox,
-    km_logrank,
     omics_direct_risk,
     oof_concordance,
     percentile_among,
-    random_risk_spread,
+    survival_table,
+)
+from radgen.evaluate.folds import OmicsStep
+from radgen.evaluate.prognosis import (
+    km_logrank,
     survival_null,
     survival_null_rows,
     survival_rows,
-    survival_table,
+)
+from radgen.evaluate.survival import (
+    concordance,
+    concordance_ipcw,
+    concordant_pairs,
+    random_risk_spread,
 )
 
 needs_data = pytest.mark.skipif(
@@ -116,7 +120,7 @@ def test_ipcw_agrees_with_torchsurv():
     "An independent implementation, on distinct times (it takes the censoring curve at, not just before, a tied time)."
     import torch
 
-    from radgen.evaluate.distances import torchmetrics_parts
+    from radgen.evaluate.inception import torchmetrics_parts
 
     torchmetrics_parts()  # also declares what the front of torchvision needs
     from torchsurv.metrics.cindex import ConcordanceIndex
@@ -271,7 +275,7 @@ def test_bad_input_is_one_line():
     for call, words in (
         (lambda: cox_oof(X, -t, e, p), 'times must be positive'),
         (lambda: cox_oof(X, t, e * 3, p), 'events must be 0, 1 or empty'),
-        (lambda: cox_oof(X, t[1:], e, p), 'give one entry a row'),
+        (lambda: cox_oof(X, t[1:], e, p), 'give one entry per row'),
         (
             lambda: cox_oof(pd.concat([X, X]), np.r_[t, t + 1], np.r_[e, e], np.r_[p, p]),
             'two different survival times',

@@ -25,7 +25,8 @@ from radgen.core.results import (
 )
 from ..data.splits import table_folds
 from ..evaluate.features import fold_pca
-from ..evaluate.outcomes import DEFAULTS, feature_steps, make_classifier, prepare_folds
+from ..evaluate.folds import feature_steps, prepare_folds
+from ..evaluate.outcomes import DEFAULTS, make_classifier
 
 # %% ../../nbs/08_audit/06_confounding.ipynb #2d3d3287
 def usable_classes(

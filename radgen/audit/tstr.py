@@ -24,7 +24,8 @@ from radgen.core.results import (
     patient_bootstrap,
 )
 from ..evaluate.features import fold_pca, pixel_features
-from ..evaluate.outcomes import DEFAULTS, OmicsStep, make_classifier
+from ..evaluate.folds import OmicsStep
+from ..evaluate.outcomes import DEFAULTS, make_classifier
 from ..evaluate.scores import auroc
 from ..models.baselines import mean_image, nearest_copy
 

@@ -29,27 +29,16 @@ from ..core.progress import Progress
 from ..core.results import Interval, Rows
 from ..core.seeds import derive_seed
 from ..data.cohort import resize_images
+from ..evaluate.cox import cox_oof, fit_cox, survival_table
 from ..evaluate.distances import kid, radiomics_frechet
 from ..evaluate.features import fold_pca, pixel_features, radiomics_features
 from ..evaluate.fidelity import paired_rows, set_rows
-from radgen.evaluate.outcomes import (
-    OmicsStep,
-    classification_rows,
-    feature_steps,
-    fold_table,
-    make_classifier,
-    nested_scores,
-)
+from ..evaluate.folds import OmicsStep, feature_steps, fold_table
+from ..evaluate.outcomes import classification_rows, make_classifier, nested_scores
 from ..evaluate.paired import mse, ssim
+from ..evaluate.prognosis import TEN_YEARS, survival_rows
 from ..evaluate.scores import auprc, auroc
-from radgen.evaluate.survival import (
-    TEN_YEARS,
-    cox_oof,
-    fit_cox,
-    ipcw_weights,
-    survival_rows,
-    survival_table,
-)
+from ..evaluate.survival import ipcw_weights
 from ..phantom.cohort import draw_projections, make_phantom
 
 # %% ../../nbs/09_validate/01_coverage.ipynb #1c39963f
@@ -638,7 +627,7 @@ def outcome_coverage(
     code = code_digest(
         *(
             f'radgen.{m}'
-            for m in 'validate.coverage evaluate.outcomes evaluate.survival core.results data.splits conditions.encoder'.split()
+            for m in 'validate.coverage evaluate.outcomes evaluate.prognosis core.results data.splits conditions.encoder'.split()
         )
     )
     key = digest(
