@@ -47,7 +47,7 @@ class OmicClusters:
         "For each centre, the patients nearest to it."
         return [list(g.patient_id) for _, g in self.nearest.groupby('cluster')]
 
-# %% ../../nbs/07_evaluate/13_clusters.ipynb #3bfd718b
+# %% ../../nbs/07_evaluate/13_clusters.ipynb #4f07ec31
 def _best_fit(z, k_range, seed):  # the k-means model of the highest silhouette, silhouettes by k
     from sklearn.cluster import KMeans
     from sklearn.metrics import silhouette_score
@@ -57,7 +57,7 @@ def _best_fit(z, k_range, seed):  # the k-means model of the highest silhouette,
     silhouette = pd.Series(silhouette, name='silhouette').rename_axis('k')
     return fits[int(silhouette.idxmax())], silhouette
 
-
+# %% ../../nbs/07_evaluate/13_clusters.ipynb #6d0c8547
 def omic_clusters(
     Z,  # [patients, d] encoded condition (DataFrame: its index names the patients)
     k_range=range(2, 9),

@@ -33,7 +33,7 @@ from radgen.evaluate.survival import (
     ipcw_weights,
 )
 
-# %% ../../nbs/07_evaluate/15_cox.ipynb #82b712eb
+# %% ../../nbs/07_evaluate/15_cox.ipynb #e5f62d7d
 def _fitted(frame, penalizer, l1_ratio):  # coefficients, or None where the fit fails
     from lifelines import CoxPHFitter
 
@@ -46,7 +46,7 @@ def _fitted(frame, penalizer, l1_ratio):  # coefficients, or None where the fit 
             return None  # lifelines' ConvergenceError and LinAlgError are ValueErrors
     return beta if np.isfinite(beta).all() else None
 
-
+# %% ../../nbs/07_evaluate/15_cox.ipynb #4d899ddc
 def fit_cox(
     Z: np.ndarray,  # [n, d] standardized features
     time,  # [n]
@@ -134,7 +134,7 @@ def survival_table(
     prepare = encode if encode is not None else feature_steps(reduce)
     return FoldedSurvival(time, event, names, fold, prepare_folds(fold, X, prepare), *facts)
 
-# %% ../../nbs/07_evaluate/15_cox.ipynb #b56e2dba
+# %% ../../nbs/07_evaluate/15_cox.ipynb #b628aebe
 def _inner_risk(Z, time, event, inner, *settings):  # [n] held-out risks; None without a model
     risk = np.zeros(len(Z))
     for k in np.unique(inner):
@@ -145,7 +145,7 @@ def _inner_risk(Z, time, event, inner, *settings):  # [n] held-out risks; None w
         risk[test] = Z[test] @ beta
     return risk
 
-
+# %% ../../nbs/07_evaluate/15_cox.ipynb #02c1b883
 def tune_penalty(
     Z: np.ndarray,  # [n, d] training patients of one outer fold
     time: np.ndarray,  # [n]
@@ -173,7 +173,7 @@ def tune_penalty(
 
     return penalizers[int(np.argmax([score(p) for p in penalizers]))]
 
-
+# %% ../../nbs/07_evaluate/15_cox.ipynb #84208c0d
 def percentile_among(
     risk: np.ndarray,  # [n]
     train: np.ndarray,  # [n_train]
@@ -183,7 +183,7 @@ def percentile_among(
     below, up_to = (np.searchsorted(train, risk, side) for side in ('left', 'right'))
     return (below + up_to) / (2 * len(train))
 
-# %% ../../nbs/07_evaluate/15_cox.ipynb #08ddb282
+# %% ../../nbs/07_evaluate/15_cox.ipynb #19f9d1c3
 @dataclass(frozen=True)
 class RiskTable:
     "Out-of-fold risks, one row per patient."
@@ -205,7 +205,7 @@ class RiskTable:
     def n_events(self) -> int:
         return int(self.frame.event.sum())
 
-
+# %% ../../nbs/07_evaluate/15_cox.ipynb #e611e2fc
 def _risk_frame(table, done=()):  # `done`: per fold, what `_fit_fold` returns
     columns = dict(time_days=table.time, event=table.event, risk=np.nan, rank=np.nan)
     columns |= dict(group=None, fold=table.fold, ipcw=np.nan)
@@ -230,10 +230,10 @@ def _fit_fold(table, k, penalizers, l1_ratio, inner_folds):
     weight = ipcw_weights(time, event, table.time[f.test])
     return f.z_test @ beta, f.z_train @ beta, used, weight
 
-# %% ../../nbs/07_evaluate/15_cox.ipynb #0a5d0b19
+# %% ../../nbs/07_evaluate/15_cox.ipynb #4a597d8f
 NOT_CONVERGED = 'not estimable: Cox did not converge'
 
-
+# %% ../../nbs/07_evaluate/15_cox.ipynb #4d20c609
 def cox_oof(
     X=None,  # as in `survival_table`
     time=None,  # as in `survival_table`

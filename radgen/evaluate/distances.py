@@ -16,7 +16,7 @@ import pandas as pd
 from ..core.checks import require
 from ..core.results import Interval
 
-# %% ../../nbs/07_evaluate/03_distances.ipynb #863b14e9
+# %% ../../nbs/07_evaluate/03_distances.ipynb #a2ea682f
 def _centred(x):  # [n, d] -> centred observations, or their triangle where n > d
     x = x - x.mean(0)
     return np.linalg.qr(x, mode='r') if len(x) > x.shape[1] else x
@@ -30,8 +30,8 @@ def frechet_distance(
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     fits = a.ndim == b.ndim == 2 and a.shape[1] == b.shape[1]
     require(fits, f'features of shape {a.shape} and {b.shape}: [n, d] and [m, d] are needed')
-    few = f'{len(a)} and {len(b)} observations: a Fréchet distance needs 2 of each'
-    require(min(len(a), len(b)) >= 2, few)
+    counts = f'{len(a)} and {len(b)} observations'
+    require(min(len(a), len(b)) >= 2, f'{counts}: a Fréchet distance needs 2 of each')
     A, B, n, m = _centred(a), _centred(b), len(a) - 1, len(b) - 1
     cross = np.linalg.svd(A @ B.T, compute_uv=False).sum() / math.sqrt(n * m)
     means = ((a.mean(0) - b.mean(0)) ** 2).sum()

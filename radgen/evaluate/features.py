@@ -136,11 +136,11 @@ def cnn_features(
         raise unknown_name('network', network, NETWORKS)
     raise Unavailable('not yet built')
 
-# %% ../../nbs/07_evaluate/01_features.ipynb #b8617f34
+# %% ../../nbs/07_evaluate/01_features.ipynb #e1195ebe
 def fold_pca(
     variance: float = 0.95,  # share of the training variance to keep
-):  # an unfitted sklearn Pipeline: impute, scale, pca
-    "Imputation, standardization and PCA as one step, to be fitted on training patients only."
+):
+    "Imputation, standardization and PCA as one unfitted step, for training patients only."
     from sklearn.decomposition import PCA
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import Pipeline

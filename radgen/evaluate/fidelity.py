@@ -6,8 +6,9 @@
 __all__ = ['MIN_PATIENTS', 'PAIRED', 'REFERENCE', 'paired_rows', 'set_rows', 'unrelated', 'paired_reference_rows',
            'reference_rows']
 
-# %% ../../nbs/07_evaluate/07_fidelity.ipynb #1156bc87
+# %% ../../nbs/07_evaluate/07_fidelity.ipynb #f8fc2f92
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -114,7 +115,7 @@ def _across_halves(a, b):
 
     return lambda i, *lefts: np.mean([distance(i, left) for left in lefts])
 
-# %% ../../nbs/07_evaluate/07_fidelity.ipynb #78dbf77e
+# %% ../../nbs/07_evaluate/07_fidelity.ipynb #738c579b
 def set_rows(
     rows: Rows,  # rows are appended here
     real,  # [n, d] radiomics of the real images
@@ -142,8 +143,8 @@ def set_rows(
         m, half = len(np.unique(who[i])), len(i) // 2
         row = fields | dict(subset=subset, n_imaged=m)
         if m < MIN_PATIENTS:
-            few = f'{m} patients, {MIN_PATIENTS} needed'
-            rows.not_estimable(few, n=len(i), **row, **kid_row)
+            why = f'{m} patients, {MIN_PATIENTS} needed'
+            rows.not_estimable(why, n=len(i), **row, **kid_row)
         else:
             kid = patient_jackknife(lambda i: mmd(K, i, n + i, twice), who[i], i)
             add_interval_row(rows, kid, n=len(i), **row, **kid_row)
@@ -154,10 +155,10 @@ def set_rows(
             add_interval_row(rows, frechet, n=half, **row, **frechet_row)
     return rows
 
-# %% ../../nbs/07_evaluate/07_fidelity.ipynb #91b7a3a7
+# %% ../../nbs/07_evaluate/07_fidelity.ipynb #b3db4821
 def unrelated(
     metric,  # a paired metric, e.g. `mse`
-):  # callable(one half, the other) -> [m]
+) -> Callable:  # of one half and the other, gives [m]
     "The paired metric between real images of different patients, for `real_reference`."
 
     def of_halves(a, b):
@@ -166,7 +167,7 @@ def unrelated(
 
     return of_halves
 
-# %% ../../nbs/07_evaluate/07_fidelity.ipynb #218fcae5
+# %% ../../nbs/07_evaluate/07_fidelity.ipynb #866d0e57
 REFERENCE = dict(model='real', role='reference', estimator='single')  # fields of its rows
 
 
@@ -187,16 +188,16 @@ def paired_reference_rows(
     splits = dict(n_splits=n_splits, seed=seed)
     for metric, (f, _) in PAIRED.items():
         units = _units(metric, (height, width), 1.0, base or None)
+        of = real_reference(real, patients, unrelated(f), **splits) if units else None
         for name, unit in units.items():
             if m < 4:
                 rows.not_estimable(_too_few(m, half, 1), metric=name, **row)
                 continue
-            of = real_reference(real, patients, unrelated(f), **splits)
             interval = Interval(of.value / unit, of.low / unit, of.high / unit)
             add_interval_row(rows, interval, metric=name, **row)
     return rows
 
-# %% ../../nbs/07_evaluate/07_fidelity.ipynb #3f7ac634
+# %% ../../nbs/07_evaluate/07_fidelity.ipynb #1edccdf4
 def _set_metrics(features, who, k):
     "Of each distance between sets: name, extractor, images a half needs, values, callable."
     every, scores, K = np.arange(len(who)), np.zeros((len(who), 1)), None
@@ -209,7 +210,7 @@ def _set_metrics(features, who, k):
         ('radiomics_frechet', f'radiomics, {k} components', 2 * k, scores, frechet_distance),
     ]
 
-
+# %% ../../nbs/07_evaluate/07_fidelity.ipynb #4e7ec818
 def reference_rows(
     rows: Rows,  # rows are appended here
     real,  # [n, H, W]

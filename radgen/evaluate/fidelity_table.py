@@ -48,7 +48,7 @@ def inception_rows(
             rows.unavailable(str(e), **row, model=model, role=roles.get(model, 'reference'))
     return rows
 
-# %% ../../nbs/07_evaluate/08_fidelity_table.ipynb #de8bf243
+# %% ../../nbs/07_evaluate/08_fidelity_table.ipynb #1ed09640
 def _sets_at(size, native, samples, controls):
     "(model, role, images) at the released size."
     models = [(m, 'model', upsample(s, size)) for m, s in samples.items()]
@@ -57,7 +57,7 @@ def _sets_at(size, native, samples, controls):
     resized = [('resized', 'reference', upsample(resize_images(native, s), size)) for s in small]
     return models + copies + resized
 
-
+# %% ../../nbs/07_evaluate/08_fidelity_table.ipynb #63f8f66b
 def native_rows(
     rows: Rows,  # rows are appended here
     native,  # [n, S, S] the real images as released

@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..core.style import GREY, INK, PALETTE, SERIES_COLOURS, WIDTH, new_figure, say
 
-# %% ../../nbs/07_evaluate/19_group_plots.ipynb #bff9237d
+# %% ../../nbs/07_evaluate/19_group_plots.ipynb #91d979e6
 DAYS_PER_YEAR = 365.25
 
 _COLOUR = dict(low=PALETTE['model'], high=PALETTE['control'])
@@ -33,7 +33,7 @@ def _risk_groups(given):
         return table
     return table.assign(group=np.where(table.high.astype(bool), 'high', 'low'))
 
-
+# %% ../../nbs/07_evaluate/19_group_plots.ipynb #6d51f69b
 def _draw_survival(ax, table, name):
     "Curve, band and censoring ticks of one group, in years."
     from lifelines import KaplanMeierFitter
@@ -65,7 +65,7 @@ def _test_text(table):
     p = logrank_test(low.time_days, high.time_days, low.event, high.event).p_value
     return f'log-rank p {"< 0.001" if p < 0.001 else f"= {p:.3f}"}'
 
-# %% ../../nbs/07_evaluate/19_group_plots.ipynb #2355d22b
+# %% ../../nbs/07_evaluate/19_group_plots.ipynb #5784f399
 def _draw_groups(ax, below, table):
     "Both groups above, their numbers at risk below."
     end = float(table.time_days.max()) / DAYS_PER_YEAR
@@ -81,7 +81,7 @@ def _draw_groups(ax, below, table):
     ax.set(ylim=(0, 1.03), ylabel='survival')
     below.set(xlim=ax.get_xlim(), ylim=(-0.1, 1.1))
 
-
+# %% ../../nbs/07_evaluate/19_group_plots.ipynb #0dd66ba1
 def fig_km(
     # {title: table}, or one table with time_days (or time), event, group 'low'/'high' (or
     # high: bool); a `RiskTable` is one; a text says why there is none
@@ -109,7 +109,7 @@ def fig_km(
             _draw_groups(ax, below, table)
     return fig
 
-# %% ../../nbs/07_evaluate/19_group_plots.ipynb #27afee43
+# %% ../../nbs/07_evaluate/19_group_plots.ipynb #9419266a
 _SHAPES = 'osD^vP*X'  # of clusters
 
 
@@ -131,7 +131,7 @@ def _draw_nearest(ax, xy, nearest):  # by id of the index, or by row number
             ax.scatter(p.iloc[0], p.iloc[1], label=label, **ring)
             label = None
 
-
+# %% ../../nbs/07_evaluate/19_group_plots.ipynb #772214ce
 def _draw_clusters(ax, xy, cluster, centres, nearest, title):
     cluster = np.asarray(cluster)
     centres = xy.groupby(cluster).mean() if centres is None else centres

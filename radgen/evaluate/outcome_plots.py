@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['fig_roc_pr', 'fig_shap', 'fig_outcomes']
 
-# %% ../../nbs/07_evaluate/18_outcome_plots.ipynb #9bcd2706
+# %% ../../nbs/07_evaluate/18_outcome_plots.ipynb #2e589571
 import math
 import textwrap
 
@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib.patches import Rectangle
 
 from ..core.names import OUTCOME_METRICS, label_text, value_text
+from ..core.results import as_rows
 from ..core.rows import known_truth, ok_rows, own_rows, without_image
 from ..core.style import GREY, PALETTE, SERIES_COLOURS, WIDTH, new_figure
 from .image_plots import empty_figure
@@ -168,7 +169,7 @@ def fig_shap(
     bar.outline.set_visible(False)
     return fig
 
-# %% ../../nbs/07_evaluate/18_outcome_plots.ipynb #85ee368b
+# %% ../../nbs/07_evaluate/18_outcome_plots.ipynb #523d461e
 _MARKERS = 'oD^v'  # of extractors
 
 
@@ -192,7 +193,7 @@ def _draw_verdict(ax, y, verdicts):  # why there is no number; an estimate that 
     text = textwrap.shorten(why, 46, placeholder='...')
     ax.text(0.5, y - 0.06, text, color=GREY, fontsize=6.2, bbox=box, **place)
 
-
+# %% ../../nbs/07_evaluate/18_outcome_plots.ipynb #1c191d04
 def _draw_label(ax, y, rows, extractors):
     "Null, truth, omics without an image and generated images of one label."
     ok, omics = ok_rows(rows), ok_rows(rows[without_image(rows)])

@@ -220,10 +220,10 @@ def curves(
             parts.append(pd.DataFrame(dict(curve=curve, subset=subset, label=label, x=x, y=y)))
     return pd.concat(parts, ignore_index=True)
 
-# %% ../../nbs/07_evaluate/10_outcomes.ipynb #9d2f801a
+# %% ../../nbs/07_evaluate/10_outcomes.ipynb #7655d319
 AREAS = {'auroc': auroc, 'auprc': auprc}
 
-
+# %% ../../nbs/07_evaluate/10_outcomes.ipynb #593d3530
 def classification_rows(
     rows: Rows,  # rows are appended here
     scores: ScoreTable,

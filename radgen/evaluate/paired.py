@@ -26,11 +26,11 @@ def _pair(real, generated):  # as float64 arrays of one shape
 def _as_given(x):  # a number for one pair
     return float(x) if np.ndim(x) == 0 else x
 
-# %% ../../nbs/07_evaluate/05_paired.ipynb #732f2964
+# %% ../../nbs/07_evaluate/05_paired.ipynb #c9b56717
 def legacy_fid(
     real,  # [n, H, W] in [0, 1], or one image [H, W]
     generated,  # the same
-):  # [n], or one number
+) -> np.ndarray | float:  # [n], or one number
     "Fréchet distance between the pixel rows of two images (code of Chen et al. 2024)."
     a, b = _pair(real, generated)
     n, means = a.shape[-2] - 1, ((a.mean(-2) - b.mean(-2)) ** 2).sum(-1)
@@ -60,20 +60,20 @@ def upsample(
         out[k] = Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC)
     return np.clip(out, 0, 1).reshape(*lead, size, size)
 
-# %% ../../nbs/07_evaluate/05_paired.ipynb #035b2536
+# %% ../../nbs/07_evaluate/05_paired.ipynb #34688153
 def mse(
     real,  # [n, H, W] in [0, 1], or one image [H, W]
     generated,  # the same
-):  # [n], or one number
+) -> np.ndarray | float:  # [n], or one number
     "Mean squared error over the pixels of each pair."
     a, b = _pair(real, generated)
     return _as_given(((a - b) ** 2).mean((-2, -1)))
 
-# %% ../../nbs/07_evaluate/05_paired.ipynb #6020fea8
+# %% ../../nbs/07_evaluate/05_paired.ipynb #86a0448b
 def ssim(
     real,  # [n, H, W] in [0, 1], or one image [H, W]
     generated,  # the same
-):  # [n], or one number
+) -> np.ndarray | float:  # [n], or one number
     "Structural similarity of each pair (Wang et al. 2004) by torchmetrics, data range 1."
     import torch
 
