@@ -257,7 +257,7 @@ class _Tester:
         counts = pd.DataFrame(self.counts, columns=['source', 'fold', 'patients', 'cases'])
         return TSTRAudit(label, frame, counts, self.verdicts, nulls)
 
-# %% ../../nbs/08_audit/07_tstr.ipynb #6af09b10
+# %% ../../nbs/08_audit/07_tstr.ipynb #b2b1abb7
 def audit_tstr(
     # fold -> {source: (images [m, H, W], their patients [m])}: training data where it is held out
     training: dict,
@@ -267,7 +267,7 @@ def audit_tstr(
     folds,  # [n]
     *,
     label: str = '',
-    # conditions as given, index patient: adds the source 'omics_direct', the first source's patients
+    # conditions as given, index patient: adds the source 'omics_direct' (first source's patients)
     omics: pd.DataFrame | None = None,
     condition: str = 'multiomic',
     n_components: int = 17,
