@@ -756,7 +756,9 @@ def test_a_sentence_word_by_word():
         rows.add(metric='retrieval_candidates', value=47),
     )
     assert sentences(rows.frame()) == [
-        "Retrieval (image scorer): given a held-out patient's real image, the true condition is ranked above 0.71 [0.62, 0.80] of the other 47; permuted 0.41 to 0.59: the condition is carried."
+        "Retrieval (image scorer): given a held-out patient's real image, the true condition is "
+        'ranked above 0.71 [0.62, 0.80] of the other 47; permuted 0.41 to 0.59: the condition is '
+        'carried.'
     ]
     both = pd.concat([rows.frame(), rows.frame().assign(condition='expression')])
     assert [s.split('.')[0] for s in sentences(both)] == [

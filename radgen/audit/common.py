@@ -78,11 +78,11 @@ class AuditResult(Protocol):
         **fields,  # of every row: model, role, ...
     ): ...
 
-# %% ../../nbs/08_audit/01_common.ipynb #892e44fb
+# %% ../../nbs/08_audit/01_common.ipynb #f49917d7
 def patient_means(
     values,  # [n] or [n, d] of images, or a table
     patients,  # [n]
-):  # a Series or DataFrame, index patient
+) -> pd.Series | pd.DataFrame:  # index patient
     "Mean over the images of each patient."
     if not isinstance(values, pd.Series | pd.DataFrame):
         values = pd.Series(values) if np.ndim(values) == 1 else pd.DataFrame(values)

@@ -78,7 +78,7 @@ class ConfoundingAudit:
         bootstrap_row(rows, balanced_accuracy, *data, **boot, **known, **row)
         null_rows(rows, self.null, 'confounding', **row)
 
-# %% ../../nbs/08_audit/08_confounding.ipynb #89128227
+# %% ../../nbs/08_audit/08_confounding.ipynb #fa9189e5
 def exchange_classes(
     codes: np.ndarray,  # int [n] class of each series
     who: np.ndarray,  # int [n] patient of each series
@@ -90,7 +90,7 @@ def exchange_classes(
         out[who == p] = np.resize(codes[who == q], (who == p).sum())
     return out
 
-
+# %% ../../nbs/08_audit/08_confounding.ipynb #59a9b04b
 @dataclass(frozen=True)
 class _Predictor:
     "Out-of-fold predictions of any classes from the same features."

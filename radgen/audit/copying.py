@@ -61,7 +61,7 @@ def nearest_training(
         out.loc[rows, 'nndr'] = nndr
     return out
 
-# %% ../../nbs/08_audit/02_copying.ipynb #e36c3a5a
+# %% ../../nbs/08_audit/02_copying.ipynb #66ac47da
 def nearest_of_both(
     real,  # [n, H, W]
     samples,  # [n, k, H, W], or [n, H, W] for a control
@@ -83,7 +83,7 @@ def nearest_of_both(
     frame = frame[~(same & (frame.source == 'sample'))].reset_index(drop=True)
     return frame[['source', 'row', 'sample', 'patient', 'nearest', 'distance', 'nndr']]
 
-
+# %% ../../nbs/08_audit/02_copying.ipynb #044ddf91
 def patient_pairs(
     frame: pd.DataFrame,  # from `nearest_of_both`
     column: str = 'distance',  # or 'nndr'
@@ -115,11 +115,11 @@ def copy_test(
     swap = np.random.default_rng(seed).random((n_permutations, n)) < 0.5
     return Null(-z(ranks[1].sum()), -z(np.where(swap, ranks[0], ranks[1]).sum(1)))
 
-# %% ../../nbs/08_audit/02_copying.ipynb #82787b89
+# %% ../../nbs/08_audit/02_copying.ipynb #daab81fe
 def _ratio_of_means(real, sample):
     return sample.mean() / real.mean() if real.mean() > 0 else math.nan
 
-
+# %% ../../nbs/08_audit/02_copying.ipynb #2a27c1e1
 @dataclass(frozen=True)
 class CopyAudit:
     "Nearest training images of samples and of held-out real images."

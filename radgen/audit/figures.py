@@ -23,7 +23,7 @@ from radgen.core.style import (
     source_text,
 )
 
-# %% ../../nbs/08_audit/11_figures.ipynb #8900a10e
+# %% ../../nbs/08_audit/11_figures.ipynb #46dfe54c
 PROTOCOL_TEXT = dict(paper='folds over images', patient='folds over patients')
 
 
@@ -39,7 +39,7 @@ def _distance_panels(fig, grid, audits, model):
             ax.set_ylabel('')
             ax.get_legend().remove()
 
-
+# %% ../../nbs/08_audit/11_figures.ipynb #7abbf521
 def _estimate_panel(ax, rows, title, nothing):
     "All good rows of one metric, or why there are none."
     lines = []
@@ -54,7 +54,7 @@ def _estimate_panel(ax, rows, title, nothing):
     ax.set_xlim(left=-0.03)
     ax.tick_params(axis='y', labelsize=6.3)
 
-
+# %% ../../nbs/08_audit/11_figures.ipynb #901cfc50
 def _image_panel(ax, image, role):
     ax.imshow(image, cmap='gray', vmin=0, vmax=1, interpolation='nearest')
     ax.set(xticks=[], yticks=[])
@@ -99,7 +99,7 @@ def fig_copies(
     role_legend(fig, ok_rows(rows[rows.metric.isin(['copy_ratio', 'nndr'])]), roles)
     return fig
 
-# %% ../../nbs/08_audit/11_figures.ipynb #21d720ab
+# %% ../../nbs/08_audit/11_figures.ipynb #6a393e2c
 def _text(x):
     return x if isinstance(x, str) else ''
 
@@ -127,7 +127,7 @@ def _model_text(row):
 def _probe_text(row):
     return 'from generated images' if row.metric == 'probe_r2' else 'from real images'
 
-
+# %% ../../nbs/08_audit/11_figures.ipynb #15905c67
 CONDITION_PANELS = [  # metrics, title, label of the axis, value without an effect, text of a line
     (
         ['retrieval'],
@@ -176,7 +176,7 @@ def fig_condition_carried(
     role_legend(fig, good, dict(model='model', control='control', null='permuted, 95 %'))
     return fig
 
-# %% ../../nbs/08_audit/11_figures.ipynb #0741ee47
+# %% ../../nbs/08_audit/11_figures.ipynb #18e34d34
 TSTR_LEGEND = dict(
     model='trained on generated',
     upper_bound='real images, or the omics',
@@ -201,7 +201,7 @@ def _source_line(row):
     remark = row.estimator.rpartition(', ')[2] if ', ' in row.estimator else ''
     return f'generated: {source_text(row.model)}' + (f', {remark}' if remark else '')
 
-
+# %% ../../nbs/08_audit/11_figures.ipynb #8a8d8cc0
 def _tstr_panel(ax, rows, label, texts):
     "The sources of one label."
     part = {}

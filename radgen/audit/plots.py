@@ -134,7 +134,7 @@ def plot_tstr(
     ax.set(xlim=(None, 1.02), xlabel='AUROC on real images', title=audit.label)
     return ax
 
-# %% ../../nbs/08_audit/10_plots.ipynb #a5a5788d
+# %% ../../nbs/08_audit/10_plots.ipynb #db5b61ff
 def plot_confounding(
     audit,  # a ConfoundingAudit
     ax=None,
@@ -153,7 +153,7 @@ def plot_confounding(
     ax.set(xlabel='predicted', ylabel='true')
     return ax
 
-
+# %% ../../nbs/08_audit/10_plots.ipynb #a67b0b1f
 def plot_extrapolation(
     audit,  # an ExtrapolationAudit
     ax=None,

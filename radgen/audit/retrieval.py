@@ -164,7 +164,7 @@ class RetrievalAudit:
             bootstrap_row(rows, np.mean, v.index, v.to_numpy(), **boot, metric=metric, **row)
             null_rows(rows, null, metric, **row)
 
-# %% ../../nbs/08_audit/03_retrieval.ipynb #cef4a2a9
+# %% ../../nbs/08_audit/03_retrieval.ipynb #2a9cf188
 def rank_conditions(
     scores,  # [n, c]
     pool: CandidatePool,
@@ -187,7 +187,7 @@ def rank_conditions(
     others = np.isfinite(scores).sum(1) - 1
     return RetrievalAudit(patients, rank, top1, others, null, null_top1, scorer)
 
-
+# %% ../../nbs/08_audit/03_retrieval.ipynb #2c7ef856
 def audit_retrieval(
     real,  # [n, H, W]
     samples,  # [n, k, H, W], or [n, H, W] for a control

@@ -18,7 +18,7 @@ from ..core.checks import require
 from ..core.results import Rows, check_sample_size
 from ..evaluate.paired import stack_samples
 
-# %% ../../nbs/08_audit/05_sensitivity.ipynb #1fec04ba
+# %% ../../nbs/08_audit/05_sensitivity.ipynb #609f821d
 def _rms(a, b):
     return np.sqrt(((a - b) ** 2).mean((-2, -1)))
 
@@ -35,7 +35,7 @@ def _noise_change(samples):
 def _ratio(condition, noise):
     return condition.mean() / noise.mean() if noise.mean() > 1e-9 else math.nan
 
-
+# %% ../../nbs/08_audit/05_sensitivity.ipynb #c71afb57
 @dataclass(frozen=True)
 class SensitivityAudit:
     "How much an image changes with its condition, and with its noise."
@@ -54,7 +54,7 @@ class SensitivityAudit:
             return rows.not_estimable(problem, **row)
         bootstrap_row(rows, _ratio, t.index, t.condition, t.noise, n_boot=n_boot, seed=seed, **row)
 
-
+# %% ../../nbs/08_audit/05_sensitivity.ipynb #87876c14
 def audit_sensitivity(
     samples,  # [n, k, H, W]
     shuffled,  # [n, k, H, W]: the same noise, the condition of another patient
@@ -67,12 +67,12 @@ def audit_sensitivity(
     change = pd.DataFrame(dict(condition=_rms(a, b).mean(1), noise=_noise_change(a)))
     return SensitivityAudit(patient_means(change, patients))
 
-# %% ../../nbs/08_audit/05_sensitivity.ipynb #8857d2ab
+# %% ../../nbs/08_audit/05_sensitivity.ipynb #96c1a247
 def _error_of_mean(real, samples):
     "Squared error [n] of the mean of all samples."
     return ((real - stack_samples(samples).mean(1, dtype=np.float64)) ** 2).mean((1, 2))
 
-
+# %% ../../nbs/08_audit/05_sensitivity.ipynb #59979144
 @dataclass(frozen=True)
 class ImportanceAudit:
     "Errors with the patient's own condition and with that of another patient."
@@ -90,7 +90,7 @@ class ImportanceAudit:
         boot((t.shuffled - t.true).to_numpy(), metric='permutation_importance', **row)
         boot(t.shuffled.to_numpy(), metric='permuted_mse', **row)
 
-
+# %% ../../nbs/08_audit/05_sensitivity.ipynb #2e2b082c
 def audit_importance(
     real,  # [n, H, W]
     samples,  # [n, k, H, W]
@@ -102,7 +102,7 @@ def audit_importance(
     errors = pd.DataFrame(dict(true=error(samples), shuffled=error(shuffled)))
     return ImportanceAudit(patient_means(errors, patients))
 
-# %% ../../nbs/08_audit/05_sensitivity.ipynb #23b203fc
+# %% ../../nbs/08_audit/05_sensitivity.ipynb #b77ec511
 @dataclass(frozen=True)
 class ErrorAudit:
     "Squared errors of the mean of all samples, and of controls."
@@ -128,7 +128,7 @@ class ErrorAudit:
             d = self.difference(name)
             bootstrap_row(rows, np.mean, d.index, d.to_numpy(), n_boot=n_boot, seed=seed, **row)
 
-
+# %% ../../nbs/08_audit/05_sensitivity.ipynb #750f8466
 def audit_errors(
     real,  # [n, H, W]
     samples,  # [n, k, H, W]

@@ -23,7 +23,7 @@ from ..evaluate.outcomes import DEFAULTS, OmicsStep, make_classifier
 from ..evaluate.scores import auroc
 from ..models.baselines import mean_image, nearest_copy
 
-# %% ../../nbs/08_audit/07_tstr.ipynb #e61c5d14
+# %% ../../nbs/08_audit/07_tstr.ipynb #f56d5b02
 def _is_flat(x):
     "Whether no feature varies."
     return np.ptp(x, axis=0).max() < 1e-6
@@ -35,7 +35,7 @@ def fit_classifier(
     patients,  # [m]
     parameters: dict | None = None,  # of the logistic regression
     steps=None,  # a transformer; None: `fold_pca`
-):  # a function from features to class probabilities, and the classes
+) -> tuple:  # a function from features to class probabilities, and the classes
     "Logistic regression on components, patients weighted equally; prevalence if x is constant."
     from sklearn.base import clone
 

@@ -69,7 +69,7 @@ def record(
     interval = dict(value=value, low=low, high=high, target=number(target), verdict=verdict)
     return dict(label=label, estimator=estimator) | interval | fields
 
-# %% ../../nbs/09_validate/01_coverage.ipynb #bd887243
+# %% ../../nbs/09_validate/01_coverage.ipynb #dd01219f
 def _bias(error):
     "Mean difference from the target, with a normal interval over repetitions."
     mean, half = error.mean(), 1.96 * error.std(ddof=1) / math.sqrt(len(error))
@@ -93,7 +93,7 @@ def _kind_rows(rows, records, perfect, row):
     rows.add(metric='coverage_width', value=(ok.high - ok.low).mean(), **row)
     rows.add(metric='coverage_bias', **_bias(ok.value - ok.target), **row)
 
-
+# %% ../../nbs/09_validate/01_coverage.ipynb #fdfae8c0
 def coverage_rows(
     rows: Rows,  # collector the rows go to
     records: pd.DataFrame,  # from `record`

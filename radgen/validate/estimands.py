@@ -34,7 +34,7 @@ def normal_population(
     survival = pd.DataFrame(dict(time_days=time, event=event), ids)
     return pd.DataFrame(X, ids).add_prefix('f'), pd.DataFrame(dict(toy=y * 1.0), ids), survival
 
-# %% ../../nbs/09_validate/04_estimands.ipynb #6bb2132a
+# %% ../../nbs/09_validate/04_estimands.ipynb #2dfd473c
 def same_scores(
     ours,  # [n] held-out scores of a refitted model
     theirs,  # [n] of the stage
@@ -45,7 +45,7 @@ def same_scores(
     same = np.allclose(ours, theirs, rtol=1e-5, atol=1e-6)
     require(same, f'{what}: {words}; its coverage cannot be judged')
 
-
+# %% ../../nbs/09_validate/04_estimands.ipynb #3f42cf6b
 def _probabilities(model, step, X):
     return model.predict_proba(np.asarray(step.transform(X)))[:, 1]
 

@@ -89,7 +89,7 @@ def stand_in_pairs(
     generated = table.iloc[n + of].reset_index(drop=True)
     return Pairs(real, blurred[of], of, table.iloc[:n], generated, key)
 
-# %% ../../nbs/09_validate/06_fidelity_coverage.ipynb #c060c86d
+# %% ../../nbs/09_validate/06_fidelity_coverage.ipynb #f93a9c0e
 def fidelity_targets(
     pairs: Pairs,
     n_components: int,  # of FRD
@@ -104,7 +104,7 @@ def fidelity_targets(
         radiomics_frechet=radiomics_frechet(*features, n_components),
     )
 
-
+# %% ../../nbs/09_validate/06_fidelity_coverage.ipynb #98f908df
 def fidelity_repetition(
     number: int,
     pairs: Pairs,

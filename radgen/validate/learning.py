@@ -124,7 +124,7 @@ class LearningSettings:
         "Some of the settings by name."
         return {k: getattr(self, k) for k in names}
 
-# %% ../../nbs/09_validate/08_learning.ipynb #7f1994f2
+# %% ../../nbs/09_validate/08_learning.ipynb #d26262d8
 def _trained(point, data, encoder, folder, s, progress):
     "The model of a point, trained or read."
     train = data.rows(data.train[: point.n])
@@ -146,7 +146,7 @@ def _trained(point, data, encoder, folder, s, progress):
         **s.some(*names),
     )
 
-
+# %% ../../nbs/09_validate/08_learning.ipynb #dab5d872
 def _drawn(point, data, net, folder, s, progress):
     "Samples of the test patients [store], and one image of each unpaired patient."
     draw = s.some('sampler', 'guidance') | dict(steps=s.denoising_steps, seed=point.seed)
@@ -201,12 +201,12 @@ def learning_point(
     rows.add(metric='training_steps', model=s.model, role='model', **trained)
     return rows.frame()
 
-# %% ../../nbs/09_validate/08_learning.ipynb #5c643f16
+# %% ../../nbs/09_validate/08_learning.ipynb #32d6bf86
 MODULES = """validate.learning audit.retrieval audit.tstr models.baselines conditions.encoder
 models.cpdm evaluate.features evaluate.fidelity models.registry evaluate.outcomes phantom.cohort
 core.results models.sampling models.trainer""".split()  # whose code decides the rows
 
-
+# %% ../../nbs/09_validate/08_learning.ipynb #a50b61c1
 def learning_curve(
     points,  # from `learning_points`
     folder: str | Path,  # trainings, images and rows

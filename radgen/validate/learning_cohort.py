@@ -41,7 +41,7 @@ def learning_points(
     phantoms = [(seed, link) for seed in seeds for link in links]
     return [Point(*phantom, n) for phantom in phantoms for n in sizes]
 
-# %% ../../nbs/09_validate/07_learning_cohort.ipynb #df0148f2
+# %% ../../nbs/09_validate/07_learning_cohort.ipynb #908ce9d3
 @dataclass(frozen=True)
 class LearningCohort:
     "A phantom divided into training, test and unpaired patients."
@@ -63,7 +63,7 @@ class LearningCohort:
         rows = self.rows(patients)
         return self.images[rows], self.series.patient_id.to_numpy()[rows]
 
-
+# %% ../../nbs/09_validate/07_learning_cohort.ipynb #d7ae45ad
 def learning_cohort(
     link: float,
     seed: int,

@@ -17,7 +17,7 @@ from ..core.checks import require
 from ..core.names import value_text
 from ..core.results import as_rows
 
-# %% ../../nbs/09_validate/10_link.ipynb #bd4b5143
+# %% ../../nbs/09_validate/10_link.ipynb #461dea76
 EQUIVALENCE_MARGIN = 0.1  # of the way from the reference's distance to the mean image's
 
 TSTR_LABEL = 'er'  # of the claim on TSTR
@@ -26,7 +26,7 @@ TSTR_LABEL = 'er'  # of the claim on TSTR
 def single_row(
     rows: pd.DataFrame,  # tidy rows
     **fields,  # that the row has; None: it has none
-):  # the row, or None
+) -> pd.Series | None:
     "The first `ok` row of everybody held out with these fields."
     rows = as_rows(rows)
     for name, value in fields.items():
@@ -36,7 +36,7 @@ def single_row(
     rows = rows[(rows.verdict == 'ok') & whole]
     return rows.iloc[0] if len(rows) else None
 
-
+# %% ../../nbs/09_validate/10_link.ipynb #3a62011c
 def claim_text(
     row,  # a row, or None
     digits: int = 2,
@@ -118,7 +118,7 @@ def _not_inferior(run):
     against = f'at most {bound:.1f} (reference {reference.value:.1f}, {margin})'
     return claim(what, run.where, row, against, row is not None and row.ci_high <= bound, 1)
 
-# %% ../../nbs/09_validate/10_link.ipynb #5d306fb5
+# %% ../../nbs/09_validate/10_link.ipynb #418e801d
 def _chance(run, row, what, against='0.50'):
     "Above chance with the link, at chance without it."
     linked, holds = run.where == 'linked', None
@@ -132,7 +132,7 @@ def _retrieval(run, scorer):
     row = run.own(metric='retrieval', extractor=scorer)
     return _chance(run, row, f'retrieval, {scorer} scorer, is')
 
-
+# %% ../../nbs/09_validate/10_link.ipynb #2a754c69
 TSTR_CLAIM = 'a label learned from generated images is recognized on real ones'
 
 
@@ -150,7 +150,7 @@ def _outcome_still_predicted(run):
     against = 'no label' if best is None else f'0.50, {best.label}'
     return claim(what, run.where, best, against, best is not None and best.ci_low > 0.5)
 
-
+# %% ../../nbs/09_validate/10_link.ipynb #9171af9f
 LINK_CLAIMS = [  # of which run, what
     ('linked', _better_than_copy),
     ('linked', _nearer_than_copy),

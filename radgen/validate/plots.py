@@ -183,7 +183,7 @@ class _Curves:
                 handles.append(Line2D([], [], **look, label=CURVE_NAMES.get(s, s)))
         fig.legend(handles=handles, loc='outside lower center', ncols=4)
 
-# %% ../../nbs/09_validate/11_plots.ipynb #29144623
+# %% ../../nbs/09_validate/11_plots.ipynb #9c2d9180
 def _learning_panel(ax, rows, metric, curves, released):
     "One measure: all sources at all links."
     title, estimator, nothing = LEARNING_PANELS[metric]
@@ -206,7 +206,7 @@ def _learning_panel(ax, rows, metric, curves, released):
             if len(one):
                 curves.draw(ax, one.sort_values('n_imaged'), j)
 
-
+# %% ../../nbs/09_validate/11_plots.ipynb #321a9f06
 def _patient_axis(ax, sizes, released):
     "Numbers of patients on a logarithmic axis."
     ax.set_xscale('log')

@@ -19,7 +19,7 @@ from joblib import Parallel, delayed
 from ..core.paths import atomic, make_folder
 from ..core.progress import Progress
 
-# %% ../../nbs/09_validate/02_repetitions.ipynb #dbc7248a
+# %% ../../nbs/09_validate/02_repetitions.ipynb #d2f11fee
 def read_piece(
     path: str | Path,
 ) -> dict | None:  # its arrays by name
@@ -30,7 +30,7 @@ def read_piece(
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
         return None
 
-
+# %% ../../nbs/09_validate/02_repetitions.ipynb #ce7021d8
 def in_pieces(
     folder: str | Path,
     make,  # callable(start, stop) -> dict of arrays
