@@ -74,7 +74,7 @@ def _pair_panels(fig, grid, pairs):
             above.set_ylabel('sample', fontsize=6.2)
             below.set_ylabel('nearest\ntraining', fontsize=6.2)
 
-# %% ../../nbs/08_audit/11_figures.ipynb #ee55fb79
+# %% ../../nbs/08_audit/11_figures.ipynb #5319ccab
 def fig_copies(
     audits: dict,  # protocol -> CopyAudit of the model
     rows: pd.DataFrame,  # rows of `CopyAudit.rows`
@@ -91,7 +91,7 @@ def fig_copies(
     ratio, nndr = (fig.add_subplot(cell) for cell in grid[1].subgridspec(1, 2))
     title = 'Distance of samples / of real images'
     _estimate_panel(ratio, rows[rows.metric == 'copy_ratio'], title, 1)
-    title = 'Distance / distance to the next patient (NNDR)'
+    title = 'Nearest / next patient (NNDR)'
     _estimate_panel(nndr, rows[rows.metric == 'nndr'], title, None)
     if pairs:
         _pair_panels(fig, grid[2], pairs)

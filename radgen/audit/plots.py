@@ -60,7 +60,7 @@ def plot_retrieval(
     "The mean normalized rank and its null."
     return plot_null(audit.null, ax, f'mean normalized rank ({audit.scorer} scorer)')
 
-# %% ../../nbs/08_audit/10_plots.ipynb #9d1799fa
+# %% ../../nbs/08_audit/10_plots.ipynb #6ed2c3eb
 def _diagonal(ax, table, x, y, xlabel, ylabel):
     "Two columns of a table against each other."
     low, high = min(0, table.min().min()), table.max().max() * 1.05
@@ -84,7 +84,7 @@ def plot_importance(
     ax=None,
 ):
     "Error with another patient's condition against error with the patient's own."
-    words = 'squared error, own condition', 'squared error, condition exchanged'
+    words = 'squared error, own condition', 'squared error, exchanged'
     return _diagonal(_axes(ax), audit.error, 'true', 'shuffled', *words)
 
 
@@ -113,7 +113,7 @@ def plot_probe(
     ax.text(0.03, 0.92, text, transform=ax.transAxes, color=GREY, fontsize=7)
     return ax
 
-# %% ../../nbs/08_audit/10_plots.ipynb #ca05e1ce
+# %% ../../nbs/08_audit/10_plots.ipynb #7377727e
 def plot_tstr(
     audit,  # a TSTRAudit
     ax=None,
@@ -123,10 +123,11 @@ def plot_tstr(
     ax = _axes(ax, 0.6 + 0.22 * max(len(sources), 3))
     if not sources:
         return say(ax, next(iter(audit.verdicts.values()), 'no source'))
+    band = dict(lw=8, alpha=0.3, solid_capstyle='butt')
     for i, source in enumerate(sources):
         if source in audit.nulls:
             null = audit.nulls[source].interval()
-            ax.plot([null.low, null.high], [i, i], color=PALETTE['null'], lw=8, alpha=0.3)
+            ax.plot([null.low, null.high], [i, i], color=PALETTE['null'], **band)
         ax.plot(audit.auroc(source), i, 'o', color=PALETTE['model'])
     ax.axvline(0.5, color=PALETTE['null'], lw=1, ls='--', zorder=0)
     names = [', '.join(map(source_text, s.split(', '))) for s in sources]
