@@ -65,7 +65,7 @@ def _high_scores(rows, condition, model):
             high.append(f'{label_text(label)} {row.value:.2f}')
     return scores, high
 
-# %% ../../nbs/10_report/11_conclusions.ipynb #7a406c2a
+# %% ../../nbs/10_report/11_conclusions.ipynb #59d92695
 def _carried_claims(is_carried, is_undecided, any_score, high):
     "What follows of outcome scores and retrieval: (claim, whether it rests on the scores)."
     if is_undecided:
@@ -84,19 +84,19 @@ def _carried_claims(is_carried, is_undecided, any_score, high):
     nothing = 'Nothing shows that images hold anything of the patient’s real image'
     return [(claim, True), (nothing, False)]
 
-
+# %% ../../nbs/10_report/11_conclusions.ipynb #fcd4b9db
 def _carried_findings(rows, retrieved, condition, model):
     "What follows under one condition."
     ours, null = _retrieval_of(retrieved, model)
     if ours is None:
         return []
-    few = _too_few(null)
-    top = 0.5 if few else null.ci_high
+    imprecise = _too_few(null)
+    top = 0.5 if imprecise else null.ci_high
     above = ours.value > top
     is_carried = above and (not is_finite(ours.ci_low) or ours.ci_low > 0.5)
     scores, high = _high_scores(rows, condition, model)
     rank = f'mean normalized rank {number_text(ours)}'
-    rank += ', 0.5 by chance' if few else f', permuted {null_text(null)}'
+    rank += ', 0.5 by chance' if imprecise else f', permuted {null_text(null)}'
     claims = _carried_claims(is_carried, above and not is_carried, len(scores) > 0, high)
     return [
         Finding('carried', c, ', '.join(high) if on_scores else rank) for c, on_scores in claims
@@ -123,13 +123,13 @@ def carried_sentence(
         out.append('A generated image is a function of the omics, so it can repeat what they say.')
     return ' '.join(out)
 
-# %% ../../nbs/10_report/11_conclusions.ipynb #c7472978
+# %% ../../nbs/10_report/11_conclusions.ipynb #b10211d3
 def describe_clusters(
     rows: pd.DataFrame,  # tidy rows, among others those of metric 'silhouette'
 ) -> str:  # '' where no clusters were made
     "Into how many clusters the omics fall (Figure 8)."
-    found, groups = ok_rows(pick(is_blank(rows), metric='silhouette')), {}
-    for condition, part in found.groupby('condition', sort=False):
+    silhouettes, groups = ok_rows(pick(is_blank(rows), metric='silhouette')), {}
+    for condition, part in silhouettes.groupby('condition', sort=False):
         best = part.loc[part.value.idxmax()]
         claim = f'The mean silhouette is highest with {best.label.removeprefix("k=")} clusters'
         groups[condition] = [Finding('clusters', claim, decimal(best.value))]
@@ -188,17 +188,17 @@ def describe_audit(
     mine = rows[rows.source_notebook.fillna('').astype(str).str.startswith('07a')]
     return ' '.join(sentences(mine, topics))
 
-# %% ../../nbs/10_report/11_conclusions.ipynb #1f49c032
+# %% ../../nbs/10_report/11_conclusions.ipynb #5f6ffa51
 def describe_factorization(
     rows: pd.DataFrame,  # tidy rows, among others those of the factorization
 ) -> str:  # '' where none was compared
     "Which factorization explains most of what was hidden from it."
     scattered = dict(metric='reconstruction_r2', estimator='scattered entries')
-    found = ok_rows(pick(is_blank(rows), **scattered)).groupby('model').value.mean()
-    if not len(found):
+    r2 = ok_rows(pick(is_blank(rows), **scattered)).groupby('model').value.mean()
+    if not len(r2):
         return ''
-    found = found.sort_values(ascending=False)
-    best, *others = (f'{name.upper()} {decimal(value)}' for name, value in found.items())
+    r2 = r2.sort_values(ascending=False)
+    best, *others = (f'{name.upper()} {decimal(value)}' for name, value in r2.items())
     against = f' against {", ".join(others)}' if others else ''
     claim = f'{best.split()[0]} has the highest mean R² on scattered hidden entries'
     return f'{claim} ({best.split()[1]}{against}).'
@@ -208,26 +208,26 @@ def describe_coverage(
     rows: pd.DataFrame,  # tidy rows, among others those of the coverage study
 ) -> str:  # '' where none was made
     "For how many quantities the 95 % interval has its nominal coverage."
-    found = ok_rows(pick(is_blank(rows), metric='coverage'))
-    if not len(found):
+    coverage = ok_rows(pick(is_blank(rows), metric='coverage'))
+    if not len(coverage):
         return ''
-    nominal = (found.ci_low <= 0.95) & (found.ci_high >= 0.95)
-    least = found.loc[found.value.idxmin()]
+    nominal = (coverage.ci_low <= 0.95) & (coverage.ci_high >= 0.95)
+    least = coverage.loc[coverage.value.idxmin()]
     return (
-        f'The 95 % interval has its nominal coverage for {nominal.sum()} of {len(found)} '
+        f'The 95 % interval has its nominal coverage for {nominal.sum()} of {len(coverage)} '
         f'quantities (lowest {decimal(least.value)}, {least.label}, {least.estimator}).'
     )
 
-# %% ../../nbs/10_report/11_conclusions.ipynb #eb72525b
+# %% ../../nbs/10_report/11_conclusions.ipynb #e91e08a6
 def describe_learning_curve(
     rows: pd.DataFrame,  # tidy rows, among others those of the learning curve
 ) -> str:  # '' where none was drawn
     "Whether the largest training set carries the condition, by the strength of the link."
     every = is_blank(rows)
     every = ok_rows(every[every.source_notebook.str.startswith('07c')])
-    found, groups = pick(every, metric='retrieval', role='model'), {}
-    most = found.n_imaged.max()
-    for link, part in found[found.n_imaged == most].groupby('subset', sort=False):
+    ranks, groups = pick(every, metric='retrieval', role='model'), {}
+    most = ranks.n_imaged.max()
+    for link, part in ranks[ranks.n_imaged == most].groupby('subset', sort=False):
         row = part.iloc[0]
         how = 'is above chance' if row.ci_low > 0.5 else 'is not shown to be above chance'
         claim = f'With {most:.0f} imaged patients, retrieval {how}'
@@ -239,12 +239,12 @@ def describe_ablations(
     rows: pd.DataFrame,  # tidy rows, among others those of the variants
 ) -> str:  # '' where none was tried
     "Which variant has the lowest error on training patients set aside."
-    found = ok_rows(pick(is_blank(rows), metric='ablation_mse', estimator='mean'))
-    variants = found[found.label != 'mean training image']
+    errors = ok_rows(pick(is_blank(rows), metric='ablation_mse', estimator='mean'))
+    variants = errors[errors.label != 'mean training image']
     if not len(variants):
         return ''
     best = variants.loc[variants.value.idxmin()]
-    image = first_ok(pick(found, label='mean training image'))
+    image = first_ok(pick(errors, label='mean training image'))
     against = '' if image is None else f' against {decimal(image.value, 4)} for the mean image'
     return f'The variant {best.label!r} has the lowest MSE ({decimal(best.value, 4)}{against}).'
 

@@ -36,11 +36,11 @@ from radgen.core.rows import (
 from .findings import Finding, decimal, joined, sentences_of, with_interval
 from .scorecard import PUBLISHED, conclude
 
-# %% ../../nbs/10_report/10_describe.ipynb #d9713b50
+# %% ../../nbs/10_report/10_describe.ipynb #1d6afef5
 def _counts(rows):
     "Item and subset -> count."
-    found = ok_rows(pick(is_blank(own_rows(rows)), metric='count'))
-    return {(r.label, r.subset): int(r.value) for r in found.itertuples()}
+    counted = ok_rows(pick(is_blank(own_rows(rows)), metric='count'))
+    return {(r.label, r.subset): int(r.value) for r in counted.itertuples()}
 
 
 def _rarest(counts):
@@ -70,7 +70,7 @@ def describe_cohort(
         )
     return text
 
-# %% ../../nbs/10_report/10_describe.ipynb #1d30af84
+# %% ../../nbs/10_report/10_describe.ipynb #cb26ed60
 def _main_model(rows):
     "The model that the rows are about: the CPDM where it is among them."
     models = list(dict.fromkeys(rows.model))
@@ -92,37 +92,37 @@ def describe_training(
 ) -> str:  # '' where nothing was trained
     "How training and held-out loss compare at the end of training (Figure 3)."
     metrics = ('training_loss', 'training_steps')
-    found = _first_run(ok_rows(pick(is_blank(rows), metric=metrics, role='model')))
-    of = lambda metric, subset: first_ok(pick(found, metric=metric, subset=subset))
-    inside, outside = of('training_loss', 'train'), of('training_loss', 'test')
-    if inside is None or outside is None:
+    losses = _first_run(ok_rows(pick(is_blank(rows), metric=metrics, role='model')))
+    of = lambda metric, subset: first_ok(pick(losses, metric=metric, subset=subset))
+    train, held_out = of('training_loss', 'train'), of('training_loss', 'test')
+    if train is None or held_out is None:
         return ''
-    how = 'above' if outside.value > inside.value else 'not above'
+    how = 'above' if held_out.value > train.value else 'not above'
     steps = of('training_steps', 'train')
     after = '' if steps is None else f' after {steps.value:,.0f} steps per fold'
     return (
-        f'The held-out loss of the {model_text(inside.model)} is {how} the training loss{after} '
-        f'({outside.value:.3g} against {inside.value:.3g}).'
+        f'The held-out loss of the {model_text(train.model)} is {how} the training loss{after} '
+        f'({held_out.value:.3g} against {train.value:.3g}).'
     )
 
-# %% ../../nbs/10_report/10_describe.ipynb #24ab3624
+# %% ../../nbs/10_report/10_describe.ipynb #39d79601
 def describe_generation(
     rows: pd.DataFrame,  # tidy rows, among others those of the generating notebook
 ) -> str:  # '' where nothing was generated
-    "How many patients were given generated images, and how many lie outside training."
-    found = ok_rows(pick(is_blank(own_rows(rows)), metric=('patients_generated', 'n_out_of_range')))
-    found = found.sort_values('condition', key=lambda c: c.ne('multiomic'), kind='stable')
+    "How many patients were given generated images, and how many lie out_of_range training."
+    every = ok_rows(pick(is_blank(own_rows(rows)), metric=('patients_generated', 'n_out_of_range')))
+    every = every.sort_values('condition', key=lambda c: c.ne('multiomic'), kind='stable')
     groups = {}
-    for condition, part in found.groupby('condition', sort=False):
+    for condition, part in every.groupby('condition', sort=False):
         n = first_ok(pick(part, metric='patients_generated'))
-        outside = first_ok(pick(part, estimator='any feature'))
+        out_of_range = first_ok(pick(part, estimator='any feature'))
         out = []
         if n is not None:
             claim = 'Unpaired patients were given generated images'
             out.append(Finding('generated', claim, f'{n.value:,.0f} patients'))
-        if outside is not None:
-            claim = 'Unpaired patients lie outside the training range in some feature'
-            out.append(Finding('outside', claim, f'{100 * outside.value:.0f} % of them'))
+        if out_of_range is not None:
+            claim = 'Unpaired patients lie out_of_range the training range in some feature'
+            out.append(Finding('outside', claim, f'{100 * out_of_range.value:.0f} % of them'))
         groups[condition] = out
     return ' '.join(sentences_of(groups))
 
@@ -157,12 +157,12 @@ def _fidelity_finding(rows, metric):
     numbers = f'{with_interval(ours, digits)}, {against}'
     return [Finding('fidelity', _fidelity_claim(ours, control, better), numbers)]
 
-# %% ../../nbs/10_report/10_describe.ipynb #0b17fc02
+# %% ../../nbs/10_report/10_describe.ipynb #0982b55f
 def _over_conditions(rows, make):
     "Sentences of findings, condition by condition, the multi-omic one first."
     conditions = sorted(set(rows.condition) - {''}, key=lambda c: c != 'multiomic')
     groups = {c: make(pick(rows, condition=c)) for c in conditions}
-    return sentences_of({c: found for c, found in groups.items() if found})
+    return sentences_of({c: findings for c, findings in groups.items() if findings})
 
 
 def describe_fidelity(
@@ -177,7 +177,7 @@ def describe_fidelity(
     make = lambda part: _fidelity_finding(part, 'kid') + _fidelity_finding(part, 'mse')
     return ' '.join(_over_conditions(every, make))
 
-# %% ../../nbs/10_report/10_describe.ipynb #691db59d
+# %% ../../nbs/10_report/10_describe.ipynb #91e88464
 def _sign(metric):
     return 1 if FIDELITY_METRICS[metric][1] == 'higher' else -1
 
@@ -192,55 +192,55 @@ def _worst_end(row):
 
 def _by_subset(rows, model):
     "Metric -> the model's rows with and without a sibling, where both have intervals."
-    found = {}
+    pairs = {}
     for metric in PAIRED_METRICS:
         part = pick(rows, metric=metric, model=model)
         pair = [first_ok(pick(part, subset=s)) for s in ('sibling', 'no_sibling')]
         if all(row is not None and is_finite(row.ci_low) for row in pair):
-            found[metric] = pair
-    return found
+            pairs[metric] = pair
+    return pairs
 
 
-def _main_metric(found):
-    return 'mse' if 'mse' in found else next(iter(found))
+def _main_metric(pairs):
+    return 'mse' if 'mse' in pairs else next(iter(pairs))
 
-# %% ../../nbs/10_report/10_describe.ipynb #2652006c
-def _share_finding(found):
-    sibling, alone = found[_main_metric(found)]
+# %% ../../nbs/10_report/10_describe.ipynb #2d980274
+def _share_finding(pairs):
+    sibling, alone = pairs[_main_metric(pairs)]
     n, total = f'{sibling.n:.0f}', f'{sibling.n + alone.n:.0f}'
     claim = f'With image-level folds, {n} of {total} held-out images have a sibling in training'
     return Finding('siblings', claim)
 
 
-def _difference_finding(found):
-    apart = [m for m, (a, b) in found.items() if _worst_end(a) > _best_end(b)]
+def _difference_finding(pairs):
+    apart = [m for m, (a, b) in pairs.items() if _worst_end(a) > _best_end(b)]
     claim = 'Nothing shows that siblings make the difference, since the intervals overlap'
     if apart:
         names = joined(map(name_lines, apart))
         claim = f'Images with a sibling score better in {names}, and the intervals do not overlap'
-    metric = _main_metric(found)
-    sibling, alone = (with_interval(r, DIGITS[metric]) for r in found[metric])
+    metric = _main_metric(pairs)
+    sibling, alone = (with_interval(r, DIGITS[metric]) for r in pairs[metric])
     return Finding('siblings', claim, f'{name_lines(metric)} {sibling} against {alone}')
 
 
-def _beaten_findings(rows, found):
+def _beaten_findings(rows, pairs):
     "Metrics in which the mean image matches or beats the model on images without a sibling."
     beaten = []
-    for metric, (_, alone) in found.items():
+    for metric, (_, alone) in pairs.items():
         image = first_ok(pick(rows, metric=metric, model='mean_image', subset='no_sibling'))
         if image is not None and _sign(metric) * image.value >= _worst_end(alone):
             beaten.append(name_lines(metric))
     claim = f'Without a sibling the mean image matches or beats the model in {joined(beaten)}'
     return [Finding('siblings', claim)] if beaten else []
 
-# %% ../../nbs/10_report/10_describe.ipynb #c2107495
-def _reached_findings(found):
+# %% ../../nbs/10_report/10_describe.ipynb #06c02a8b
+def _reached_findings(pairs):
     "Which published values are reached, and on which images."
     published = {r.metric: r.published for r in PUBLISHED.itertuples()}
-    at_size = [m for m, (a, _) in found.items() if a.image_size == 128 and m in published]
+    at_size = [m for m, (a, _) in pairs.items() if a.image_size == 128 and m in published]
     reaches = lambda m, row: _best_end(row) >= _sign(m) * published[m]
-    alone = [m for m in at_size if reaches(m, found[m][1])]
-    only = [m for m in at_size if reaches(m, found[m][0]) and m not in alone]
+    alone = [m for m in at_size if reaches(m, pairs[m][1])]
+    only = [m for m in at_size if reaches(m, pairs[m][0]) and m not in alone]
     never = [m for m in at_size if m not in only + alone]
     endings = {
         'reached only on those': only,
@@ -254,7 +254,7 @@ def _reached_findings(found):
                 values = f'values of {joined(map(name_lines, metrics))} are'
             yield Finding('siblings', f'The published {values} {ending}')
 
-
+# %% ../../nbs/10_report/10_describe.ipynb #4a905b3a
 def sibling_sentence(
     rows: pd.DataFrame,  # tidy rows
     model: str = 'cpdm',
@@ -266,16 +266,16 @@ def sibling_sentence(
     every = pick(of_samples(is_blank(quotable(rows))), role=('model', 'control'), **single)
 
     def findings(part):
-        found = _by_subset(part, model)
-        if not found:
+        pairs = _by_subset(part, model)
+        if not pairs:
             return []
-        reached = [] if simulated else list(_reached_findings(found))
-        beaten = _beaten_findings(part, found)
-        return [_share_finding(found), *reached, _difference_finding(found), *beaten]
+        reached = [] if simulated else list(_reached_findings(pairs))
+        beaten = _beaten_findings(part, pairs)
+        return [_share_finding(pairs), *reached, _difference_finding(pairs), *beaten]
 
     return ' '.join(_over_conditions(every, findings))
 
-# %% ../../nbs/10_report/10_describe.ipynb #6a1c5ba2
+# %% ../../nbs/10_report/10_describe.ipynb #a1d01f8b
 def _best_extractor(rows, metric, label):
     "The row that answers for a label, by the scorecard's order, and what stands beside it."
     who = dict(metric=metric, label=label, role='model', subset=WHOLE_SET)
@@ -283,9 +283,9 @@ def _best_extractor(rows, metric, label):
     return row, beside(rows, row, metric)
 
 
-def _outcome_end(row, found):
+def _outcome_end(row, others):
     "What follows of a score: above its controls, matched, not above chance, not estimable."
-    control, null = found['control'], found['null']
+    control, null = others['control'], others['null']
     null_ok = null is not None and null.verdict == 'ok'
     return conclude(
         *(row.value, row.ci_low, row.ci_high),
@@ -304,13 +304,13 @@ _OUTCOME_CLAIMS = {
     'not estimable': 'The score of generated images is not estimable',
 }
 
-# %% ../../nbs/10_report/10_describe.ipynb #f60a1207
+# %% ../../nbs/10_report/10_describe.ipynb #e1105531
 def _score_numbers(scored, name):
     "The labels of a claim, and the highest score beside the omics; (row, what is beside it)."
-    row, found = max(scored, key=lambda x: x[0].value)
+    row, others = max(scored, key=lambda x: x[0].value)
     labels = joined(label_text(r.label) for r, _ in scored)
     most = 'at most ' if len(scored) > 1 else ''
-    control = found['control']
+    control = others['control']
     against = '' if control is None else f' against {decimal(control.value)}'
     return f'{labels}, {name} {most}{decimal(row.value)}{against}'
 
@@ -324,8 +324,8 @@ def _outcome_findings(rows, metric, name):
     "One finding per conclusion, with the labels it holds for."
     by_end = {}
     for label in dict.fromkeys(pick(rows, metric=metric, role='model').label):
-        row, found = _best_extractor(rows, metric, label)
-        by_end.setdefault(_outcome_end(row, found), []).append((row, found))
+        row, others = _best_extractor(rows, metric, label)
+        by_end.setdefault(_outcome_end(row, others), []).append((row, others))
     for end, scored in by_end.items():
         if end == 'not estimable':
             numbers = _missing_numbers([row for row, _ in scored])

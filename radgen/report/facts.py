@@ -15,7 +15,7 @@ import pandas as pd
 from ..core.names import count_text, label_text
 from ..core.rows import is_blank, ok_rows, own_rows, pick
 
-# %% ../../nbs/10_report/12_facts.ipynb #4cd71e0f
+# %% ../../nbs/10_report/12_facts.ipynb #79d3219d
 class Answer(NamedTuple):
     "What a run says to an item, and where that stands."
 
@@ -40,8 +40,8 @@ class RunFacts:
 
     def count(self, item: str, subset: str = 'all') -> int | None:
         "A count of the cohort."
-        found = pick(self.own, metric='count', label=item, subset=subset).value
-        return int(found.iloc[0]) if len(found) else None
+        counted = pick(self.own, metric='count', label=item, subset=subset).value
+        return int(counted.iloc[0]) if len(counted) else None
 
     def labels(self) -> list[str]:
         "The labels that were judged; all that were counted where none was judged."

@@ -50,7 +50,7 @@ def _data_uri(paths):
     kind = dict(svg='svg+xml').get(best.suffix[1:], best.suffix[1:])
     return f'data:image/{kind};base64,{base64.b64encode(best.read_bytes()).decode()}'
 
-# %% ../../nbs/10_report/15_figures.ipynb #90144edc
+# %% ../../nbs/10_report/15_figures.ipynb #2495609c
 _MODEL = '|'.join(sorted(TRAINED_MODELS, key=len, reverse=True))
 _VARIANTS = dict(
     multiomic='multi-omic condition',
@@ -63,8 +63,8 @@ _VARIANTS = dict(
 def _model_in(name):
     "The model in a file name, and the name without it; the CPDM where none is named."
     end = '_(?=paper|patient)' if name.startswith('fig3_') else '$'
-    found = re.search(rf'_({_MODEL}){end}', name)
-    return (found[1], name.replace(found[1], '')) if found else ('cpdm', name)
+    match = re.search(rf'_({_MODEL}){end}', name)
+    return (match[1], name.replace(match[1], '')) if match else ('cpdm', name)
 
 
 def figure_variant(
@@ -76,7 +76,7 @@ def figure_variant(
     words += [_VARIANTS[w] for w in re.split('[_-]', rest) if w in _VARIANTS]
     return model, ', '.join(words)
 
-# %% ../../nbs/10_report/15_figures.ipynb #e5d0a816
+# %% ../../nbs/10_report/15_figures.ipynb #8edf8f73
 def figure_fields(
     name: str,  # of the file, without suffix
     paths: list,  # its files
@@ -96,7 +96,7 @@ def figure_fields(
         uri=_data_uri(paths),
     )
 
-
+# %% ../../nbs/10_report/15_figures.ipynb #bd3361f8
 def figures_for(
     figures: dict,  # name -> files, as made by `find_figures`
     prefix: str,  # of FIGURES

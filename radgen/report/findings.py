@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..core.rows import ok_rows, pick
 
-# %% ../../nbs/10_report/08_findings.ipynb #5727eae4
+# %% ../../nbs/10_report/08_findings.ipynb #6faf3b9a
 class Lookup:
     "The rows of one condition and protocol, asked by metric and fields."
 
@@ -26,13 +26,13 @@ class Lookup:
 
     def one(self, metric: str, **where) -> pd.Series | None:
         "The first row with a number; None where there is none."
-        found = ok_rows(self.all(metric, **where))
-        return found.iloc[0] if len(found) else None
+        chosen = ok_rows(self.all(metric, **where))
+        return chosen.iloc[0] if len(chosen) else None
 
     def why(self, metric: str, **where) -> str:
         "Why there is no number: the first verdict that is not ok, '' where all are."
-        found = self.all(metric, **where)
-        return next(iter(found[found.verdict != 'ok'].verdict), '')
+        chosen = self.all(metric, **where)
+        return next(iter(chosen[chosen.verdict != 'ok'].verdict), '')
 
     def models(self, metric: str, **where) -> list[str]:
         "The models that have rows of a metric."
@@ -101,10 +101,12 @@ def group_names(
         names.append(', '.join(filter(None, parts)))
     return names
 
-# %% ../../nbs/10_report/08_findings.ipynb #5b2bdd5d
+# %% ../../nbs/10_report/08_findings.ipynb #69dd5368
 def _behind(findings, n_groups):
     "What stands behind a claim in parentheses; `findings` maps a group to its findings."
-    numbers = {g: ', '.join(f.numbers for f in found if f.numbers) for g, found in findings.items()}
+    numbers = {
+        g: ', '.join(f.numbers for f in of_group if f.numbers) for g, of_group in findings.items()
+    }
     everywhere = len(findings) == n_groups
     if not any(numbers.values()):
         return '' if everywhere else '; '.join(filter(None, findings))
@@ -123,7 +125,7 @@ def sentences_of(
         for f in findings:
             by_claim.setdefault((f.topic, f.claim), {}).setdefault(group, []).append(f)
     out = []
-    for (_, claim), found in by_claim.items():
-        behind = _behind(found, len(groups))
+    for (_, claim), by_group in by_claim.items():
+        behind = _behind(by_group, len(groups))
         out.append(f'{claim} ({behind}).' if behind else f'{claim}.')
     return out

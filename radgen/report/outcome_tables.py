@@ -20,7 +20,7 @@ from ..core.rows import WHOLE_SET, beside, first_ok, is_blank, own_rows, pick, q
 from .display import Column, count, estimate, estimate_fields, null_range, words
 from .tables import estimator_text
 
-# %% ../../nbs/10_report/04_outcome_tables.ipynb #b6486c99
+# %% ../../nbs/10_report/04_outcome_tables.ipynb #3ffd679e
 CNN_EXTRACTORS = ('vgg16', 'resnet50', 'inceptionv3')  # of the paper; their weights are not ours
 
 
@@ -35,8 +35,8 @@ def _outcome_groups(rows, metrics):
 def _beside_fields(rows, row, metric):
     "The numbers that stand beside a score: omics without an image, null, simulated truth."
     names = dict(control='omics', null='null', truth='truth')
-    found = beside(rows, row, metric)
-    fields = (estimate_fields(found[k], f'{metric}_{name}') for k, name in names.items())
+    others = beside(rows, row, metric)
+    fields = (estimate_fields(others[k], f'{metric}_{name}') for k, name in names.items())
     return {k: v for part in fields for k, v in part.items()}
 
 
@@ -46,7 +46,7 @@ def _without_empty(table, name):
         return table.drop(columns=[c for c in table if c == name or c.startswith(f'{name}_')])
     return table
 
-# %% ../../nbs/10_report/04_outcome_tables.ipynb #d0dcfc8a
+# %% ../../nbs/10_report/04_outcome_tables.ipynb #443f3eff
 def _classification_line(rows, key, part):
     first = first_ok(pick(part, metric='auroc'))
     row = first if first is not None else part.iloc[0]
@@ -74,7 +74,7 @@ def _not_run_line(extractor):
     key = dict(label='any', condition='any', protocol='patient')
     return key | dict(extractor=extractor, classifier='xgboost') | missing
 
-
+# %% ../../nbs/10_report/04_outcome_tables.ipynb #2deca998
 def table_classification(
     rows: pd.DataFrame,  # tidy rows
 ) -> pd.DataFrame:  # four columns per number: auroc, auroc_omics, auroc_null, auprc, ...
@@ -111,14 +111,14 @@ def classification_columns(
         columns.append(estimate('AUROC, simulated truth', 'auroc_truth', metric='auroc'))
     return [*columns, count('patients', 'n'), count('positives', 'n_events'), words('verdict')]
 
-# %% ../../nbs/10_report/04_outcome_tables.ipynb #047f08ef
+# %% ../../nbs/10_report/04_outcome_tables.ipynb #85350968
 def _survival_line(rows, key, part):
     metrics = ('concordance', 'concordance_ipcw', 'logrank_p')
     first, *others = (first_ok(pick(part, metric=m)) for m in metrics)
     row = first if first is not None else part.iloc[0]
     numbers = {}
-    for metric, found in zip(metrics, (first, *others)):
-        numbers |= estimate_fields(found, metric)
+    for metric, number in zip(metrics, (first, *others)):
+        numbers |= estimate_fields(number, metric)
     counts = dict(n=row.n, n_events=row.n_events, verdict=row.verdict)
     return key | numbers | _beside_fields(rows, row, 'concordance') | counts
 
@@ -132,7 +132,7 @@ def table_survival(
     table = pd.DataFrame([_survival_line(rows, *g) for g in groups])
     return _without_empty(table, 'concordance_truth')
 
-
+# %% ../../nbs/10_report/04_outcome_tables.ipynb #fc13859b
 def survival_columns(
     table: pd.DataFrame,  # Table 4
 ) -> list[Column]:

@@ -6,13 +6,14 @@
 __all__ = ['TABLES', 'SECTIONS', 'GLOSSARY', 'tables', 'write_tables', 'kind_of', 'show_table', 'audit_sentences',
            'render_report']
 
-# %% ../../nbs/10_report/16_page.ipynb #e92feb07
+# %% ../../nbs/10_report/16_page.ipynb #bb8728f6
 from importlib.resources import files
 from pathlib import Path
 
 import jinja2
 import pandas as pd
 from markupsafe import Markup
+from pandas.io.formats.style import Styler
 
 from ..core.checks import require
 from ..core.paths import atomic, make_folder
@@ -80,7 +81,7 @@ TABLES = {  # name of the file -> how the table is shown
     'table8_checklists': _kind('table8_checklists', _plain, section='instrument'),
 }
 
-# %% ../../nbs/10_report/16_page.ipynb #6e826159
+# %% ../../nbs/10_report/16_page.ipynb #6faf52db
 def tables(
     rows: pd.DataFrame,  # tidy rows of all notebooks
     cohort_facts: pd.DataFrame | None = None,  # `Cohort.counts()`; by default rows of 'count'
@@ -102,7 +103,7 @@ def tables(
     ]
     return dict(zip(TABLES, made))
 
-
+# %% ../../nbs/10_report/16_page.ipynb #a68c5595
 def write_tables(
     tables: dict,  # name -> DataFrame
     folder: str | Path,
@@ -116,7 +117,7 @@ def write_tables(
         out.append(path)
     return out
 
-# %% ../../nbs/10_report/16_page.ipynb #81071020
+# %% ../../nbs/10_report/16_page.ipynb #72917c99
 def _text(value):
     return '–' if value is None or pd.isna(value) else str(value)
 
@@ -137,11 +138,11 @@ def kind_of(
 def show_table(
     table: pd.DataFrame,  # numbers, as made by `tables`
     name: str,  # e.g. 'table2_fidelity'
-):  # a Styler, which a notebook shows
+) -> Styler:  # a notebook shows it
     "A table as it is read."
     return styled_table(table, kind_of(name))
 
-# %% ../../nbs/10_report/16_page.ipynb #a2d23f8f
+# %% ../../nbs/10_report/16_page.ipynb #dbe2be54
 def audit_sentences(
     rows: pd.DataFrame,  # tidy rows of all notebooks
 ) -> list[str]:
@@ -150,7 +151,7 @@ def audit_sentences(
     return sentences(mine) if len(mine) else []
 
 
-def _found(rows, simulated):
+def _findings(rows, simulated):
     "Place on the page -> what its tables and figures show."
     return dict(
         cohort=describe_cohort(rows),
@@ -198,7 +199,7 @@ def _template():
 def _style():
     return Markup(files('radgen.report').joinpath('style.css').read_text(encoding='utf-8'))
 
-# %% ../../nbs/10_report/16_page.ipynb #303a45cb
+# %% ../../nbs/10_report/16_page.ipynb #83402d0d
 def _fields(rows, tables, figures, facts, simulated):
     "Everything that the template asks for."
     plain, nested = _provenance_lines(facts.get('provenance') or {})
@@ -211,7 +212,7 @@ def _fields(rows, tables, figures, facts, simulated):
         profile=profile,
         headline=headline(scorecard(rows, simulated)),
         sections=list(SECTIONS.items()),
-        found=_found(rows, simulated),
+        findings=_findings(rows, simulated),
         audit=audit_sentences(rows),
         figures=lambda prefix: figures_for(figures, prefix, simulated),
         view=lambda name: _view(name, tables[name]),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['models', 'training', 'folds', 'disjoint', 'inside_folds', 'internal', 'external', 'baselines', 'omics_direct',
            'classical', 'metrics', 'scores', 'uncertainty', 'accuracy', 'tests', 'robustness', 'calibration',
-           'dimensions', 'limits', 'outside', 'confounding', 'failures']
+           'dimensions', 'limits', 'out_of_range', 'confounding', 'failures']
 
 # %% ../../nbs/10_report/13_result_facts.ipynb #e8938f94
 import pandas as pd
@@ -14,7 +14,7 @@ from ..core.names import MODEL_NAMES, TRAINED_MODELS, count_text, label_text, mo
 from ..core.rows import pick
 from .facts import Answer, RunFacts, fact, listed, places, span
 
-# %% ../../nbs/10_report/13_result_facts.ipynb #718440c0
+# %% ../../nbs/10_report/13_result_facts.ipynb #d7f22dbd
 _SCORES = (
     *('mse', 'ssim', 'legacy_fid', 'legacy_fid_ratio', 'kid', 'radiomics_frechet'),
     *('inception_fid', 'auroc', 'auprc', 'concordance', 'concordance_ipcw', 'logrank_p'),
@@ -40,7 +40,7 @@ def models(run: RunFacts) -> Answer | None:
     text = listed([f'{MODEL_NAMES[m]}{long(m)}' for m in present], 9, '; ')
     return _answer(text, trained, places(trained) or 'rows/model')
 
-
+# %% ../../nbs/10_report/13_result_facts.ipynb #0508a006
 @fact
 def training(run: RunFacts) -> Answer | None:
     "The length of training, and its share of the released one."
@@ -55,7 +55,7 @@ def training(run: RunFacts) -> Answer | None:
         parts.append(f'{model_text(model)}: {percent} of the released length')
     return _answer('; '.join(parts), rows)
 
-# %% ../../nbs/10_report/13_result_facts.ipynb #75e70a08
+# %% ../../nbs/10_report/13_result_facts.ipynb #aa583892
 _OVER = dict(paper='images', patient='patients')
 
 
@@ -85,11 +85,11 @@ def disjoint(run: RunFacts) -> Answer | None:
 @fact
 def inside_folds(run: RunFacts) -> Answer | None:
     "Whether scores are given with and without a sibling in training."
-    found = disjoint(run)
-    if found is None:
+    shares = disjoint(run)
+    if shares is None:
         return None
     split = len(pick(run.own, subset=('sibling', 'no_sibling')))
-    return Answer(found.text + '; scores are split by it' * bool(split), found.source)
+    return Answer(shares.text + '; scores are split by it' * bool(split), shares.source)
 
 # %% ../../nbs/10_report/13_result_facts.ipynb #205f5438
 @fact
@@ -140,7 +140,7 @@ def classical(run: RunFacts) -> Answer | None:
     names = [c for c in dict.fromkeys(run.own.classifier) if c in known]
     return Answer(f'yes: {listed(names)}', 'rows/classifier') if names else None
 
-# %% ../../nbs/10_report/13_result_facts.ipynb #1ce6ae37
+# %% ../../nbs/10_report/13_result_facts.ipynb #af2b3c52
 @fact
 def metrics(run: RunFacts) -> Answer | None:
     "The metrics of models."
@@ -162,14 +162,14 @@ def scores(run: RunFacts) -> Answer | None:
 @fact
 def uncertainty(run: RunFacts) -> Answer | None:
     "The same, with the measured coverage of the intervals."
-    found, coverage = scores(run), pick(run.ok, metric='coverage')
-    if found is None or not len(coverage):
-        return found
+    scored, coverage = scores(run), pick(run.ok, metric='coverage')
+    if scored is None or not len(coverage):
+        return scored
     low, high = 100 * coverage.value.min(), 100 * coverage.value.max()
     text = f'on simulated patients they contain the truth in {low:.0f} to {high:.0f} %'
-    return Answer(f'{found.text}; {text} of repetitions', f'{found.source}, {places(coverage)}')
+    return Answer(f'{scored.text}; {text} of repetitions', f'{scored.source}, {places(coverage)}')
 
-
+# %% ../../nbs/10_report/13_result_facts.ipynb #1bcbf972
 def _auroc_text(row):
     interval = f' [{row.ci_low:.2f}, {row.ci_high:.2f}]' if pd.notna(row.ci_low) else ''
     return f'{label_text(row.label)} AUROC {row.value:.2f}{interval} ({row.condition})'
@@ -220,7 +220,7 @@ def dimensions(run: RunFacts) -> Answer | None:
     text = f'distances between sets on {listed(components)} for {span(rows.n)} images per side'
     return Answer(text, places(rows))
 
-# %% ../../nbs/10_report/13_result_facts.ipynb #91891982
+# %% ../../nbs/10_report/13_result_facts.ipynb #3bfb5131
 @fact
 def limits(run: RunFacts) -> Answer | None:
     "What cannot be estimated, and why."
@@ -231,17 +231,17 @@ def limits(run: RunFacts) -> Answer | None:
 
 
 @fact
-def outside(run: RunFacts) -> Answer | None:
-    "How many unpaired patients lie outside what training saw."
+def out_of_range(run: RunFacts) -> Answer | None:
+    "How many unpaired patients lie outside the training range."
     rows = pick(run.ok, metric=('n_out_of_range', 'extrapolation'))
     texts = [
         f'{100 * r.value:.0f} % ({r.condition}, {r.estimator or r.metric})'
         for r in rows.itertuples()
     ]
-    text = f'unpaired patients outside what training saw: {listed(texts, 4)}'
+    text = f'unpaired patients outside the training range: {listed(texts, 4)}'
     return _answer(text if texts else '', rows)
 
-
+# %% ../../nbs/10_report/13_result_facts.ipynb #1f14fab8
 @fact
 def confounding(run: RunFacts) -> Answer | None:
     "How well site and series type are predicted."
@@ -256,7 +256,7 @@ def confounding(run: RunFacts) -> Answer | None:
 
 @fact
 def failures(run: RunFacts) -> Answer | None:
-    "What the audit found."
+    "What the audit shares."
     named = ('copy_ratio', 'retrieval', 'condition_sensitivity')
     rows = pick(run.ok, metric=named, role='model')
     where = lambda r: ', '.join(filter(None, (r.condition, r.protocol)))

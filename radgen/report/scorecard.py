@@ -98,7 +98,7 @@ def conclude(
         return 'reproduced' if value == published else 'not reproduced'
     return _against(value, low, high, published, control, null, better)
 
-# %% ../../nbs/10_report/06_scorecard.ipynb #5d2f1c75
+# %% ../../nbs/10_report/06_scorecard.ipynb #9e553f13
 def _of(rows, metric, condition, label):
     "All rows of a quantity over everybody held out."
     return pick(rows, metric=metric, condition=condition, label=label or '', subset=WHOLE_SET)
@@ -107,8 +107,8 @@ def _of(rows, metric, condition, label):
 def _our_row(rows, metric, condition, protocol, label):
     "The model's row that answers, by the fixed order; None where there is none."
     who = dict(role='model', model='cpdm', protocol=protocol, estimator=('single', ''))
-    found = pick(_of(rows, metric, condition, label), **who)
-    return first_ok(found, extractor=EXTRACTORS, classifier=CLASSIFIERS)
+    rows_of_model = pick(_of(rows, metric, condition, label), **who)
+    return first_ok(rows_of_model, extractor=EXTRACTORS, classifier=CLASSIFIERS)
 
 
 def _quoted_row(rows, metric, condition, protocol, label):
@@ -119,7 +119,7 @@ def _quoted_row(rows, metric, condition, protocol, label):
         return ratio, 'legacy_fid' if ratio is None else 'legacy_fid_ratio'
     return row, metric
 
-# %% ../../nbs/10_report/06_scorecard.ipynb #45de758c
+# %% ../../nbs/10_report/06_scorecard.ipynb #9cd3f399
 def _fidelity_beside(here, ours, protocol, better):
     "Best trivial control and upper bound of a fidelity, at the same size and protocol."
     same = pick(here, protocol=protocol, image_size=ours.image_size)
@@ -131,9 +131,9 @@ def _fidelity_beside(here, ours, protocol, better):
 
 def _outcome_beside(rows, ours, metric):
     "Control, null, truth of an outcome; the truth is its upper bound, else the control."
-    found = beside(rows, ours, metric)
-    truth = found['truth']
-    return found | dict(upper_bound=truth if truth is not None else found['control'])
+    others = beside(rows, ours, metric)
+    truth = others['truth']
+    return others | dict(upper_bound=truth if truth is not None else others['control'])
 
 
 SHORT = dict(
@@ -151,7 +151,7 @@ def _short_name(row):
     name = SHORT.get(row.model, model_text(row.model))
     return f'{name}, {row.classifier}' if row.classifier else name
 
-# %% ../../nbs/10_report/06_scorecard.ipynb #c386e535
+# %% ../../nbs/10_report/06_scorecard.ipynb #079e9fb3
 def _why_not_comparable(ours, metric, quoted, simulated, own):
     "Why a value does not answer the published question; '' where it does."
     if simulated or own:
@@ -167,12 +167,12 @@ def _value(row, column='value'):
     return math.nan if row is None or row.verdict != 'ok' else row[column]
 
 
-def _numbers_beside(found):
+def _numbers_beside(others):
     "What stands beside a score, as columns of the scorecard."
-    null, truth, bound = found['null'], found['truth'], found['upper_bound']
+    null, truth, bound = others['null'], others['truth'], others['upper_bound']
     return dict(
-        control=_value(found['control']),
-        control_name=_short_name(found['control']),
+        control=_value(others['control']),
+        control_name=_short_name(others['control']),
         null=_value(null),
         null_low=_value(null, 'ci_low'),
         null_high=_value(null, 'ci_high'),
@@ -181,7 +181,7 @@ def _numbers_beside(found):
         upper_bound_name='simulated truth' if truth is not None else _short_name(bound),
     )
 
-# %% ../../nbs/10_report/06_scorecard.ipynb #e35aa579
+# %% ../../nbs/10_report/06_scorecard.ipynb #2832fa38
 _OWN_FIELDS = (
     *('extractor', 'classifier', 'estimator', 'image_size', 'value', 'ci_low', 'ci_high'),
     *('n', 'n_events', 'verdict'),
@@ -204,7 +204,7 @@ def _conclusions(p, ours, numbers, why):
     standing = conclude(**given) if apart and p.better != 'equal' else ''
     return dict(conclusion=conclusion, standing=standing, why=why if apart else '')
 
-
+# %% ../../nbs/10_report/06_scorecard.ipynb #8f7e299c
 def _score_line(rows, p, condition, protocol, simulated, own):
     "One published number under one condition and protocol."
     ours, quoted = _quoted_row(rows, p.metric, condition, protocol, p.label)
@@ -214,11 +214,11 @@ def _score_line(rows, p, condition, protocol, simulated, own):
     if ours is None:
         return line | dict(verdict=NOT_RUN, conclusion='unavailable', standing='', why='')
     if p.label:
-        found = _outcome_beside(rows, ours, p.metric)
+        others = _outcome_beside(rows, ours, p.metric)
     else:
         here = _of(rows, quoted, condition, p.label)
-        found = _fidelity_beside(here, ours, protocol, p.better)
-    numbers = _numbers_beside(found)
+        others = _fidelity_beside(here, ours, protocol, p.better)
+    numbers = _numbers_beside(others)
     why = _why_not_comparable(ours, p.metric, quoted, simulated, own)
     own_fields = {k: ours[k] for k in _OWN_FIELDS}
     return line | own_fields | numbers | _conclusions(p, ours, numbers, why)
@@ -286,7 +286,7 @@ def _each_protocol(ran, value, name):
         return next(iter(texts.values()))
     return '; '.join(f'{protocol} {text}' for protocol, text in texts.items())
 
-# %% ../../nbs/10_report/06_scorecard.ipynb #5037aa8c
+# %% ../../nbs/10_report/06_scorecard.ipynb #1806dfae
 def _null_range(line):
     "The null's mean and 95 % range."
     if line is None or not is_finite(line.null):
@@ -315,7 +315,7 @@ def _side_by_side(quantity, condition, part):
         **{f'conclusion, {k} protocol': end for k, end in ends.items()},
     }
 
-
+# %% ../../nbs/10_report/06_scorecard.ipynb #c73cfabb
 def table_scorecard(
     score: pd.DataFrame,  # as made by `scorecard`
 ) -> pd.DataFrame:  # text
@@ -353,7 +353,7 @@ def scorecard_markdown(
     rule = '|' + '---|' * table.shape[1]
     return '\n'.join([cells(table.columns), rule, *map(cells, table.itertuples(index=False))])
 
-# %% ../../nbs/10_report/06_scorecard.ipynb #f273e9e2
+# %% ../../nbs/10_report/06_scorecard.ipynb #d380add9
 _WITH_VERB = ('reproduced', 'above its controls', 'matched by a control', 'unavailable')
 
 
@@ -370,7 +370,7 @@ def _judged(score):
     ran = ran.sort_values('protocol', key=lambda p: p.ne('patient'), kind='stable')
     return ran.drop_duplicates(['quantity', 'condition'])
 
-
+# %% ../../nbs/10_report/06_scorecard.ipynb #6d0b842a
 def headline(
     score: pd.DataFrame,  # as made by `scorecard`
 ) -> str:

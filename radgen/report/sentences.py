@@ -122,7 +122,7 @@ def _copying(look, model):
         return [_smooth_finding(ratio, nndr, real, too_few)]
     return [_no_copy_finding(ratio, p)]
 
-# %% ../../nbs/10_report/09_sentences.ipynb #048b7d7f
+# %% ../../nbs/10_report/09_sentences.ipynb #b2c8a73a
 def _rank_finding(look, model, scorer, row):
     where = dict(model=model, extractor=scorer)
     null = look.one('retrieval', role='null', **where)
@@ -138,7 +138,7 @@ def _rank_finding(look, model, scorer, row):
     rank = f'mean normalized rank {with_interval(row)}{among}'
     return Finding('retrieval', claim, _numbers(rank, _permuted(null)))
 
-
+# %% ../../nbs/10_report/09_sentences.ipynb #bf1fb175
 def _rank_differences(look, model, scorer):
     where, by = dict(model=model, extractor=scorer, verdict='ok'), f'With the {scorer} scorer'
     for row in look.all('retrieval_difference', **where).itertuples():
@@ -151,7 +151,7 @@ def _rank_differences(look, model, scorer):
             claim = f'{by}, no difference in retrieval from the {other} is shown'
         yield Finding('differences', claim, f'difference {with_interval(row)}')
 
-
+# %% ../../nbs/10_report/09_sentences.ipynb #255c9000
 def _retrieval(look, model):
     "Whether real images find their own condition."
     out = []
@@ -326,7 +326,7 @@ def _diversity(look, model):
     "Whether samples vary as real images do."
     return _variety(look, model) + _precision_recall(look, model)
 
-# %% ../../nbs/10_report/09_sentences.ipynb #291522cf
+# %% ../../nbs/10_report/09_sentences.ipynb #6547d318
 TOPICS = dict(
     copying=_copying,
     retrieval=_retrieval,
@@ -339,7 +339,7 @@ TOPICS = dict(
     diversity=_diversity,
 )
 
-
+# %% ../../nbs/10_report/09_sentences.ipynb #875a45c8
 def _audited_model(look):
     "The model that the rows are about."
     metrics = ('copy_ratio', 'retrieval', 'extrapolation')
@@ -358,8 +358,8 @@ def sentences(
     models = {key: _audited_model(look) for key, look in looks.items()}
     out = []
     for topic in topics:
-        found = {k: TOPICS[topic](looks[k], m) for k, m in models.items() if m is not None}
-        found = {k: findings for k, findings in found.items() if findings}
-        names = group_names(list(found))
-        out += sentences_of(dict(zip(names, found.values())))
+        by_group = {k: TOPICS[topic](looks[k], m) for k, m in models.items() if m is not None}
+        by_group = {k: findings for k, findings in by_group.items() if findings}
+        names = group_names(list(by_group))
+        out += sentences_of(dict(zip(names, by_group.values())))
     return out

@@ -59,13 +59,13 @@ def cohort_columns(
     "How Table 1 is read."
     return [words('what', say_as=item_text), *(count(c) for c in table.columns[1:])]
 
-# %% ../../nbs/10_report/03_tables.ipynb #c593fabd
+# %% ../../nbs/10_report/03_tables.ipynb #3a28ced4
 def training_note(
     rows: pd.DataFrame,  # tidy rows of the training notebook, among others
     model: str,
     condition: str,
     protocol: str,
-) -> str:  # 'trained 150 steps a fold, 0.8 % of the released length; width 32 of 128', or ''
+) -> str:  # 'trained 150 steps per fold, 0.8 % of the released length; width 32 of 128', or ''
     "How long a model was trained, and what share of the released recipe that is."
     metrics = ('training_steps', 'training_share')
     of_model = dict(model=model, condition=condition, protocol=protocol)
@@ -82,7 +82,7 @@ def training_note(
     smaller = f'; {share.estimator}' if share is not None and share.estimator else ''
     return ', '.join(parts) + smaller
 
-# %% ../../nbs/10_report/03_tables.ipynb #1b5f9c78
+# %% ../../nbs/10_report/03_tables.ipynb #e8842d7d
 def _fidelity_rows(rows):
     "Fidelity of the run's own folds, at the size at which it is quoted."
     every = of_samples(is_blank(quotable(rows)))
@@ -99,15 +99,15 @@ def _fidelity_rows(rows):
 def by_condition(
     rows: pd.DataFrame,  # tidy rows
     keys: list[str],  # fields, the condition first
-):  # of (values of the keys, rows)
+) -> list:  # of (values of the keys, rows)
     "Rows in groups, the multi-omic condition first."
     return sorted(rows.groupby(keys, sort=False), key=lambda g: g[0][0] != 'multiomic')
 
-
+# %% ../../nbs/10_report/03_tables.ipynb #b0e292f3
 def _pairs(rows):
     "Each model with each of its estimators, in the order of the rows."
-    found = rows[['model', 'estimator']].drop_duplicates()
-    return list(found.itertuples(index=False, name=None))
+    pairs = rows[['model', 'estimator']].drop_duplicates()
+    return list(pairs.itertuples(index=False, name=None))
 
 
 def _fidelity_lines(part):
@@ -151,7 +151,7 @@ def _metric_fields(mine, metrics, nothing):
             out[f'{metric}_verdict'] = 'unavailable'
     return out
 
-# %% ../../nbs/10_report/03_tables.ipynb #70f7eeab
+# %% ../../nbs/10_report/03_tables.ipynb #807c5d5c
 def _fidelity_line(mine, part, key, estimator, metrics):
     condition, protocol, role, model = key
     nothing = mine.verdict.str.startswith('unavailable').all()  # true of no row at all, too
@@ -167,7 +167,7 @@ def _fidelity_line(mine, part, key, estimator, metrics):
         n_imaged=None if nothing else mine.n_imaged.max(),
     )
 
-
+# %% ../../nbs/10_report/03_tables.ipynb #e3852486
 def table_fidelity(
     rows: pd.DataFrame,  # tidy rows
 ) -> pd.DataFrame:  # four columns per metric; paired_size: pixels of legacy FID, MSE and SSIM
