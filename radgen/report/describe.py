@@ -105,11 +105,11 @@ def describe_training(
         f'({held_out.value:.3g} against {train.value:.3g}).'
     )
 
-# %% ../../nbs/10_report/10_describe.ipynb #39d79601
+# %% ../../nbs/10_report/10_describe.ipynb #d913a82f
 def describe_generation(
     rows: pd.DataFrame,  # tidy rows, among others those of the generating notebook
 ) -> str:  # '' where nothing was generated
-    "How many patients were given generated images, and how many lie out_of_range training."
+    "How many patients were given generated images, and how many lie outside training."
     every = ok_rows(pick(is_blank(own_rows(rows)), metric=('patients_generated', 'n_out_of_range')))
     every = every.sort_values('condition', key=lambda c: c.ne('multiomic'), kind='stable')
     groups = {}
@@ -121,7 +121,7 @@ def describe_generation(
             claim = 'Unpaired patients were given generated images'
             out.append(Finding('generated', claim, f'{n.value:,.0f} patients'))
         if out_of_range is not None:
-            claim = 'Unpaired patients lie out_of_range the training range in some feature'
+            claim = 'Unpaired patients lie outside the training range in some feature'
             out.append(Finding('outside', claim, f'{100 * out_of_range.value:.0f} % of them'))
         groups[condition] = out
     return ' '.join(sentences_of(groups))
