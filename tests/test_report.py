@@ -804,7 +804,7 @@ def test_no_checklist_answer_is_typed():
     full = RunFacts(two_sizes(), dict(code='x', **made_by), ledger)
     silent = {f for f in named if FACTS[f](full) is None}
     assert silent <= set(
-        'confounding robustness folds disjoint inside_folds internal classical dimensions '
+        'predicted_site robustness folds disjoint inside_folds internal classical dimensions '
         'outcomes missing characteristics tests out_of_range'.split()
     )
 
