@@ -54,7 +54,7 @@ def draw_imaged(
     u = [rng_for(seed, 'imaging', i).random() for i in range(n)]
     return np.sort(np.argsort(u, kind='stable')[:n_imaged])
 
-# %% ../../nbs/03_phantom/07_cohort.ipynb #c9a0c8aa
+# %% ../../nbs/03_phantom/07_cohort.ipynb #7c2810eb
 SERIES_COLUMNS = ['patient_id', 'kind', 'site']
 
 
@@ -65,7 +65,7 @@ def _draw_patient(seed, i, site, parameters):
     maps = tissue_maps(seed, i, anatomy, parameters.iloc[i].to_dict())
     return anatomy, kinds, *render(seed, i, maps, kinds)
 
-
+# %% ../../nbs/03_phantom/07_cohort.ipynb #d3afd32f
 def draw_projections(
     seed: int,
     patients: pd.Index,  # all
@@ -147,12 +147,13 @@ class Truth:
     genes: pd.DataFrame  # chromosome, place, arm, program
     noise: pd.Series  # sigma [omics]
 
-# %% ../../nbs/03_phantom/07_cohort.ipynb #5e214eb7
+# %% ../../nbs/03_phantom/07_cohort.ipynb #229417df
 def _check_options(n_patients, n_imaged, link, image_size, missing, seed):
     require(0 <= link <= 1, f'link={link}: give a strength from 0 to 1')
     require(0 <= missing < 1, f'missing={missing}: give a share from 0 to less than 1')
-    enough = 0 <= n_imaged <= n_patients
-    require(enough, f'n_imaged={n_imaged}: give from 0 to n_patients={n_patients}')
+    require(n_imaged >= 0, f'n_imaged={n_imaged}: give 0 or more')
+    most = f'n_imaged={n_imaged}: give at most n_patients={n_patients}'
+    require(n_imaged <= n_patients, most)
     require(image_size >= 8, f'image_size={image_size}: give at least 8 pixels')
     require(seed >= 0, f'seed={seed}: give a seed of 0 or more')
 
@@ -184,12 +185,12 @@ def _draw_traits(seed, programs, link):
     noise = np.stack([rng.standard_normal(len(TRAITS)) for rng in rngs])
     return w, tumour_parameters(w.to_numpy(), noise).set_axis(names)
 
-# %% ../../nbs/03_phantom/07_cohort.ipynb #119b3f8a
+# %% ../../nbs/03_phantom/07_cohort.ipynb #5e2a2eee
 def _world_truth(world):
     names = dict(loadings=world.loadings, omic_weights=world.weights, gene_means=world.mean)
     return names | dict(genes=world.genes, noise=world.noise)
 
-
+# %% ../../nbs/03_phantom/07_cohort.ipynb #5e7a0bf2
 def make_phantom(
     n_patients: int = 600,
     n_imaged: int = 96,  # of them
@@ -206,12 +207,11 @@ def make_phantom(
     complete = draw_omics(seed, programs.to_numpy(), world, patients)
     omics = {o: with_gaps(seed, t, missing, k) for k, (o, t) in enumerate(complete.items())}
     labels, survival, clinical = _draw_clinic(seed, programs)
-    w, parameters = _draw_traits(seed, programs, link)
+    w, traits = _draw_traits(seed, programs, link)
     sites = np.array([draw_site(rng_for(seed, 'site', i)) for i in range(n_patients)])
     imaged = draw_imaged(seed, n_patients, n_imaged)
-    drawn = draw_projections(seed, patients, imaged, sites, parameters, image_size)
-    pixels = dict(image_programs=w, tumour=parameters, anatomy=drawn.anatomy)
-    pixels |= dict(nuisance=drawn.nuisance)
+    drawn = draw_projections(seed, patients, imaged, sites, traits, image_size)
+    visible = dict(image_programs=w, tumour=traits, anatomy=drawn.anatomy, nuisance=drawn.nuisance)
     signature = complete['expression'][signature_genes(world)]
     return Cohort(
         name='phantom' if link > 0 else 'phantom_link0',
@@ -223,6 +223,6 @@ def make_phantom(
         labels=labels,
         survival=survival,
         ledger=phantom_ledger(patients, imaged, drawn.series, omics, labels),
-        truth=Truth(link, seed, programs, subtype, **clinical, **pixels, **_world_truth(world)),
+        truth=Truth(link, seed, programs, subtype, **clinical, **visible, **_world_truth(world)),
         simulated=True,
     )

@@ -141,7 +141,7 @@ def _pixel_bytes(stored, bits, signed):
         pixels = (pixels.view('<u2') & (2**bits - 1)).view('<i2')
     return pixels.tobytes()
 
-# %% ../../nbs/03_phantom/06_dicom.ipynb #1373051c
+# %% ../../nbs/03_phantom/06_dicom.ipynb #741cc27e
 def _series_headers(uid):
     "The headers that all slices share."
     from pydicom.uid import generate_uid
@@ -159,7 +159,7 @@ def _series_headers(uid):
         ImageType=['ORIGINAL', 'PRIMARY', 'M'],
     )
 
-
+# %% ../../nbs/03_phantom/06_dicom.ipynb #ab31ec08
 def _place_headers(grid, i):
     "Where slice i lies."
     position = grid.origin + grid.direction[:, 0] * grid.spacing[0] * i
@@ -187,7 +187,7 @@ def _pixel_headers(shape, bits, signed, slope, intercept, inverted):
         RescaleIntercept=f'{intercept:.10g}',
     )
 
-# %% ../../nbs/03_phantom/06_dicom.ipynb #d6ef9c5f
+# %% ../../nbs/03_phantom/06_dicom.ipynb #701e71f3
 SYNTAXES = dict(
     raw='1.2.840.10008.1.2.1',
     rle='1.2.840.10008.1.2.5',
@@ -195,7 +195,7 @@ SYNTAXES = dict(
     jpeg_lossless='1.2.840.10008.1.2.4.70',
 )
 
-
+# %% ../../nbs/03_phantom/06_dicom.ipynb #c9ede0f5
 def _jpeg_lossless(stored):
     "The encapsulated stream of one slice, made by GDCM."
     import tempfile
@@ -227,7 +227,7 @@ def _compress(ds, syntax, stored, signed):
         ds.file_meta.TransferSyntaxUID = UID(SYNTAXES[syntax])
         ds['PixelData'].is_undefined_length = True
 
-# %% ../../nbs/03_phantom/06_dicom.ipynb #7cda24ab
+# %% ../../nbs/03_phantom/06_dicom.ipynb #2e7bad0e
 def _data_set(headers):
     "A data set of one slice, uncompressed; a header of None is left out."
     import pydicom
@@ -241,7 +241,7 @@ def _data_set(headers):
             setattr(ds, key, value)
     return ds
 
-
+# %% ../../nbs/03_phantom/06_dicom.ipynb #40b1f52b
 def write_series(
     values: np.ndarray,  # [slices, rows, columns], what a reader should get back
     grid: Grid,

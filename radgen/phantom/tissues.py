@@ -56,7 +56,7 @@ def draw_line(
         out = out + np.bincount(at, weights * share, NATIVE_SIZE * NATIVE_SIZE)
     return ndimage.gaussian_filter(out.reshape(NATIVE_SIZE, NATIVE_SIZE), width).astype(np.float32)
 
-# %% ../../nbs/03_phantom/04_tissues.ipynb #33c5a69f
+# %% ../../nbs/03_phantom/04_tissues.ipynb #cc81f5dd
 ANATOMY = pd.DataFrame(  # uniform between low and high; lengths in image widths
     dict(
         wall=(0.61, 0.72),
@@ -84,7 +84,7 @@ ANATOMY = pd.DataFrame(  # uniform between low and high; lengths in image widths
     index=['low', 'high'],
 )
 
-
+# %% ../../nbs/03_phantom/04_tissues.ipynb #de4c3ac8
 def draw_anatomy(
     rng: np.random.Generator,
 ) -> dict:  # ANATOMY's names
@@ -265,7 +265,7 @@ def _tumour_body(rho, t, rng):
     shell = (1 + 0.4 * t['rim']) * (ball - 0.8 * t['rim'] * core)
     return shell * mottle * (0.35 + 0.65 * t['radius'] / 0.09)
 
-# %% ../../nbs/03_phantom/04_tissues.ipynb #069f0ded
+# %% ../../nbs/03_phantom/04_tissues.ipynb #41459031
 def tumour_maps(
     a: dict,  # anatomy
     t: dict,  # physical parameters
@@ -286,7 +286,7 @@ def tumour_maps(
     halo = np.exp(-((far / (t['radius'] + 0.07)) ** 2)) * t['halo'] * breast
     return dict(tumour=tumour.astype(np.float32), halo=halo.astype(np.float32))
 
-
+# %% ../../nbs/03_phantom/04_tissues.ipynb #28a5e507
 def node_map(
     a: dict,  # anatomy
     radius: float,  # of a typical node, in image widths
