@@ -227,7 +227,7 @@ def extrapolation(
         return pd.DataFrame(
             dict(
                 distance=np.sqrt(law.mahalanobis(encoder.transform(test).astype(np.float64))),
-                outside=encoder.outside(test),
+                outside=encoder.fraction_out_of_range(test),
             ),
             test.index,
         )

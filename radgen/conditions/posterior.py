@@ -170,7 +170,7 @@ def gather_terms(
         statistics.append((lin, quad))
     return precision, linear, statistics
 
-# %% ../../nbs/04_conditions/02_posterior.ipynb #23b88df4
+# %% ../../nbs/04_conditions/02_posterior.ipynb #3d19fa06
 PRIOR = 1e-6  # a0 = b0, a vague prior of all precisions
 
 
@@ -203,8 +203,8 @@ def rows_kl(
     "Divergence of Gaussian rows from their prior."
     i, j = lower_triangle(rows.mean.shape[1])
     squares = (rows.moment[:, i == j] @ precision).sum()
-    constant = rows.logdet + rows.mean.size
-    return 0.5 * (squares - constant - len(rows.mean) * log_precision.sum())
+    logarithms = len(rows.mean) * log_precision.sum()
+    return 0.5 * (squares - rows.logdet - rows.mean.size - logarithms)
 
 # %% ../../nbs/04_conditions/02_posterior.ipynb #544b2b6e
 def sum_of_squares(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OMIC_SCALES', 'SCALE_LIMITS', 'USUAL_SCALES', 'LARGEST_LOG', 'on_scale', 'scales_of', 'omics_tensor', 'split_flat',
-           'from_flat', 'check_tensor', 'center_and_scale']
+           'from_flat', 'check_tensor', 'names_or_numbers', 'center_and_scale']
 
 # %% ../../nbs/04_conditions/01_tensors.ipynb #71947fef
 import numpy as np
@@ -199,6 +199,14 @@ def check_tensor(
     patients = [f'{i} (from 0)' for i in range(len(X))]
     _check_some(np.any([s.any(1) for s in seen], axis=0), 'patient', patients)
     return X
+
+# %% ../../nbs/04_conditions/01_tensors.ipynb #11943f41
+def names_or_numbers(
+    given,  # names, or None
+    n: int,
+) -> list[str]:
+    "Names as text, numbers where none are given."
+    return [str(i) for i in (range(n) if given is None else given)]
 
 # %% ../../nbs/04_conditions/01_tensors.ipynb #7cdf5f55
 def _moments(x):

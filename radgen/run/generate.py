@@ -72,7 +72,7 @@ def generate_images(
 
     model = load_model(Path(checkpoint))
     given = read_conditions(conditions, model.encoder.features)
-    outside = model.encoder.outside(given)
+    outside = model.encoder.fraction_out_of_range(given)
     if outside.any():
         print(
             f'{int((outside > 0).sum())} of {len(given)} patients have a feature outside the range of the training patients: their pictures are extrapolations',
