@@ -31,7 +31,7 @@ from .tensors import center_and_scale, check_tensor, names_or_numbers
 from ..core.checks import require
 from ..core.progress import Progress
 
-# %% ../../nbs/04_conditions/03_btf.ipynb #940ceb17
+# %% ../../nbs/04_conditions/03_btf.ipynb #734a7bd2
 SWITCHED_OFF = 1e-5  # share of the variance below which a component counts as switched off
 
 
@@ -49,7 +49,7 @@ def explained_shares(
     )
     return sum(parts) / p.square.sum()
 
-
+# %% ../../nbs/04_conditions/03_btf.ipynb #adab014c
 def _sign(m):
     "The sign of each column's largest entry, 1 for a column of zeros."
     sign = np.sign(np.take_along_axis(m, np.abs(m).argmax(0)[None], 0)[0])
@@ -103,7 +103,7 @@ class TensorComponents:
         "Noise variance of the standardized data, per omic."
         return pd.Series(1 / self.precision_, self.omics_, name='noise variance')
 
-# %% ../../nbs/04_conditions/03_btf.ipynb #22ed6161
+# %% ../../nbs/04_conditions/03_btf.ipynb #baa4f634
 class TensorModel(TensorComponents, TransformerMixin, BaseEstimator):
     "Scores, reconstruction and likelihood of patients under fitted components."
 
@@ -121,7 +121,7 @@ class TensorModel(TensorComponents, TransformerMixin, BaseEstimator):
         self,
         X,  # [patients, genes, omics], NaN = missing; an omic may be missing altogether
         return_std: bool = False,  # also their posterior standard deviations
-    ):  # [patients, components]
+    ) -> np.ndarray | tuple:  # [patients, components]
         "Patient scores under the fitted loadings."
         scores, cov, code, *_ = self._scores(X)
         i, j = lower_triangle(self.n_components_)
@@ -206,7 +206,7 @@ def best_posterior(
     _sweep_until(p, bounds, model.max_iter, model.tol, report)
     return p, bounds, reached if model.n_starts > 1 else bounds[-1:]
 
-# %% ../../nbs/04_conditions/03_btf.ipynb #99e18a9f
+# %% ../../nbs/04_conditions/03_btf.ipynb #7739d79f
 def factorization_state(
     model,  # a fitted BayesianTensorFactorization
 ) -> tuple[dict, dict]:  # arrays, plain facts
@@ -222,12 +222,12 @@ def factorization_state(
 
 
 def restore_factorization(
-    model,  # an unfitted BayesianTensorFactorization
+    cls: type,  # BayesianTensorFactorization
     arrays: dict,
     facts: dict,
-):  # the model, fitted
-    "Fill a model with what a checkpoint stored."
-    a = {k: np.asarray(v, float) for k, v in arrays.items()}
+) -> TensorModel:  # fitted
+    "The factorization that a checkpoint stored."
+    model, a = cls(**facts['settings']), {k: np.asarray(v, float) for k, v in arrays.items()}
     model.genes_, model.omics_ = list(facts['genes']), list(facts['omics'])
     model.findings_ = list(facts['findings'])
     model.mean_, model.scale_, model.precision_ = a['mean'], a['scale'], a['precision']
@@ -237,7 +237,7 @@ def restore_factorization(
     model._describe(a['explained'], a['relevance'])
     return model
 
-# %% ../../nbs/04_conditions/03_btf.ipynb #8d5faa20
+# %% ../../nbs/04_conditions/03_btf.ipynb #e8025b48
 class BayesianTensorFactorization(TensorModel):
     "Variational Bayesian CP factorization with automatic relevance determination."
 
@@ -291,11 +291,4 @@ class BayesianTensorFactorization(TensorModel):
         self.explained_ = pd.Series(explained, self.names_, name='share of variance')
         self.relevance_ = pd.Series(relevance, self.names_, name='prior sd of gene loadings')
 
-    def state(self) -> tuple[dict, dict]:  # arrays, plain facts
-        "What a checkpoint stores."
-        return factorization_state(self)
-
-    @classmethod
-    def from_state(cls, arrays: dict, facts: dict) -> 'BayesianTensorFactorization':
-        "The factorization that a checkpoint stored."
-        return restore_factorization(cls(**facts['settings']), arrays, facts)
+    state, from_state = factorization_state, classmethod(restore_factorization)

@@ -27,7 +27,7 @@ from ..core.progress import Progress
 from ..core.results import Rows, check_sample_size
 from ..data.cohort import Cohort
 
-# %% ../../nbs/04_conditions/07_comparison.ipynb #27034094
+# %% ../../nbs/04_conditions/07_comparison.ipynb #301fd222
 MAIN_SHARE = 0.01  # of the variance, above which a component is a main one
 
 
@@ -50,7 +50,7 @@ def _prediction_rows(rows, errors, omics, n_boot, seed, **fields):
         i = r2_of(part, n_boot, seed)
         rows.add(**field | dict(value=i.value, ci_low=i.low, ci_high=i.high, n=n))
 
-
+# %% ../../nbs/04_conditions/07_comparison.ipynb #6ac564a2
 def _stability_rows(rows, runs, scores, **fields):
     "Stability over all components, and over the main ones."
     if len(runs) < 2:
@@ -100,11 +100,11 @@ def recovery_rows(
         chance = dict(spanned, role='null', label='mean', estimator=estimator)
         rows.add(**chance, value=np.mean(null), ci_low=low, ci_high=high)
 
-# %% ../../nbs/04_conditions/07_comparison.ipynb #d7c85c53
-def _compare_prediction(rows, make, X, genes, omics, hidden, n_boot, seed, shared, say):
+# %% ../../nbs/04_conditions/07_comparison.ipynb #ba3b5003
+def _compare_prediction(rows, make, X, genes, omics, hidden, n_boot, seed, shared, note):
     "Both kinds of hidden entries."
     for what, words in HIDDEN.items():
-        say(f'hiding {words}')
+        note(f'hiding {words}')
         gone, errors = hide(X, hidden, what, seed), pd.DataFrame(columns=['omic', 'patient'])
         if gone.any():
             errors, *_ = held_out_reconstruction(make(seed), X, gone, genes, omics)
@@ -112,9 +112,9 @@ def _compare_prediction(rows, make, X, genes, omics, hidden, n_boot, seed, share
         _prediction_rows(rows, errors, omics, n_boot, seed, **fields)
 
 
-def _compare_fits(rows, make, X, genes, omics, n_seeds, seed, shared, say):
+def _compare_fits(rows, make, X, genes, omics, n_seeds, seed, shared, note):
     "Cost, number of components and stability on all entries: the first fit, its scores."
-    say('all entries')
+    note('all entries')
     first, seconds, peak = timed_fit(make(seed), X, genes, omics)
     others = [make(seed + k).fit(X, genes=genes, omics=omics) for k in range(1, n_seeds)]
     runs = [first, *others]
@@ -125,7 +125,7 @@ def _compare_fits(rows, make, X, genes, omics, n_seeds, seed, shared, say):
     _stability_rows(rows, runs, scores, **shared)
     return first, scores[0]
 
-# %% ../../nbs/04_conditions/07_comparison.ipynb #866e8bfc
+# %% ../../nbs/04_conditions/07_comparison.ipynb #ded8bcb6
 def comparison_rows(
     rows: Rows,
     X,  # [patients, genes, omics]
@@ -150,10 +150,10 @@ def comparison_rows(
         settings = dict(n_components=n_components, scale=scale, n_starts=n_starts)
         make = lambda s, method=method, kw=settings: make_factorization(method, seed=s, **kw)
         steps = iter(range(3 * k, 3 * k + 3))
-        say = lambda text, method=method, steps=steps: report(next(steps), f'{method}: {text}')
+        note = lambda text, method=method, steps=steps: report(next(steps), f'{method}: {text}')
         shared, data = dict(model=method, role=method_role(method), n=len(X)), (X, genes, omics)
-        _compare_prediction(rows, make, *data, hidden, n_boot, seed, shared, say)
-        models[method], scores = _compare_fits(rows, make, *data, n_seeds, seed, shared, say)
+        _compare_prediction(rows, make, *data, hidden, n_boot, seed, shared, note)
+        models[method], scores = _compare_fits(rows, make, *data, n_seeds, seed, shared, note)
         if truth is not None:
             recovery_rows(rows, scores, truth, n_permutations, seed, **shared)
     report(len(methods) * 3)

@@ -101,7 +101,7 @@ def patient_scores(
         scores = btf.transform(from_flat(once, scales)[0])
     return scores[once.index.get_indexer(frame.index)]
 
-# %% ../../nbs/04_conditions/08_encoder.ipynb #22cccf00
+# %% ../../nbs/04_conditions/08_encoder.ipynb #db18c26a
 RANGES = ('mean', 'scale', 'low', 'high')  # of the training patients, per feature
 
 
@@ -119,10 +119,10 @@ def encoder_state(
 
 
 def restore_encoder(
-    cls,  # ConditionEncoder
+    cls: type,  # ConditionEncoder
     arrays: dict,
     meta: dict,
-):  # a ConditionEncoder, fitted
+) -> object:  # a ConditionEncoder, fitted
     "The encoder that a checkpoint stored."
     old = 'this checkpoint holds principal components, older than the tensor factorization'
     require('components' not in arrays, f'{old}; train it again')
@@ -136,7 +136,7 @@ def restore_encoder(
         encoder.btf = BayesianTensorFactorization.from_state(own, meta['btf'])
     return encoder
 
-# %% ../../nbs/04_conditions/08_encoder.ipynb #47e8deae
+# %% ../../nbs/04_conditions/08_encoder.ipynb #d8b22c30
 ROW_WISE = 'own_features'  # the name of row-wise min-max scaling in profiles and checkpoints
 
 SCALINGS = 'patients', ROW_WISE
@@ -147,6 +147,40 @@ def _check_choice(what, name, known):
         raise unknown_name(what, name, known)
 
 
+def _additive(frame, condition, scaling):
+    "Values on the scale that is standardized [n, features]."
+    x = frame.to_numpy(dtype=np.float64)
+    return np.log2(x + 1) if condition == 'expression' and scaling == 'patients' else x
+
+
+def _training_range(x):
+    "Mean, scale, smallest and largest value of each feature."
+    mean, scale = np.nanmean(x, 0), np.nanstd(x, 0)
+    return mean, np.where(scale > 1e-12, scale, 1.0), np.nanmin(x, 0), np.nanmax(x, 0)
+
+
+def _with_extra(frame, extra, what):
+    "Training patients, and further ones that are none of them."
+    if extra is None:
+        return frame
+    check_features(extra.columns, frame.columns, what)
+    return pd.concat([frame, extra[~extra.index.isin(frame.index)]])
+
+# %% ../../nbs/04_conditions/08_encoder.ipynb #e9cc599d
+def _encoded(
+    encoder,  # a fitted ConditionEncoder
+    frame: pd.DataFrame,  # [n, features], checked
+) -> np.ndarray:  # [n, n_out]
+    "Standardized features, scores of a factorization, or row-wise scaled features or scores."
+    if encoder.btf is not None:
+        z = patient_scores(encoder.btf, encoder.scales, frame)
+        return row_min_max(z) if encoder.scaling == ROW_WISE else z
+    x = _additive(frame, encoder.condition, encoder.scaling)
+    if encoder.scaling == ROW_WISE:
+        return row_min_max(np.where(np.isnan(x), encoder.mean, x))
+    return np.nan_to_num((x - encoder.mean) / encoder.scale)
+
+# %% ../../nbs/04_conditions/08_encoder.ipynb #f440bb0e
 class ConditionEncoder:
     "Omics as given -> condition vector, fitted on training patients."
 
@@ -174,29 +208,19 @@ class ConditionEncoder:
         require(len(frame) >= 2, f'{what}: {len(frame)} training patients; at least 2 are needed')
         check_values(frame, self.condition)
         self.features = [str(c) for c in frame.columns]
-        x, raw = self._additive(frame), all(':' in f for f in self.features)
+        x, raw = self._on_scale(frame), all(':' in f for f in self.features)
         empty = np.isnan(x).all(0)
         missing = f'feature {self.features[np.argmax(empty)]!r} is missing'
         require(raw or not empty.any(), f'{what}: {missing} for every training patient; drop it')
         x = np.where(empty, 0.0, x)  # a gene without values: the factorization leaves it out
-        self.mean, scale = np.nanmean(x, 0), np.nanstd(x, 0)
-        self.scale = np.where(scale > 1e-12, scale, 1.0)
-        self.low, self.high = np.nanmin(x, 0), np.nanmax(x, 0)
+        self.mean, self.scale, self.low, self.high = _training_range(x)
         if raw:
-            self.btf, self.scales = fit_factorization(self._with_extra(frame), self.n_components)
+            frame = _with_extra(frame, self.extra_train, what)
+            self.btf, self.scales = fit_factorization(frame, self.n_components)
         return self
 
-    def _additive(self, frame):
-        x = frame.to_numpy(dtype=np.float64)
-        logarithm = self.condition == 'expression' and self.scaling == 'patients'
-        return np.log2(x + 1) if logarithm else x
-
-    def _with_extra(self, frame):
-        if self.extra_train is None:
-            return frame
-        check_features(self.extra_train.columns, self.features, f'{self.condition} conditions')
-        extra = self.extra_train[~self.extra_train.index.isin(frame.index)]
-        return pd.concat([frame, extra])
+    def _on_scale(self, frame):
+        return _additive(frame, self.condition, self.scaling)
 
     def transform(
         self,
@@ -206,16 +230,7 @@ class ConditionEncoder:
         require(self.features is not None, 'this condition encoder is not fitted yet')
         check_features(frame.columns, self.features, f'{self.condition} conditions')
         check_values(frame, self.condition)
-        return self._encoded(frame).astype(np.float32)
-
-    def _encoded(self, frame):
-        if self.btf is not None:
-            z = patient_scores(self.btf, self.scales, frame)
-            return row_min_max(z) if self.scaling == ROW_WISE else z
-        x = self._additive(frame)
-        if self.scaling == ROW_WISE:
-            return row_min_max(np.where(np.isnan(x), self.mean, x))
-        return np.nan_to_num((x - self.mean) / self.scale)
+        return _encoded(self, frame).astype(np.float32)
 
     @property
     def n_out(self) -> int:
@@ -228,14 +243,7 @@ class ConditionEncoder:
     ) -> np.ndarray:  # in [0, 1] [n]
         "The share of a patient's features outside of the training range."
         check_features(frame.columns, self.features, f'{self.condition} conditions')
-        x = self._additive(frame)
+        x = self._on_scale(frame)
         return ((x < self.low) | (x > self.high)).mean(1)
 
-    def state(self) -> tuple[dict, dict]:  # arrays, plain facts
-        "What a checkpoint stores."
-        return encoder_state(self)
-
-    @classmethod
-    def from_state(cls, arrays: dict, meta: dict) -> 'ConditionEncoder':
-        "The encoder that a checkpoint stored."
-        return restore_encoder(cls, arrays, meta)
+    state, from_state = encoder_state, classmethod(restore_encoder)

@@ -49,7 +49,7 @@ def hide(
     out[:, ~left.any((0, 2))] = False
     return out
 
-# %% ../../nbs/04_conditions/06_measures.ipynb #1d5154aa
+# %% ../../nbs/04_conditions/06_measures.ipynb #e26a098b
 def timed_fit(
     model,  # not fitted yet
     X,  # [patients, genes, omics]
@@ -65,7 +65,7 @@ def timed_fit(
     finally:
         tracemalloc.stop()
 
-
+# %% ../../nbs/04_conditions/06_measures.ipynb #3bf4dedf
 def held_out_reconstruction(
     model,  # not fitted yet
     X,  # [patients, genes, omics]

@@ -76,7 +76,7 @@ def full_matrix(
     out[..., i, j] = out[..., j, i] = p
     return out
 
-# %% ../../nbs/04_conditions/02_posterior.ipynb #ff836207
+# %% ../../nbs/04_conditions/02_posterior.ipynb #1c57ef07
 @dataclass
 class Factor:
     "Gaussian rows: means, second moments, and their covariances' log-determinants, summed."
@@ -90,7 +90,7 @@ class Factor:
         "Rows without uncertainty."
         return cls(np.array(x, float), outer_triangle(np.asarray(x, float)))
 
-
+# %% ../../nbs/04_conditions/02_posterior.ipynb #67518c7a
 ROWS_AT_ONCE = 4096  # precisions inverted together, which bounds the memory
 
 
@@ -206,7 +206,7 @@ def rows_kl(
     logarithms = len(rows.mean) * log_precision.sum()
     return 0.5 * (squares - rows.logdet - rows.mean.size - logarithms)
 
-# %% ../../nbs/04_conditions/02_posterior.ipynb #544b2b6e
+# %% ../../nbs/04_conditions/02_posterior.ipynb #0d3e78d5
 def sum_of_squares(
     x: np.ndarray,  # float32 [n, g]
 ) -> float:
@@ -214,6 +214,24 @@ def sum_of_squares(
     return sum(float(np.vdot(r, r)) for r in x)
 
 
+def _omic_sums(blocks, statistics, factor, axis):
+    "Linear [omics, R] and quadratic [omics, R(R+1)/2] sums over patients (axis 0) or genes (1)."
+    index = [(b.rows, b.cols)[axis] for b in blocks]
+    linear = [(factor.mean[i] * lin).sum(0) for i, (lin, _) in zip(index, statistics)]
+    quadratic = [(factor.moment[i] * quad).sum(0) for i, (_, quad) in zip(index, statistics)]
+    return np.stack(linear), np.stack(quadratic)
+
+
+def _bound(p, residual, noise, relevance):
+    "The evidence lower bound of a posterior, per observed entry."
+    one, kl = np.ones(len(p.alpha)), noise.kl.sum() + relevance.kl.sum()
+    for rows in p.U, p.W:
+        kl += rows_kl(rows, one, 0 * one)
+    kl += rows_kl(p.V, p.alpha, relevance.log_mean)
+    fit = p.n * (noise.log_mean - np.log(2 * np.pi)) - p.noise * residual
+    return float((0.5 * fit.sum() - kl) / p.n.sum())
+
+# %% ../../nbs/04_conditions/02_posterior.ipynb #908d68cd
 class Posterior:
     "The approximate posterior of one tensor and its coordinate updates."
 
@@ -242,7 +260,7 @@ class Posterior:
         size = self.V.moment[:, self.diagonal].sum(0)
         relevance = gamma_moments(PRIOR + len(self.V.mean) / 2, PRIOR + size / 2)
         self.alpha = relevance.mean
-        return self._bound(residual, noise, relevance)
+        return _bound(self, residual, noise, relevance)
 
     def _update_scores(self):
         one = np.ones(len(self.alpha))
@@ -251,9 +269,7 @@ class Posterior:
         return terms[2]
 
     def _update_weights(self, statistics):
-        pairs = list(zip(self.blocks, statistics))
-        quad = np.stack([(self.U.moment[b.rows] * q).sum(0) for b, (_, q) in pairs])
-        lin = np.stack([(self.U.mean[b.rows] * x).sum(0) for b, (x, _) in pairs])
+        lin, quad = _omic_sums(self.blocks, statistics, self.U, 0)
         precision = self.noise[:, None] * quad + self.diagonal
         self.W, _ = solve_rows(precision, self.noise[:, None] * lin, np.arange(len(quad)))
 
@@ -265,19 +281,9 @@ class Posterior:
 
     def _residual(self, statistics):
         "Expected sum of squared residuals [omics]."
-        pairs = list(zip(self.blocks, statistics))
-        fit = np.stack([(self.V.mean[b.cols] * x).sum(0) for b, (x, _) in pairs])
-        quad = np.stack([(self.V.moment[b.cols] * q).sum(0) for b, (_, q) in pairs])
+        fit, quad = _omic_sums(self.blocks, statistics, self.V, 1)
         expected = (self.twice * self.W.moment * quad).sum(1)
         return self.square - 2 * (self.W.mean * fit).sum(1) + expected
-
-    def _bound(self, residual, noise, relevance):
-        one, kl = np.ones(len(self.alpha)), noise.kl.sum() + relevance.kl.sum()
-        for rows in self.U, self.W:
-            kl += rows_kl(rows, one, 0 * one)
-        kl += rows_kl(self.V, self.alpha, relevance.log_mean)
-        fit = self.n * (noise.log_mean - np.log(2 * np.pi)) - self.noise * residual
-        return float((0.5 * fit.sum() - kl) / self.n.sum())
 
     def rescale(self):
         "Unit second moments for scores and omic weights; the gene loadings take the scale."

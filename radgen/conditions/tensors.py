@@ -13,7 +13,7 @@ import pandas as pd
 from ..core.checks import require, unknown_name
 from ..core.paths import RadgenError
 
-# %% ../../nbs/04_conditions/01_tensors.ipynb #6d17997d
+# %% ../../nbs/04_conditions/01_tensors.ipynb #df510187
 def _m_value(x):
     beta = np.clip(x, 1e-3, 1 - 1e-3)
     return np.log2(beta / (1 - beta))
@@ -28,7 +28,7 @@ OMIC_SCALES = {
 SCALE_LIMITS = {'log2': (0, np.inf), 'logit': (0, 1)}
 
 
-def _outside(table, low, high):
+def _beyond(table, low, high):
     "The first value outside of [low, high] and how many there are, in words; '' for none."
     values = table.to_numpy(float)
     bad = np.argwhere((values < low) | (values > high))
@@ -47,9 +47,9 @@ def on_scale(
     "An omic on an additive scale."
     if scale not in OMIC_SCALES:
         raise unknown_name(f'scale of omic {name!r}', scale, OMIC_SCALES)
-    outside = _outside(table, *SCALE_LIMITS.get(scale, (-np.inf, np.inf)))
+    beyond = _beyond(table, *SCALE_LIMITS.get(scale, (-np.inf, np.inf)))
     fix = f'give scales={{{name!r}: "as given"}} if it is on an additive scale already'
-    require(not outside, f'omic {name!r}: {outside}, which the scale {scale!r} refuses; {fix}')
+    require(not beyond, f'omic {name!r}: {beyond}, which the scale {scale!r} refuses; {fix}')
     return OMIC_SCALES[scale](table)
 
 # %% ../../nbs/04_conditions/01_tensors.ipynb #700f129a
@@ -140,7 +140,7 @@ def from_flat(
     out[frame.index.get_indexer(patients)] = X
     return out, frame.index, genes, names
 
-# %% ../../nbs/04_conditions/01_tensors.ipynb #172e5ade
+# %% ../../nbs/04_conditions/01_tensors.ipynb #03fdb206
 def _as_floats(X):
     "The tensor as floats, float32 left as it is."
     try:
@@ -163,7 +163,7 @@ def _check_shape(X, genes, omics):
     require(X.shape[1:] == (len(genes), len(omics)), f'{given}; {expected}')
     return genes, omics
 
-
+# %% ../../nbs/04_conditions/01_tensors.ipynb #4d964337
 def _check_finite(X, genes, omics):
     infinite = np.argwhere(np.isinf(X))
     if len(infinite):
@@ -208,7 +208,7 @@ def names_or_numbers(
     "Names as text, numbers where none are given."
     return [str(i) for i in (range(n) if given is None else given)]
 
-# %% ../../nbs/04_conditions/01_tensors.ipynb #7cdf5f55
+# %% ../../nbs/04_conditions/01_tensors.ipynb #d6691ddb
 def _moments(x):
     "Mean [genes] and standard deviation [genes] of one omic, and two masks: observed, varying."
     some = ~np.isnan(x).all(0)
@@ -231,7 +231,7 @@ def _left_out(omic, genes, some, varies):
             number = f'{which.sum()} of {len(genes)} genes'
             yield f'omic {omic}: {number} {words}, left out there ({example})'
 
-
+# %% ../../nbs/04_conditions/01_tensors.ipynb #86ee4a05
 def center_and_scale(
     X,  # [patients, genes, omics], NaN = missing
     scale: str,  # 'omic': one scale per omic; 'gene': each gene's own in each omic
