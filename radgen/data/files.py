@@ -21,7 +21,9 @@ from ..core.paths import RadgenError, atomic, make_folder
 from .cohort import Cohort, Ledger, resize_images, tissue_site
 from .images import read_dicom, read_images
 from .manifest import ENTRIES, entry, file_name, read_manifest, resolve
-from .omics import SCALES, UNREADABLE, linear_expression, read_omics, read_text
+from .omics import read_omics
+from .scales import SCALES, linear_expression
+from .text_tables import UNREADABLE, read_text
 from radgen.data.tables import (
     label_names,
     numbers_of,

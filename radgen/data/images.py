@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..core.paths import RadgenError, home
 from .cohort import Ledger, resize_images
-from .commons import series_kind
+from .descriptions import series_kind
 from .tables import patient_table, patients_of
 
 # %% ../../nbs/02_data/10_images.ipynb #ff4d7d34
@@ -170,7 +170,7 @@ def read_dicom(
     "A folder of DICOM series as projections, the first phase of each."
     if not folder.is_dir():
         raise RadgenError(f'{folder}: no such folder; correct `dicom` in the manifest')
-    from radgen.data.projections import project_folder, read_projection
+    from radgen.data.archive import project_folder, read_projection
 
     out = (
         home()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..core.checks import known_keys
 from ..core.paths import RadgenError, data_dir
-from .omics import UNREADABLE
+from .text_tables import UNREADABLE
 
 # %% ../../nbs/02_data/08_manifest.ipynb #b4b9d0c8
 ENTRIES = {

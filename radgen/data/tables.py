@@ -15,7 +15,8 @@ import pandas as pd
 from ..core.checks import nearest
 from ..core.paths import RadgenError
 from .cohort import Ledger, patient_barcode
-from .omics import is_tcga, read_text
+from .samples import is_tcga
+from .text_tables import read_text
 from .published import DAYS_PER_MONTH
 
 # %% ../../nbs/02_data/09_tables.ipynb #d963cbf0

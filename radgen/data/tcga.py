@@ -27,15 +27,12 @@ from radgen.core.paths import (
     write_json,
 )
 from .cohort import Cohort, Ledger, tissue_site
-from radgen.data.commons import (
-    COMMONS_URL,
-    check_space,
-    choose_series,
-    download_series,
-    is_complete,
-    mr_series,
-)
-from .omics import choose_samples, linear_expression, read_omics
+from .choice import choose_series
+from .commons import mr_series
+from .commons_download import COMMONS_URL, check_space, download_series, is_complete
+from .omics import read_omics
+from .samples import choose_samples
+from .scales import linear_expression
 
 # %% ../../nbs/02_data/07_tcga.ipynb #9a7d36d1
 XENA_URL = 'https://tcga-xena-hub.s3.us-east-1.amazonaws.com/download/'
@@ -759,7 +756,7 @@ def project_series(
     progress: bool = True,
 ) -> tuple[np.ndarray, pd.DataFrame]:  # float32 [n, size, size] in [0, 1]; series table
     "Project the chosen series, the first phase of each; one that cannot be projected is a ledger line."
-    from radgen.data.projections import project_folder, read_projection
+    from radgen.data.archive import project_folder, read_projection
 
     out = Path(folder) / 'projections' / f'{size}_{reduce}_{side}'
     made = project_folder(
