@@ -22,18 +22,10 @@ import pytest
 from PIL import Image
 
 from radgen.core.paths import RadgenError, data_dir, sha256
-from radgen.data.published import (
-    BASE_URL,
-    BTF,
-    GENES,
-    KIND_OF,
-    MEMBERS,
-    REGISTRY,
-    fetch,
-    load_published,
-    missing_files,
-    published_available,
-)
+from radgen.data.published import load_published
+from radgen.data.release import BASE_URL, REGISTRY, fetch, missing_files, published_available
+from radgen.data.release_features import BTF, GENES, KIND_OF
+from radgen.data.release_images import MEMBERS
 
 
 def one_line(error, *parts):
@@ -473,7 +465,7 @@ def test_full_disk(upstream, tmp_path):
         'resource'
     )  # a limit on the size of a file stands in for a full disk
     code = (
-        f'import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\nfrom radgen.published import *\nfrom radgen.paths import RadgenError\n'
+        f'import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\nfrom radgen.data.release import *\nfrom radgen.core.paths import RadgenError\n'
         f'try: fetch({upstream.url!r}, {str(tmp_path / "cache")!r}, False, {upstream.registry!r})\nexcept RadgenError as e: print(e)'
     )
     out, err = child(code).communicate(timeout=60)
@@ -488,7 +480,7 @@ def test_full_disk(upstream, tmp_path):
 def test_interrupted_download(upstream, tmp_path):
     upstream.how['all_genes.csv'] = 'stall'
     process = child(
-        f'from radgen.published import *\nfetch({upstream.url!r}, {str(tmp_path / "cache")!r}, False, {upstream.registry!r})'
+        f'from radgen.data.release import *\nfetch({upstream.url!r}, {str(tmp_path / "cache")!r}, False, {upstream.registry!r})'
     )
     try:
         assert upstream.stalled.wait(30)
@@ -570,7 +562,7 @@ def png(array, mode='RGB', **kwargs):
 
 
 def rgb16():
-    "A 16-bit RGB picture with three equal channels, which Pillow would silently cut to 8 bits."
+    "A 16-bit RGB image with three equal channels, which Pillow would silently cut to 8 bits."
     import struct
     import zlib
 
