@@ -183,9 +183,10 @@ def released_series(
     path=None,  # SideViewBTF.csv; by default that of the release, which is fetched if it is not at hand
 ) -> pd.DataFrame:  # index series_id (000, 001, ...): patient_id, kind, site, series_uid
     "The series behind the released projections."
-    from radgen.data.published import fetch
+    from radgen.data.release import fetch
+    from radgen.data.release_features import read_released_series
 
-    return read_series(path or fetch(progress=False) / 'SideViewBTF.csv', Ledger())
+    return read_released_series(path or fetch(progress=False) / 'SideViewBTF.csv', Ledger())
 
 # %% ../../nbs/02_data/04_commons.ipynb #c115001d
 RULES = 'released', 'one_phase'
