@@ -1,6 +1,7 @@
 # make paper   regenerates every table and figure        make test    runs every check
 # make audit   with and without a link; coverage; curve    make bench   times training and sampling steps here
 # make lab     JupyterLab on the notebooks               make clean   removes runs/ and build leftovers, never figures/
+# make docs    builds the site and checks its links
 # make setup   only the environment (.venv), which all the others make by themselves
 
 COHORT  ?= phantom
@@ -16,7 +17,7 @@ PIP   := $(BIN)/python -m pip install -qq --no-input --disable-pip-version-check
 LOCK  := -c requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup paper test audit lab bench clean readme
+.PHONY: help setup paper test audit lab bench docs clean readme
 
 help:
 	@sed -n 's/^# \(make.*\)/\1/p' Makefile
@@ -69,6 +70,10 @@ bench: setup
 lab: setup
 	@$(BIN)/python -m jupyterlab nbs $(LAB_FLAGS)
 
+# The site is built from notebooks as they are stored; nothing is executed.
+docs: setup
+	@$(BIN)/python docs/build.py
+
 # README.md is the index notebook, executed (its table of times is read from figures/) and converted.
 readme: setup
 	@$(BIN)/python -m nbconvert --to notebook --execute --inplace --log-level WARN nbs/index.ipynb
@@ -76,6 +81,6 @@ readme: setup
 	@$(BIN)/python -m nbconvert --to markdown --no-input --log-level WARN --output-dir . --output README nbs/index.ipynb
 
 clean:
-	@rm -rf runs build dist .pytest_cache _docs _proc
+	@rm -rf runs build dist .pytest_cache _docs _proc docs/_build
 	@find nbs radgen tests -name __pycache__ -prune -exec rm -rf {} + ; find nbs -name .ipynb_checkpoints -prune -exec rm -rf {} +
 	@echo "radgen: runs/ and build leftovers are gone; figures/ and $(VENV) are as they were"

@@ -32,6 +32,7 @@ class Progress:
         unit: str = 'steps',
         show: bool = True,
     ):
+        self.total = total
         line = '{desc} {n_fmt}/{total_fmt}{postfix}  {rate_noinv_fmt}  {remaining} left'
         more = dict(mininterval=0.5, bar_format=line, file=sys.stdout, disable=not show)
         self.bar = tqdm(total=total, initial=start, desc=what, unit=f' {unit}', **more)

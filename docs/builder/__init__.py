@@ -1,0 +1,1 @@
+"""The pages of the site, staged from notebooks, committed results and source code."""

@@ -1,0 +1,339 @@
+"""The study: executed notebooks, tables and figures of the committed runs."""
+
+import ast
+import csv
+import html
+import json
+import re
+from pathlib import Path
+
+from . import notebooks
+from .library import toctree
+from .links import Site
+from .words import COHORTS, GROUPED, SECTIONS
+
+INLINE = 40  # rows; a longer table has a page of its own
+SHORT = 28  # characters; a shorter cell is kept on one line
+LANDING = '_parts/scorecard.md'
+COLUMNS = (
+    'quantity',
+    'condition',
+    'published',
+    'patient protocol',
+    'best trivial control',
+    'conclusion, patient protocol',
+)
+
+
+def run_folders(root: Path) -> list[str]:
+    "The folders of committed runs, from the repository's root, in the order the site tells them."
+    found = [p.parent for p in (root / 'figures').glob('*/*/*.csv')]
+    found += [p.parent.parent for p in (root / 'figures').glob('*/*/notebooks/*.ipynb')]
+    names = {p.relative_to(root).as_posix() for p in found if p.name != 'smoke'}
+    order = {c: i for i, c in enumerate(COHORTS)}
+    return sorted(names, key=lambda n: (order.get(n.split('/')[1], 99), n))
+
+
+def sources(root: Path) -> list[str]:
+    "The paper notebooks."
+    return [
+        p.relative_to(root).as_posix()
+        for p in sorted((root / 'nbs' / 'paper').glob('[0-9]*.ipynb'))
+    ]
+
+
+def executed(root: Path, run: str) -> list[str]:
+    "The executed notebooks of a run."
+    return [
+        p.relative_to(root).as_posix()
+        for p in sorted((root / run / 'notebooks').glob('[0-9]*.ipynb'))
+    ]
+
+
+def run_page(run: str) -> str:
+    "A run's page."
+    return f'study/{run.split("/", 1)[1]}/index.md'
+
+
+def places(root: Path) -> dict[str, str]:
+    "Notebook or folder -> page."
+    out = {'nbs/paper': 'study/index.md', 'figures': 'study/index.md'}
+    out |= {s: f'study/notebooks/{Path(s).name}' for s in sources(root)}
+    for run in run_folders(root):
+        folder = run_page(run).rsplit('/', 1)[0]
+        out |= {run: run_page(run), f'{run}/notebooks': run_page(run)}
+        out |= {e: f'{folder}/notebooks/{Path(e).name}' for e in executed(root, run)}
+    return out
+
+
+def literal(root: Path, name: str) -> dict:
+    "A table of texts in the report's source; empty where there is none."
+    for path in sorted((root / 'radgen' / 'report').glob('*.py')):
+        for node in ast.parse(path.read_text(encoding='utf-8')).body:
+            if not isinstance(node, ast.Assign) or ast.unparse(node.targets[0]) != name:
+                continue
+            try:
+                if isinstance(node.value, ast.Call):
+                    return {k.arg: ast.literal_eval(k.value) for k in node.value.keywords}
+                return ast.literal_eval(node.value)
+            except ValueError:
+                return {}
+    return {}
+
+
+def caption(stem: str, captions: dict) -> tuple[str, str]:
+    "A figure's title and caption: those of the report for the longest beginning of its name."
+    begins = [key for key in captions if stem.startswith(key)]
+    if not begins:
+        return stem.replace('_', ' ').capitalize(), ''
+    key = max(begins, key=len)
+    title, text = captions[key][:2]
+    detail = stem[len(key) :].strip('_').split('_', 1 if key.startswith('fig') else 0)
+    words = [
+        w
+        for w in '_'.join(detail).split('_')
+        if w in ('multiomic', 'expression', 'paper', 'patient')
+    ]
+    return title + (f' ({", ".join(words)})' if words else ''), text
+
+
+def rows_of(path: Path) -> list[list[str]]:
+    "A table's rows, the header first."
+    with open(path, newline='', encoding='utf-8') as file:
+        return list(csv.reader(file))
+
+
+def html_table(header: list[str], rows: list[list[str]], kind: str = '') -> str:
+    "A table that scrolls in its own box."
+
+    def cell(tag, text):
+        short = ' class="short"' if len(text) <= SHORT else ''
+        return f'<{tag}{short}>{html.escape(text)}</{tag}>'
+
+    def line(tag, values):
+        return '<tr>' + ''.join(cell(tag, v) for v in values) + '</tr>'
+
+    body = '\n'.join(line('td', r) for r in rows)
+    head = line('th', header)
+    return (
+        f'<div class="results {kind}" tabindex="0"><table class="table">\n'
+        f'<thead>{head}</thead>\n<tbody>\n{body}\n</tbody>\n</table></div>'
+    )
+
+
+def raw(text: str) -> list[str]:
+    "HTML in a Markdown page."
+    return ['```{raw} html', text, '```', '']
+
+
+def parts(header: list[str], rows: list[list[str]]) -> list[tuple[str, list[str], list[list[str]]]]:
+    "A table divided where its grouping column changes: title, header, rows."
+    column = next((header.index(g) for g in GROUPED if g in header), None)
+    if column is None:
+        return [('', header, rows)]
+    out: dict[str, list] = {}
+    for row in rows:
+        out.setdefault(row[column], []).append(row[:column] + row[column + 1 :])
+    return [(t, header[:column] + header[column + 1 :], r) for t, r in out.items()]
+
+
+class Run:
+    "A committed run and its pages."
+
+    def __init__(self, site: Site, folder: str, figures: dict, titles: dict, captions: dict):
+        self.site, self.folder, self.page = site, folder, run_page(folder)
+        self.cohort, self.profile = folder.split('/')[1:3]
+        self.figures, self.titles, self.captions = figures, titles, captions
+        self.name, self.what = COHORTS.get(self.cohort, (self.cohort.capitalize(), ''))
+        self.title = f'{self.name}, profile {self.profile}'
+        self.further: list[str] = []  # pages of long tables
+
+    def facts(self) -> str:
+        "When and how the run was made."
+        path = self.site.root / self.folder / 'provenance.json'
+        if not path.exists():
+            return ''
+        record = json.loads(path.read_text(encoding='utf-8'))
+        said = [f'Made on {record["written"][:10]}'] if record.get('written') else []
+        if record.get('code'):
+            said.append(f'by version `{record["code"]}` of the code')
+        if record.get('cores'):
+            said.append(f'on {record["cores"]} cores')
+        wall = (record.get('whole_run') or {}).get('wall_s')
+        if wall:
+            said.append(f'in {round(wall / 60)} minutes')
+        return ' '.join(said) + '.' if said else ''
+
+    def figure(self, path: Path) -> list[str]:
+        "A figure with its caption."
+        where = f'{self.folder}/{path.name}'
+        title, text = caption(path.stem, self.figures)
+        image = self.site.relative(self.site.asset(where), self.page)
+        lines = [
+            f'```{{figure}} {image}',
+            f':alt: {title}',
+            ':width: 100%',
+            ':loading: lazy',
+            '',
+            f'**{title}.** {text}',
+            '```',
+            '',
+        ]
+        return lines
+
+    def table(self, path: Path) -> list[str]:
+        "A table, or where it is long the link to its page."
+        header, *rows = rows_of(path)
+        title = self.titles.get(path.stem, path.stem.replace('_', ' ').capitalize())
+        text = self.captions.get(path.stem, '')
+        source = f'[CSV]({self.site.address(f"{self.folder}/{path.name}")})'
+        if not rows:
+            return [f'**{title}.** No row in this run. {source}', '']
+        if len(rows) <= INLINE:
+            return [f'**{title}.** {text} {source}', '', *raw(html_table(header, rows))]
+        lines = [f'# {title}', '', f'{self.title}. {text} {source}', '']
+        for part, head, some in parts(header, rows):
+            lines += [f'## {part}', ''] if part else []
+            lines += raw(html_table(head, some, 'long'))
+        place = self.page.replace('index.md', f'{path.stem}.md')
+        self.site.pages[place] = '\n'.join(lines)
+        self.further.append(path.stem)
+        return [f'**{title}.** {text} [{len(rows):,} rows]({path.stem}.md)', '']
+
+    def notebook_lines(self) -> tuple[list[str], list[str]]:
+        "The executed notebooks: a list, and the entries of the toctree."
+        lines, entries = [], []
+        for file in executed(self.site.root, self.folder):
+            place = self.site.places[file]
+            notebooks.stage(self.site, file, place, ('nbs/paper', ''))
+            title, _ = notebooks.title_and_quote(notebooks.read(self.site.root / file))
+            stem = Path(file).stem
+            variant = stem.split('-', 1)[1].replace('-', ', ') if '-' in stem else ''
+            title = (title or stem) + (f' ({variant})' if variant else '')
+            lines.append(f'* [{title}](notebooks/{Path(file).name})')
+            entries.append(f'{title} <notebooks/{stem}>')
+        return lines, entries
+
+    def sections(self) -> list[str]:
+        "Figures and tables, section by section."
+        folder, lines = self.site.root / self.folder, []
+        left = sorted(
+            p for p in folder.iterdir() if p.suffix in ('.png', '.csv') and p.stem != 'results'
+        )
+        for title, begins in SECTIONS:
+            mine = [p for p in left if p.stem.startswith(begins)]
+            left = [p for p in left if p not in mine]
+            if mine:
+                lines += [f'## {title}', '']
+            for path in sorted(mine, key=lambda p: (p.suffix == '.csv', p.stem)):
+                lines += self.figure(path) if path.suffix == '.png' else self.table(path)
+        return lines
+
+    def stage(self) -> None:
+        "Stage the run's pages."
+        listed, entries = self.notebook_lines()
+        rows = self.site.root / self.folder / 'results.csv'
+        address = self.site.address(f'{self.folder}/results.csv')
+        every = f'Every number is a row of [results.csv]({address}).'
+        lines = [
+            f'# {self.title}',
+            '',
+            self.what,
+            '',
+            f'{self.facts()} {every if rows.exists() else ""}',
+            '',
+        ]
+        if listed:
+            lines += ['## Executed notebooks', '', *listed, '']
+        lines += self.sections()
+        self.site.pages[self.page] = '\n'.join(
+            lines + toctree([*entries, *self.further], ':hidden:')
+        )
+
+
+def versions(site: Site, runs: list[str], stem: str, page: str) -> list[str]:
+    "Links to the executed versions of a paper notebook."
+    out = []
+    for run in runs:
+        for file in executed(site.root, run):
+            if Path(file).stem == stem or Path(file).stem.startswith(stem + '-'):
+                name, variant = (
+                    COHORTS.get(run.split('/')[1], (run.split('/')[1], ''))[0],
+                    Path(file).stem[len(stem) :],
+                )
+                text = name + (f' ({variant.strip("-").replace("-", ", ")})' if variant else '')
+                out.append(f'[{text}]({site.relative(site.places[file], page)})')
+    return out
+
+
+def stage_sources(site: Site, runs: list[str]) -> list[str]:
+    "Stage the sources of the paper notebooks, without outputs; a table of them."
+    lines = ['| notebook | what it asks | executed |', '|---|---|---|']
+    for file in sources(site.root):
+        page, stem = site.places[file], Path(file).stem
+        done = versions(site, runs, stem, page)
+        note = (
+            f'*The source, without outputs.{" Executed: " + ", ".join(done) + "." if done else ""}*'
+        )
+        notebooks.stage(site, file, page, ('',), outputs=False, note=note)
+        title, quote = notebooks.title_and_quote(notebooks.read(site.root / file))
+        done = ', '.join(versions(site, runs, stem, 'study/index.md')) or '–'
+        lines.append(f'| [{title or stem}](notebooks/{stem}.ipynb) | {quote} | {done} |')
+    return [*lines, '']
+
+
+def over_patients(text: str) -> str:
+    "Of a cell that says something for each protocol, what it says for folds over patients."
+    found = re.search(r'(?:^|; )patient (.+?)(?:;|$)', text)
+    return found[1] if found and text.startswith('paper ') else text
+
+
+def stage_landing(site: Site) -> None:
+    "The scorecard of the released data, for the first page."
+    path, text = site.root / 'figures' / 'published' / 'quick' / 'table7_scorecard.csv', ''
+    if path.exists():
+        header, *rows = rows_of(path)
+        if all(c in header for c in COLUMNS):
+            keep = [header.index(c) for c in COLUMNS]
+            heads = [
+                'quantity',
+                'condition',
+                'published',
+                'ours, folds over patients',
+                'best trivial control',
+                'conclusion',
+            ]
+            values = [[over_patients(r[i]) for i in keep] for r in rows]
+            text = '\n'.join(raw(html_table(heads, values, 'wrapped')))
+    site.pages[LANDING] = text
+
+
+def stage(site: Site) -> None:
+    "Stage the study."
+    texts = [literal(site.root, n) for n in ('FIGURES', 'TABLES', 'TABLE_CAPTIONS')]
+    runs = [Run(site, folder, *texts) for folder in run_folders(site.root)]
+    for run in runs:
+        run.stage()
+    lines = ['# The study', '']
+    lines += [
+        'Each run of the study is committed with its tables, its figures and all numbers as rows. '
+        'The pages below are made from these files.',
+        '',
+        '| run | what | executed notebooks |',
+        '|---|---|---|',
+    ]
+    for run in runs:
+        page, number = run.page.removeprefix('study/'), len(executed(site.root, run.folder))
+        lines.append(f'| [{run.title}]({page}) | {run.what} | {number or "–"} |')
+    lines += ['', '## The paper notebooks', '']
+    lines += [
+        'Each notebook asks one question. A run executes it with the parameters of its profile.',
+        '',
+    ]
+    lines += stage_sources(site, [r.folder for r in runs])
+    entries = [f'{r.title} <{r.page.removeprefix("study/").removesuffix(".md")}>' for r in runs]
+    lines += toctree(entries, ':hidden:', ':caption: Runs')
+    stems = [f'notebooks/{Path(s).stem}' for s in sources(site.root)]
+    lines += toctree(stems, ':hidden:', ':caption: Sources')
+    site.pages['study/index.md'] = '\n'.join(lines)
+    stage_landing(site)
