@@ -37,7 +37,7 @@ def one_line(error, *parts):
         assert part in text, f'{part!r} not in {text!r}'
 
 
-# --- a miniature of the hub ------------------------------------------------------------------------------------------
+# --- a miniature of the hub -------------------------------------------------------------
 
 PATIENTS = [f'TCGA-{s}-{i:04d}' for i, s in enumerate(['AO', 'E2', 'AR', 'BH'] * 6)]
 SAMPLES = [f'{p}-01' for p in PATIENTS] + [f'{PATIENTS[0]}-11', f'{PATIENTS[1]}-06']
@@ -174,7 +174,7 @@ def load(hub, tmp_path, **options):
     )
 
 
-# --- fetching --------------------------------------------------------------------------------------------------------
+# --- fetching ---------------------------------------------------------------------------
 
 
 def test_addresses_are_those_of_the_hub():
@@ -361,7 +361,7 @@ def test_the_plan_names_the_release_that_the_rule_needs(hub, tmp_path, monkeypat
     )
 
 
-# --- methylation -----------------------------------------------------------------------------------------------------
+# --- methylation ------------------------------------------------------------------------
 
 
 def by_hand(hub):
@@ -455,7 +455,7 @@ def test_truncated_methylation(hub, tmp_path):
     one_line(e, 'damaged', 'fetch it again')
 
 
-# --- labels, survival ------------------------------------------------------------------------------------------------
+# --- labels, survival -------------------------------------------------------------------
 
 
 def test_receptors(hub):
@@ -505,7 +505,7 @@ def test_survival_and_mutations(hub):
     ]
     table = read_tcga_mutations(hub.root / XENA.path['mutations'], ledger, ('TP53', 'NOTAGENE'))
     assert list(table) == ['TP53'] and len(table) == 15
-    lines = ledger.frame()[lambda l: l.source == 'BRCA_mc3_gene_level.txt.gz']
+    lines = ledger.frame()[lambda t: t.source == 'BRCA_mc3_gene_level.txt.gz']
     assert sorted(lines['item']) == sorted([*GENES, 'NOTAGENE', *SAMPLES[:15]])
 
 
@@ -522,7 +522,7 @@ def test_bad_tables(hub):
     one_line(e, 'TP53', 'TCGA-AO-0000-01', 'neither 0 nor 1')
 
 
-# --- conditions ------------------------------------------------------------------------------------------------------
+# --- conditions -------------------------------------------------------------------------
 
 
 def test_most_variable_genes():
@@ -554,7 +554,7 @@ def test_expression_is_given_linear_and_the_encoder_gets_the_log_back(hub, tmp_p
     )
 
 
-# --- the cohort ------------------------------------------------------------------------------------------------------
+# --- the cohort -------------------------------------------------------------------------
 
 
 def test_cohort_of_the_miniature(hub, tmp_path):
@@ -679,7 +679,7 @@ def test_signature_genes_absent(hub, tmp_path):
     one_line(e, 'none of the signature genes')
 
 
-# --- with images -----------------------------------------------------------------------------------------------------
+# --- with images ------------------------------------------------------------------------
 
 
 class Bucket(http.server.SimpleHTTPRequestHandler):
@@ -713,7 +713,7 @@ class Bucket(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope='module')
 def archive(tmp_path_factory):
-    "Five series in a bucket: two good, one of two phases, one without positions, one withdrawn; and how `mr_series` would list them."
+    "Five series of a bucket: two good, one of two phases, one without positions, one withdrawn."
     from radgen.phantom.dicom import breast, plane_grid, write_series
 
     root, rows = tmp_path_factory.mktemp('bucket'), []

@@ -13,9 +13,9 @@ from pathlib import Path
 from ..core.paths import RadgenError
 from .commons import check_space
 
-# %% ../../nbs/02_data/06_download.ipynb #e80edfdf
+# %% ../../nbs/02_data/06_download.ipynb #31879b3b
 def _reason(error, url, path, again, accept):
-    "Why a download failed, and what to do."
+    "Why a download failed, and what helps."
     from requests import exceptions as web
 
     by_hand = f'or put {path.name} into {path.parent} by hand'
@@ -44,13 +44,13 @@ def _wrong_content(error, url, path, accept, by_hand):
     sent = f'{path.name}: {url} sent other content, {differs}'
     return f'{sent}; nothing was saved: {accept}, {by_hand}'
 
-# %% ../../nbs/02_data/06_download.ipynb #d245ba75
+# %% ../../nbs/02_data/06_download.ipynb #cf3dc57a
 def download(
     url: str,
     path: str | Path,  # destination; no file is there yet
     digest: str | None = None,  # SHA-256 of the content; None: any content is accepted
-    again: str = 'run again',  # what to do after a failure, for the message
-    accept: str = '',  # what to do about other content; by default `again`
+    again: str = 'run again',  # advice after a failure
+    accept: str = '',  # advice about other content; by default `again`
     downloader=None,  # of pooch, e.g. `Resume`; by default pooch chooses by the address
 ) -> Path:
     "One file through pooch: two attempts, a temporary name, a checksum, then the final name."

@@ -26,14 +26,14 @@ from radgen.data.own_conditions import (
 )
 from .tables import label_names, read_labels, read_survival_table
 
-# %% ../../nbs/02_data/11_files.ipynb #804822d2
+# %% ../../nbs/02_data/11_files.ipynb #7762de14
 def released(
     what: str,  # 'images', 'labels', 'survival' or 'features'
     patients: pd.Index,  # of the manifest's own tables
     release: Cohort,  # from `radgen.data.published.load_published`
     ledger: Ledger,
     where: str,  # named in errors
-):  # a table; for images: images, series
+) -> pd.DataFrame | tuple:  # a table; for images: images, series
     "A part of the authors' release, for the patients it shares with the manifest."
     tables = {'images': release.series, 'features': release.conditions['multiomic']}
     table = tables[what] if what in tables else getattr(release, what)
@@ -224,7 +224,7 @@ def check(
     groups = ledger.groupby(['source', 'decision'], sort=False).reason
     return groups.agg(count='size', reasons=reasons).reset_index()
 
-# %% ../../nbs/02_data/11_files.ipynb #8c861023
+# %% ../../nbs/02_data/11_files.ipynb #404a2bd7
 @dataclass(frozen=True)
 class ManifestScan:
     "What a manifest names."
@@ -235,7 +235,7 @@ class ManifestScan:
     labels: list  # [] where the release gives them
     release: bool  # is anything taken from the authors' release?
 
-
+# %% ../../nbs/02_data/11_files.ipynb #c3d9cc40
 def _tables_of(m):
     "The table or folder of every entry."
     entries = [*m.omics.values(), m.features, m.images, m.dicom, m.labels, m.survival]
@@ -264,7 +264,7 @@ def _labels_of(m):
     path = m.locate(m.labels.file) if m.labels else None
     return label_names(read_text(path), m.labels.columns) if path and path.exists() else []
 
-
+# %% ../../nbs/02_data/11_files.ipynb #52eef5b7
 def scan_manifest(
     manifest: str | Path,
 ) -> ManifestScan:

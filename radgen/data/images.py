@@ -19,7 +19,7 @@ from .cohort import Ledger, resize_images
 from .commons import series_kind
 from .tables import patient_table, patients_of
 
-# %% ../../nbs/02_data/10_images.ipynb #114ca23d
+# %% ../../nbs/02_data/10_images.ipynb #8ce28267
 _PLAIN_MODES = ('L', 'LA', 'RGB', 'RGBA', 'I', 'F')
 
 
@@ -35,7 +35,7 @@ def _decode(path):
         plain = image.mode in _PLAIN_MODES or image.mode.startswith('I;')
         return np.asarray(image if plain else image.convert('RGB'))
 
-
+# %% ../../nbs/02_data/10_images.ipynb #1c49a63b
 @contextlib.contextmanager
 def _readable(path):
     "Whatever Pillow or numpy raise is one line that names the file."
@@ -51,7 +51,7 @@ def _readable(path):
         what = f'not a readable image ({type(e).__name__})'
         raise RadgenError(f'{path}: {what}; give PNG, TIFF, JPEG or npy') from e
 
-
+# %% ../../nbs/02_data/10_images.ipynb #67e05fb1
 def _one_channel(pixels, path):
     "Gray values [H, W], from one channel or several equal ones."
     kind = pixels.dtype.kind
@@ -68,7 +68,7 @@ def _one_channel(pixels, path):
     require(is_opaque, f'{path}: partly transparent; save it without transparency')
     return colours[..., 0]
 
-# %% ../../nbs/02_data/10_images.ipynb #962385e7
+# %% ../../nbs/02_data/10_images.ipynb #fffd6118
 def _check_values(pixels, path):
     "Finite, not negative, not empty."
     require(pixels.size, f'{path}: empty; correct the image')
@@ -93,7 +93,7 @@ def _white_of(pixels, white, path):
     require(top <= scale, f'{path}: a pixel is {top:g}, above white ({scale:g}); {advice}')
     return scale
 
-
+# %% ../../nbs/02_data/10_images.ipynb #02268147
 def read_image(
     path: str | Path,  # PNG, TIFF, JPEG or npy
     white: float | None = None,  # by default the largest 8- or 16-bit number
@@ -106,7 +106,7 @@ def read_image(
     _check_values(pixels, path)
     return (pixels / _white_of(pixels, white, path)).astype(np.float32)
 
-# %% ../../nbs/02_data/10_images.ipynb #e433db5c
+# %% ../../nbs/02_data/10_images.ipynb #7aa4102d
 def pad_to_square(
     image: np.ndarray,  # [H, W]
 ) -> np.ndarray:  # [max(H, W), max(H, W)]
@@ -114,7 +114,7 @@ def pad_to_square(
     n = max(image.shape)
     return np.pad(image, [((n - s) // 2, n - s - (n - s) // 2) for s in image.shape])
 
-
+# %% ../../nbs/02_data/10_images.ipynb #3873bc36
 def _common_size(images):
     "That of the images if they are squares of one size, else the paper's."
     shapes = {image.shape for image in images}
@@ -136,7 +136,7 @@ def _same_size(images, size, source, files, ledger):
         square.append(resize_images(pad_to_square(image)[None], size)[0])
     return np.stack(square)
 
-# %% ../../nbs/02_data/10_images.ipynb #b0568d44
+# %% ../../nbs/02_data/10_images.ipynb #ed5157b4
 def _check_filled(table, column, source, advice):
     empty = table.patient_id[table[column] == '']
     what = f'column {column!r} is empty for patient {listing(empty)}'
@@ -152,7 +152,7 @@ def _check_once(table, column, source):
 def _filled(table, column, default):
     return table[column].replace('', default) if column in table else default
 
-
+# %% ../../nbs/02_data/10_images.ipynb #643cf1d2
 def read_images(
     path: Path,
     source: str,  # the table as the manifest writes it
@@ -177,7 +177,7 @@ def read_images(
     images = _same_size(images, size, source, table.file, ledger)
     return images, series[['patient_id', 'kind', 'site']]
 
-# %% ../../nbs/02_data/10_images.ipynb #b7f889fd
+# %% ../../nbs/02_data/10_images.ipynb #4a1b391d
 def _projections_folder(name, size, options):
     "Where the projections of a manifest are kept."
     plain = lambda text: re.sub(r'\W+', '_', text)
@@ -194,7 +194,7 @@ def _log_projections(out, later, source, ledger):
         ledger.extend(f'{source}: {line.source}', [line.item], line.decision, line.reason)
     return account
 
-
+# %% ../../nbs/02_data/10_images.ipynb #2ee9b733
 def read_dicom(
     folder: Path,
     source: str,  # the folder as the manifest writes it

@@ -28,7 +28,7 @@ from radgen.core.checks import (
 from ..core.paths import RadgenError, data_dir
 from .omics import SCALES, UNREADABLE
 
-# %% ../../nbs/02_data/08_manifest.ipynb #00c1c9af
+# %% ../../nbs/02_data/08_manifest.ipynb #c4158368
 def _mapping(loader, node, deep=False):
     "A YAML mapping, no key twice."
     keys = [loader.construct_object(key, deep=deep) for key, _ in node.value]
@@ -37,7 +37,7 @@ def _mapping(loader, node, deep=False):
     require(not twice, f'line {line}: {", ".join(twice)} is given twice; keep one')
     return {k: loader.construct_object(value, deep=True) for k, (_, value) in zip(keys, node.value)}
 
-
+# %% ../../nbs/02_data/08_manifest.ipynb #0ee45f9d
 def _yaml_problem(error):
     "Line and reason of an error of YAML."
     mark = getattr(error, 'problem_mark', None)
@@ -48,7 +48,7 @@ def _yaml_problem(error):
 
 def read_yaml(
     path: str | Path,
-):  # mappings and lists of text
+) -> dict | list | str:  # mappings and lists of text
     "YAML whose every word stays a word: `007`, `no` and `1e5` are not converted."
     import yaml
 
@@ -65,7 +65,7 @@ def read_yaml(
     except (OSError, TypeError, RecursionError, *UNREADABLE) as e:
         raise RadgenError(f'{path}: cannot be read as YAML text ({e}); give a manifest') from e
 
-# %% ../../nbs/02_data/08_manifest.ipynb #4b3ae4ef
+# %% ../../nbs/02_data/08_manifest.ipynb #b12b4bd8
 Word = Annotated[str, Field(min_length=1)]
 
 
@@ -84,7 +84,7 @@ def _as_positive(text):
         raise ValueError('must be a number above 0')
     return value
 
-
+# %% ../../nbs/02_data/08_manifest.ipynb #1e0b457e
 class TableEntry(Strict):
     "A table, by the name of its file."
 
@@ -111,7 +111,7 @@ class DicomEntry(Strict):
     side: Literal['whole', 'left', 'right'] = 'whole'
     reduce: Literal['mean', 'max'] = 'mean'
 
-
+# %% ../../nbs/02_data/08_manifest.ipynb #ad2542a3
 class ClinicalEntry(TableEntry):
     "Labels or survival."
 
@@ -228,7 +228,7 @@ def source_name(
     "What the ledger and errors call a file."
     return Path(text).name if '$' in text else text
 
-# %% ../../nbs/02_data/08_manifest.ipynb #2f6454f4
+# %% ../../nbs/02_data/08_manifest.ipynb #e37c9b0b
 KEYS = ['name', 'omics', *ENTRIES, 'conditions', 'simulated']
 
 CONDITIONS = ('expression', 'multiomic')
@@ -251,7 +251,7 @@ def _condition_entry(name, given):
         return {'left_out': (name,)}
     return {'conditions': {name: validated(GenesEntry, given, f'conditions.{name}')}}
 
-
+# %% ../../nbs/02_data/08_manifest.ipynb #f59d085f
 def _plain_entry(key, given):
     "A word, a truth value, a table or a folder."
     if key == 'name':
@@ -266,7 +266,7 @@ def _plain_entry(key, given):
     require(key in ENTRIES, f'{key}: write `{key}: {{expression: ...}}`, got {given!r}')
     return {key: _entry(ENTRIES[key], given, key)}
 
-# %% ../../nbs/02_data/08_manifest.ipynb #a4baca44
+# %% ../../nbs/02_data/08_manifest.ipynb #07768615
 def _readings(given):
     "(function, key, value) of everything in a manifest that can be wrong by itself."
     nested = {'omics': _omics_entry, 'conditions': _condition_entry}
@@ -287,7 +287,7 @@ def _merge(fields, more):
         else:
             fields[key] = value
 
-
+# %% ../../nbs/02_data/08_manifest.ipynb #b5c1f440
 def _contradictions(given, fields):
     "What is wrong between entries."
     omics, wanted = given.get('omics'), fields.get('conditions', {})

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['FETCH_ANEW', 'probe_genes', 'read_blocks', 'methylation_by_gene']
 
-# %% ../../nbs/02_data/07b_methylation.ipynb #2a829d53
+# %% ../../nbs/02_data/07b_methylation.ipynb #8fd1284b
 import gzip
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ def probe_genes(
     owners = lambda text: dict.fromkeys(g for g in text.split(',') if g not in ('', '.'))
     return table.gene.map(lambda text: tuple(owners(text))).set_axis(table['#id'])
 
-# %% ../../nbs/02_data/07b_methylation.ipynb #0711a313
+# %% ../../nbs/02_data/07b_methylation.ipynb #1549cd74
 FETCH_ANEW = 'delete it and its line in checksums.csv, and fetch it again'
 
 _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, pd.errors.ParserError, UnicodeDecodeError)
@@ -37,7 +38,7 @@ _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, pd.errors.ParserError, Unico
 def read_blocks(
     path: str | Path,  # a gzipped matrix of the hub, samples in columns
     n_rows: int,  # rows at a time
-):  # yields float32 [n_rows, samples]
+) -> Iterator[pd.DataFrame]:  # float32 [n_rows, samples]
     "A matrix of the hub, block by block."
     options = {'sep': '\t', 'na_values': ['NA', ''], 'index_col': 0, 'compression': 'gzip'}
     try:

@@ -45,7 +45,7 @@ class Miniature:
         beta[0, :5] = np.nan
         return beta
 
-# %% ../../nbs/02_data/07a_miniature.ipynb #8dd7bdce
+# %% ../../nbs/02_data/07a_miniature.ipynb #8f81a43e
 def _omics(m):
     "Expression, copy number, methylation and its probes: name -> text."
     noise = 0.1 * m.rng.normal(size=m.level.shape)
@@ -58,7 +58,7 @@ def _omics(m):
         'probes': '#id\tgene\tchrom\tchromStart\tchromEnd\tstrand\n' + ''.join(lines[:-1]),
     }
 
-
+# %% ../../nbs/02_data/07a_miniature.ipynb #85439eac
 def _receptors(m):
     "The clinical matrix: two sources per receptor."
     words, odds = ['Positive', 'Negative', 'Indeterminate', ''], [0.5, 0.3, 0.1, 0.1]
@@ -73,7 +73,7 @@ def _receptors(m):
     table['HER2_Final_Status_nature2012'], table['gender'] = 'Equivocal', 'FEMALE'
     return table.rename_axis('sampleID').to_csv(sep='\t')
 
-
+# %% ../../nbs/02_data/07a_miniature.ipynb #70ebf682
 def _survival(m):
     "Overall survival: a redacted patient, and a time of zero."
     n = len(m.samples)

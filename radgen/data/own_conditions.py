@@ -20,7 +20,7 @@ from .manifest import OMICS, GenesEntry, Manifest, resolve, source_name
 from .omics import UNREADABLE, linear_expression, read_omics
 from .tables import numbers_of, patient_table
 
-# %% ../../nbs/02_data/10a_own_conditions.ipynb #e42b2f1b
+# %% ../../nbs/02_data/10a_own_conditions.ipynb #de2e4086
 N_GENES = 15  # genes of the expression condition, as many as in Chen et al. 2024
 
 N_SHARED = 2000  # genes of the multi-omic condition, at most, unless the manifest states them
@@ -47,7 +47,7 @@ def _genes_of_file(text, folder, where):
         raise RadgenError(f'{where}: {what}; correct it') from None
     return [line.split(',')[0].strip() for line in lines if line.strip()]
 
-
+# %% ../../nbs/02_data/10a_own_conditions.ipynb #45ba2353
 def chosen_genes(
     genes: str | list,  # symbols, a file with one per line, or a number: the most variable
     available: pd.Index,  # genes there are
@@ -98,7 +98,7 @@ def expression_condition(
     picked = chosen_genes(genes, expression.columns, spread, folder, where)
     return linear_expression(expression[picked], scale).dropna(how='all')
 
-# %% ../../nbs/02_data/10a_own_conditions.ipynb #58f86d7f
+# %% ../../nbs/02_data/10a_own_conditions.ipynb #49e5fdf9
 def _shared_by_all(omics, where):
     "Genes that every omic has, in the order of the first."
     first, *others = omics.values()
@@ -118,7 +118,7 @@ def _log_genes(n, shared, omics, stated, scale, ledger):
     if 'expression' in omics and scale == 'linear':
         ledger.change('conditions', 'multiomic: expression', 'linear values as log2(x + 1)')
 
-
+# %% ../../nbs/02_data/10a_own_conditions.ipynb #84c1b713
 def multiomic_condition(
     omics: dict,  # name -> [patients, genes]
     scale: str,  # of expression: 'linear', 'log2' or 'centred'

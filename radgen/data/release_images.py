@@ -33,7 +33,7 @@ MEMBERS = [f'SidePNG128/{i}.png' for i in IMAGES]
 
 MAX_BYTES = 1 << 20  # far above 128 x 128 x 3 bytes
 
-# %% ../../nbs/02_data/06b_release_images.ipynb #6f166396
+# %% ../../nbs/02_data/06b_release_images.ipynb #2233cb3c
 def _fault(member, expected):
     "What speaks against a member of the archive; '' if nothing does."
     name = member.orig_filename
@@ -59,11 +59,11 @@ def check_members(
     faults = {m.orig_filename: _fault(m, expected) for m in members}
     faults |= {name: 'is there twice' for name in expected if count[name] > 1}
     faults |= {name: 'is missing' for name in expected if not count[name]}
-    found = [f'member {name!r} {fault}' for name, fault in faults.items() if fault]
+    refused = [f'member {name!r} {fault}' for name, fault in faults.items() if fault]
     advice = f'nothing was unpacked: delete the archive and {RUN_FETCH}'
-    require(not found, lambda: f'{path}: {listing(found)}; {advice}')
+    require(not refused, lambda: f'{path}: {listing(refused)}; {advice}')
 
-# %% ../../nbs/02_data/06b_release_images.ipynb #663be78b
+# %% ../../nbs/02_data/06b_release_images.ipynb #3895d875
 @contextlib.contextmanager
 def _readable(name):
     "Whatever Pillow raises is one line that names the file."
@@ -86,7 +86,7 @@ def _check_header(image, bits, name):
     what = f'mode {image.mode} of {bits} bits instead of RGB of 8 bits'
     require(is_rgb, f'{name}: {what}; {advice}')
 
-
+# %% ../../nbs/02_data/06b_release_images.ipynb #cd56910b
 def decode_image(
     data: bytes,  # a PNG file
     name: str,  # named in errors

@@ -19,7 +19,7 @@ from ..core.paths import RadgenError
 from .cohort import Ledger, patient_barcode
 from .release import RUN_FETCH
 
-# %% ../../nbs/02_data/06c_release_tables.ipynb #db38fee8
+# %% ../../nbs/02_data/06c_release_tables.ipynb #b8784b14
 ROW_NAMES = '(row names)'  # a column without a name
 
 
@@ -48,8 +48,8 @@ def _check_shape(rows, names, path):
 def _check_names(table, path, columns):
     "No row or column twice, and the columns that the reader knows."
     for what, labels in ('row', table.index), ('column', table.columns):
-        twice = labels[labels.duplicated()].unique().map(repr)
-        require(not len(twice), lambda: f'{path}: {what} {listing(twice)} is given twice; keep one')
+        twice = listing(labels[labels.duplicated()].unique().map(repr))
+        require(not twice, f'{path}: {what} {twice} is given twice; keep one')
     if columns is None:
         return
     absent = [f'column {c!r} is missing' for c in columns if c not in table]

@@ -41,7 +41,7 @@ from radgen.data.xena import (
     xena_file,
 )
 
-# %% ../../nbs/02_data/07e_tcga.ipynb #991a1f18
+# %% ../../nbs/02_data/07e_tcga.ipynb #75f6efeb
 def _plan_release(had):
     "The row of the release."
     folder = data_dir('published')
@@ -59,7 +59,7 @@ def _plan_series(series, folder):
     source = series.bucket.iloc[0]
     return {'what': f'{len(series)} MR series', **facts, 'source': source, 'licence': licence}
 
-
+# %% ../../nbs/02_data/07e_tcga.ipynb #5d7c2a3b
 def _size_at_hub(name, xena_url):
     "Bytes of a file as the server says; NaN where it does not."
     import requests
@@ -128,7 +128,7 @@ def fetch_tcga(
     download_series(series, folder / 'dicom', commons_url, progress=progress)
     return folder
 
-# %% ../../nbs/02_data/07e_tcga.ipynb #5afac7f4
+# %% ../../nbs/02_data/07e_tcga.ipynb #d6b71a7c
 def _project_all(folder, out, how, progress):
     "Projections by series UID, and why others are missing."
     made = project_folder(Path(folder) / 'dicom', out, progress=progress, **how)
@@ -136,7 +136,7 @@ def _project_all(folder, out, how, progress):
     dropped = ledger[(ledger.source == 'series') & (ledger.decision == 'dropped')]
     return made, dropped.set_index('item').reason
 
-
+# %% ../../nbs/02_data/07e_tcga.ipynb #bcb3fa1e
 def _findings(series, made):
     "What is remarkable about a projection."
     flags = made['flags']
@@ -190,7 +190,7 @@ def project_series(
     table = pd.DataFrame(rows).set_index('series_id')
     return np.stack([read_projection(out / f) for f in table.pop('file')]), table
 
-# %% ../../nbs/02_data/07e_tcga.ipynb #0a2e5423
+# %% ../../nbs/02_data/07e_tcga.ipynb #ab6e941a
 def _chosen_series(series_rule, series, folder, commons_url, ledger, progress):
     "The series of the cohort that are, or can be brought, on disk."
     if series is None:
@@ -206,7 +206,7 @@ def _no_images(size):
     series = pd.DataFrame(columns=columns, index=pd.Index([], name='series_id'), dtype=str)
     return np.zeros((0, size, size), np.float32), series
 
-
+# %% ../../nbs/02_data/07e_tcga.ipynb #b199a402
 def _log_tcga_gaps(parts, ledger):
     "What each patient lacks; gives everybody known."
     series, omics, conditions, labels, survival = parts

@@ -53,7 +53,7 @@ def read_tcga_omics(
     check_omics(names)
     return dict(_read_one(name, cache, ledger, base_url, progress, probes) for name in names)
 
-# %% ../../nbs/02_data/07d_tcga_omics.ipynb #d2163a61
+# %% ../../nbs/02_data/07d_tcga_omics.ipynb #38a38436
 def shared_genes(
     omics: dict,  # name -> [patients, genes]
 ) -> list[str]:  # in alphabetical order
@@ -73,7 +73,7 @@ def variance_ranks(
     ranks = {o: t[genes].var().fillna(0).rank(pct=True) for o, t in omics.items()}
     return pd.DataFrame(ranks)
 
-
+# %% ../../nbs/02_data/07d_tcga_omics.ipynb #6d428653
 def most_variable(
     omics: dict,  # name -> [patients, genes]
     n_genes: int | None,  # how many; None: all that every omic has
@@ -86,7 +86,7 @@ def most_variable(
     rank = sum(variance_ranks(omics, genes)[o] for o in omics)
     return sorted(rank.sort_values(ascending=False, kind='stable').index[:n_genes])
 
-# %% ../../nbs/02_data/07d_tcga_omics.ipynb #c8a947ce
+# %% ../../nbs/02_data/07d_tcga_omics.ipynb #9c796650
 def _multiomic(omics, ledger, n_genes, complete):
     "All omics side by side on shared genes, columns 'omic:GENE'."
     genes, names = most_variable(omics, n_genes), ', '.join(omics)
@@ -102,7 +102,7 @@ def _multiomic(omics, ledger, n_genes, complete):
     ledger.extend('multiomic', table.index[has], 'kept', f'{what}, {how}')
     return table[has].sort_index()
 
-
+# %% ../../nbs/02_data/07d_tcga_omics.ipynb #8fbc5718
 def _signature(expression, ledger):
     "The 15 genes of the released expression condition, on a linear scale."
     there = [g for g in GENES if g in expression]
@@ -113,7 +113,7 @@ def _signature(expression, ledger):
     require(there, f'expression: {what}; use gene symbols')
     return linear_expression(expression[there], 'log2').dropna(how='all')
 
-
+# %% ../../nbs/02_data/07d_tcga_omics.ipynb #cdb11cce
 def tcga_conditions(
     omics: dict,  # name -> [patients, genes]; expression as log2(x + 1)
     ledger: Ledger,
@@ -128,7 +128,7 @@ def tcga_conditions(
         conditions['expression'] = _signature(omics['expression'], ledger)
     return conditions
 
-# %% ../../nbs/02_data/07d_tcga_omics.ipynb #ddb417e0
+# %% ../../nbs/02_data/07d_tcga_omics.ipynb #fc11feb5
 def check_patients(
     name: str,  # of a table
     patients,  # its patients
@@ -142,8 +142,8 @@ def check_patients(
     none = f'no patient in common with {clinical} (e.g. {listing(patients[:1])})'
     require(len(both) or not len(patients), f'{name}: {none}; {other}')
     n, n_absent = len(patients), len(patients) - len(both)
-    few = f'{n_absent} of {n} patients are not in {clinical}'
-    require(2 * n_absent <= n, f'{name}: {few}; {other}')
+    most = f'{n_absent} of {n} patients are not in {clinical}'
+    require(2 * n_absent <= n, f'{name}: {most}; {other}')
     why = 'patient is not in the clinical matrix: no receptor label'
     ledger.extend(name, patients.difference(known), 'kept', why)
     return both

@@ -39,7 +39,7 @@ def _sample_table(path, columns, ledger):
     ledger.extend(path.name, rest, 'dropped', 'column is not used')
     return table.iloc[kept][list(columns)].set_axis(patients)
 
-# %% ../../nbs/02_data/07c_tcga_outcomes.ipynb #335c5c59
+# %% ../../nbs/02_data/07c_tcga_outcomes.ipynb #fcecbcdf
 RECEPTORS = {  # label: column of the clinical record, column of the 2012 study
     'er': ('breast_carcinoma_estrogen_receptor_status', 'ER_Status_nature2012'),
     'pr': ('breast_carcinoma_progesterone_receptor_status', 'PR_Status_nature2012'),
@@ -51,7 +51,7 @@ RECEPTORS = {  # label: column of the clinical record, column of the 2012 study
 
 STATUS = {'Positive': 1.0, 'Negative': 0.0}
 
-
+# %% ../../nbs/02_data/07c_tcga_outcomes.ipynb #1d5239c2
 def _receptor(table, name, source, ledger):
     "One receptor, and ledger lines where the study fills a gap, no source helps, or they differ."
     clinical, study = RECEPTORS[name]
@@ -69,7 +69,7 @@ def _receptor(table, name, source, ledger):
     log(differ, 'kept', f'{study} contradicts {clinical}, which is followed')
     return first.fillna(second)
 
-
+# %% ../../nbs/02_data/07c_tcga_outcomes.ipynb #ed0dfa5d
 def read_receptors(
     path: str | Path,  # BRCA_clinicalMatrix
     ledger: Ledger,
@@ -79,7 +79,7 @@ def read_receptors(
     labels = {name: _receptor(table, name, Path(path).name, ledger) for name in RECEPTORS}
     return pd.DataFrame(labels).sort_index()
 
-# %% ../../nbs/02_data/07c_tcga_outcomes.ipynb #55a4b318
+# %% ../../nbs/02_data/07c_tcga_outcomes.ipynb #27235388
 DRIVERS = 'TP53', 'PIK3CA', 'CDH1', 'GATA3'
 
 
@@ -92,7 +92,7 @@ def _check_binary(table, path):
     cells = listing([name(r, c) for r, c in bad], 2, '; ')
     require(not len(bad), f'{path}: {cells}, neither 0 nor 1; {FETCH_ANEW}')
 
-
+# %% ../../nbs/02_data/07c_tcga_outcomes.ipynb #5a97c14f
 def read_tcga_mutations(
     path: str | Path,  # BRCA_mc3_gene_level.txt.gz
     ledger: Ledger,
@@ -113,7 +113,7 @@ def read_tcga_mutations(
     labels = table.T.iloc[kept].set_axis(patients)
     return labels[[g for g in genes if g in table.index]].astype(float).sort_index()
 
-# %% ../../nbs/02_data/07c_tcga_outcomes.ipynb #620c89a6
+# %% ../../nbs/02_data/07c_tcga_outcomes.ipynb #86d1be6c
 def _why_unusable(table, event, days):
     "The first reason a patient cannot enter a survival analysis; '' where there is none."
     reasons = {
@@ -127,7 +127,7 @@ def _why_unusable(table, event, days):
         why[is_so & (why == '')] = reason
     return why
 
-
+# %% ../../nbs/02_data/07c_tcga_outcomes.ipynb #50de036c
 def read_tcga_survival(
     path: str | Path,  # BRCA_survival.txt
     ledger: Ledger,
