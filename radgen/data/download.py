@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from ..core.paths import RadgenError
-from .commons import check_space
+from .commons_download import check_space
 
 # %% ../../nbs/02_data/06_download.ipynb #31879b3b
 def _reason(error, url, path, again, accept):

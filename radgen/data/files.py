@@ -17,7 +17,6 @@ from .cohort import Cohort, Ledger, resize_images, tissue_site
 from .gaps import log_gaps, log_not_estimable
 from .images import read_dicom, read_images
 from .manifest import GenesEntry, read_manifest, source_name
-from .omics import read_text
 from radgen.data.own_conditions import (
     expression_condition,
     multiomic_condition,
@@ -25,6 +24,7 @@ from radgen.data.own_conditions import (
     read_features,
 )
 from .tables import label_names, read_labels, read_survival_table
+from .text_tables import read_text
 
 # %% ../../nbs/02_data/11_files.ipynb #7762de14
 def released(

@@ -16,7 +16,7 @@ import pandas as pd
 from ..core.checks import listing, require
 from ..core.paths import RadgenError, home
 from .cohort import Ledger, resize_images
-from .commons import series_kind
+from .descriptions import series_kind
 from .tables import patient_table, patients_of
 
 # %% ../../nbs/02_data/10_images.ipynb #8ce28267
@@ -204,7 +204,7 @@ def read_dicom(
     **options,  # side, reduce: see `radgen.data.projections`
 ) -> tuple[np.ndarray, pd.DataFrame]:  # float32 [n, size, size]; series, index series_id
     "A folder of DICOM series as projections, the first phase of each."
-    from radgen.data.projections import project_folder, read_projection
+    from radgen.data.archive import project_folder, read_projection
 
     require(folder.is_dir(), f'{folder}: no such folder; correct `dicom` in the manifest')
     size = size or 128

@@ -26,7 +26,8 @@ from radgen.core.checks import (
     validated,
 )
 from ..core.paths import RadgenError, data_dir
-from .omics import SCALES, UNREADABLE
+from .scales import SCALES
+from .text_tables import UNREADABLE
 
 # %% ../../nbs/02_data/08_manifest.ipynb #c4158368
 def _mapping(loader, node, deep=False):

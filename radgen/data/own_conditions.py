@@ -17,8 +17,10 @@ from ..core.checks import listing, require
 from ..core.paths import RadgenError
 from .cohort import Ledger
 from .manifest import OMICS, GenesEntry, Manifest, resolve, source_name
-from .omics import UNREADABLE, linear_expression, read_omics
+from .omics import read_omics
+from .scales import linear_expression
 from .tables import numbers_of, patient_table
+from .text_tables import UNREADABLE
 
 # %% ../../nbs/02_data/10a_own_conditions.ipynb #de2e4086
 N_GENES = 15  # genes of the expression condition, as many as in Chen et al. 2024

@@ -16,8 +16,9 @@ import pandas as pd
 from ..core.checks import listing, require, suggestion
 from ..core.paths import RadgenError
 from .cohort import Ledger, patient_barcode
-from .omics import is_tcga, read_text
 from .release_outcomes import DAYS_PER_MONTH
+from .samples import is_tcga
+from .text_tables import read_text
 
 # %% ../../nbs/02_data/09_tables.ipynb #8b3380bf
 def patients_of(

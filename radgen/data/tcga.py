@@ -13,16 +13,12 @@ import pandas as pd
 
 from ..core.checks import require
 from ..core.paths import data_dir
+from .archive import project_folder, read_projection
+from .choice import choose_series
 from .cohort import Cohort, Ledger, tissue_site
-from radgen.data.commons import (
-    COMMONS_URL,
-    choose_series,
-    download_series,
-    is_complete,
-    mr_series,
-)
+from .commons import mr_series
+from .commons_download import COMMONS_URL, download_series, is_complete
 from .gaps import log_gaps
-from .projections import project_folder, read_projection
 from .release import BASE_URL, REGISTRY, published_available
 from .tcga_omics import check_patients, read_tcga_omics, tcga_conditions
 from radgen.data.tcga_outcomes import (
@@ -91,7 +87,7 @@ def _plan_hub(omics, folder, xena_url):
 
 # %% ../../nbs/02_data/07e_tcga.ipynb #2452bb34
 def plan_tcga(
-    series_rule: str = 'released',  # see `radgen.data.commons.choose_series`
+    series_rule: str = 'released',  # see `radgen.data.choice.choose_series`
     omics: tuple = ('expression', 'cnv', 'methylation'),
     folder: str | Path | None = None,  # by default the `tcga` folder of the data cache
     xena_url: str = XENA_URL,
@@ -110,7 +106,7 @@ def plan_tcga(
 
 # %% ../../nbs/02_data/07e_tcga.ipynb #f224fb01
 def fetch_tcga(
-    series_rule: str = 'released',  # see `radgen.data.commons.choose_series`
+    series_rule: str = 'released',  # see `radgen.data.choice.choose_series`
     omics: tuple = ('expression', 'cnv', 'methylation'),
     folder: str | Path | None = None,  # by default the `tcga` folder of the data cache
     xena_url: str = XENA_URL,
@@ -238,7 +234,7 @@ def _assemble(images, series, omics, conditions, labels, survival, ledger):
 
 # %% ../../nbs/02_data/07e_tcga.ipynb #5382dcfd
 def load_tcga(
-    series_rule: str = 'released',  # see `radgen.data.commons.choose_series`
+    series_rule: str = 'released',  # see `radgen.data.choice.choose_series`
     image_size: int = 128,  # pixels
     reduce: str = 'mean',
     side: str = 'whole',  # as for `radgen.data.projections.sagittal_projection`

@@ -13,8 +13,9 @@ import pandas as pd
 from ..core.checks import listing, require
 from .cohort import Ledger
 from .methylation import methylation_by_gene
-from .omics import linear_expression, read_omics
+from .omics import read_omics
 from .release_features import GENES
+from .scales import linear_expression
 from .xena import XENA, XENA_URL, check_omics, fetch_xena
 
 # %% ../../nbs/02_data/07d_tcga_omics.ipynb #255c55a9

@@ -15,7 +15,7 @@ from ..core.checks import listing, require
 from ..core.paths import RadgenError
 from .cohort import Ledger
 from .methylation import FETCH_ANEW, read_blocks
-from .omics import choose_samples
+from .samples import choose_samples
 
 # %% ../../nbs/02_data/07c_tcga_outcomes.ipynb #3197500b
 def _read_words(path):

@@ -230,7 +230,7 @@ def _command(args, more):
     elif args.command == 'notebook':
         _notebook(args)
     elif args.command == 'project':
-        from radgen.data.projections import project_folder
+        from radgen.data.archive import project_folder
         from radgen.data.quality import write_pages
 
         table = project_folder(args.folder, args.out, args.size, args.reduce, args.side)
