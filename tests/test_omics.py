@@ -225,7 +225,8 @@ def test_a_patient_without_values_is_dropped():
 
 
 def test_every_sample_and_gene_is_in_the_ledger(write):
-    text = 'Hugo_Symbol\tEntrez_Gene_Id\tTCGA-AO-A03M-01\tTCGA-AO-A0JI-11\nESR1\t1\t2\t3\n\t5\t2\t3\nESR1\t9\t1\tNA\n'
+    head = 'Hugo_Symbol\tEntrez_Gene_Id\tTCGA-AO-A03M-01\tTCGA-AO-A0JI-11\n'
+    text = head + 'ESR1\t1\t2\t3\n\t5\t2\t3\nESR1\t9\t1\tNA\n'
     ledger = Ledger()
     read_omics(write('cna.txt', text), 'cnv', ledger=ledger)
     lines = ledger.frame()
