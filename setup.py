@@ -1,4 +1,5 @@
 "Packaging: everything is stated once, in settings.ini."
+
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -6,9 +7,9 @@ from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 settings = ConfigParser(delimiters=['='], interpolation=None)
-settings.read(here/'settings.ini', encoding='utf-8')
+settings.read(here / 'settings.ini', encoding='utf-8')
 cfg = settings['DEFAULT']
-readme = here/'README.md'
+readme = here / 'README.md'
 
 setup(
     name=cfg['lib_name'],

@@ -637,7 +637,7 @@ def test_far_patients_are_beyond():
 
 
 def test_ms_ssim_is_the_published_one_where_all_scales_fit():
-    from radgen.evaluate.distances import torchmetrics_parts
+    from radgen.evaluate.inception import torchmetrics_parts
 
     torchmetrics_parts()
     from torchmetrics.functional.image import (

@@ -13,14 +13,10 @@ from sklearn.metrics import roc_auc_score
 
 from radgen.core.paths import RadgenError
 from radgen.core.results import Rows
-from radgen.evaluate.outcomes import feature_steps, fold_table, make_classifier, nested_scores
-from radgen.evaluate.survival import (
-    concordance,
-    concordance_ipcw,
-    cox_oof,
-    ipcw_weights,
-    survival_table,
-)
+from radgen.evaluate.cox import cox_oof, survival_table
+from radgen.evaluate.folds import feature_steps, fold_table
+from radgen.evaluate.outcomes import make_classifier, nested_scores
+from radgen.evaluate.survival import concordance, concordance_ipcw, ipcw_weights
 from radgen.validate import outcome_coverage as outcomes
 from radgen.validate.coverage import attainable, coverage_rows, wilson
 from radgen.validate.estimands import (

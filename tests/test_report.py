@@ -164,7 +164,7 @@ def rows():
 def html_page(rows, tmp_path_factory):
     """A page with all tables, one figure and long unbreakable words."""
     from radgen.core.style import save_figure
-    from radgen.evaluate.plots import fig_fidelity
+    from radgen.evaluate.image_plots import fig_fidelity
 
     folder = tmp_path_factory.mktemp('report')
     save_figure(fig_fidelity(rows), 'fidelity', folder, simulated=True)

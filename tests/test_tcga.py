@@ -15,7 +15,7 @@ import pytest
 
 from radgen.conditions.encoder import ConditionEncoder
 from radgen.core.paths import RadgenError, sha256
-from radgen.data import commons, tcga
+from radgen.data import commons_download, tcga
 from radgen.data.cohort import Ledger
 from radgen.data.methylation import methylation_by_gene, probe_genes
 from radgen.data.tcga import fetch_tcga, load_tcga, plan_tcga
@@ -269,7 +269,7 @@ def test_no_network_and_not_found(hub, tmp_path):
 
 def test_the_disk_is_looked_at_before(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        commons.shutil, 'disk_usage', lambda path: shutil._ntuple_diskusage(100, 90, 10)
+        commons_download.shutil, 'disk_usage', lambda path: shutil._ntuple_diskusage(100, 90, 10)
     )
     with pytest.raises(RadgenError) as e:
         fetch_xena('methylation', tmp_path, hub.url, progress=False)

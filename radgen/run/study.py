@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
 from ..conditions.encoder import ConditionEncoder
 from ..core.checks import require
@@ -25,9 +26,9 @@ from ..data.splits import folds_for, sibling_in_train, validation_patients
 from ..evaluate.features import fold_pca, pixel_features, radiomics_features
 from ..evaluate.paired import legacy_fid, mse, ssim
 from ..models.baselines import fold_controls
-from ..models.checkpoint import load_facts
 from ..models.registry import build, released_length, settings_of, smaller_than_released
 from ..models.store import ImageStore
+from ..models.tensor_files import load_facts
 from ..models.trainer import fit
 from ..phantom.clinic import best_scores
 
@@ -81,7 +82,7 @@ def show(
     name: str,  # of the file, without suffix
     pixels: bool = False,  # it shows projections or generated images
     commit: bool = True,  # it belongs to the committed figures
-):  # the figure, or None where it may not be shown
+) -> object:  # the figure, or None where it may not be shown
     "Save a figure where it belongs and show it."
     private = pixels and not study.simulated
     folder = study.figures if commit and not private else study.run / 'figures'
@@ -141,7 +142,7 @@ def data_of(
     data,  # Cohort
     condition: str,
     rows,  # bool [n_series]
-):  # (images, condition per image, kinds), or None for no row
+) -> tuple | None:  # images, condition per image, kinds; None for no row
     "The part of a cohort that a training takes."
     if not np.any(rows):
         return None
@@ -176,11 +177,13 @@ def train_fold(
     unpaired: pd.DataFrame | None = None,  # patients who help to factorize
     facts: dict | None = None,  # kept in the checkpoint
     **more,  # seed, precision, checkpoint_every, measure_every
-):  # the trained network
+) -> nn.Module:  # trained
     "Train one model on its part; what is finished is not trained again."
     kinds = sorted(data.series.kind.unique())
     images, given, own_kinds = data_of(data, condition, parts.train)
-    encoder = ConditionEncoder(condition, n_components, settings.scaling, also=unpaired).fit(given)
+    encoder = ConditionEncoder(condition, n_components, settings.scaling, extra_train=unpaired).fit(
+        given
+    )
     size = data.images.shape[-1]
     network = build(model, encoder.n_out, size, kinds, **settings.network)
     held_out, aside = (data_of(data, condition, p) for p in (parts.held_out, parts.aside))
@@ -202,7 +205,7 @@ def loss_curves(
         curves['kept'] = curves.fold.map(kept)
     return curves, facts
 
-
+# %% ../../nbs/11_run/08_study.ipynb #3eecdb8b
 def training_rows(
     rows: Rows,
     curves: pd.DataFrame,  # of `loss_curves`

@@ -79,7 +79,7 @@ def train_variant(
     n_components: int = 17,  # of the factorization of raw omics
     begun: Path | None = None,  # of `pretrained`
     **more,  # seed, precision, checkpoint_every
-):  # the trained model, with the folder it lives in
+) -> tuple:  # the trained model, and the folder it lives in
     "Train a variant on the part that trains; the part set aside chooses the length."
     base, train, aside = what.get('model', 'cpdm'), parts.train, parts.aside
     own = settings_of(base, common) | {k: common[k] for k in ('validation', 'steps')}
@@ -137,7 +137,7 @@ def ablation_rows(
                 rows.add(metric=f'ablation_{name}', label=label, **fields, **found)
     return rows
 
-
+# %% ../../nbs/09_validate/09_ablations.ipynb #933d0896
 def validation_rows(
     rows: Rows,
     trained: dict,  # variant -> (model, folder) of `train_variant`
