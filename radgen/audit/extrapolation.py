@@ -84,7 +84,7 @@ def _distances(train, test, condition, n_components):
     encoder = ConditionEncoder(condition, n_components).fit(train)
     covariance = LedoitWolf().fit(encoder.transform(train).astype(np.float64))
     distance = covariance.mahalanobis(encoder.transform(test).astype(np.float64))
-    columns = dict(distance=np.sqrt(distance), out_of_range=encoder.outside(test))
+    columns = dict(distance=np.sqrt(distance), out_of_range=encoder.fraction_out_of_range(test))
     return pd.DataFrame(columns, test.index)
 
 

@@ -133,7 +133,7 @@ def radiomics_frechet(
     k = n_components or stated_components(len(reference))
     return frechet_distance(*principal_scores(reference, real, generated, n_components=k))
 
-# %% ../../nbs/07_evaluate/03_distances.ipynb #8206a263
+# %% ../../nbs/07_evaluate/03_distances.ipynb #d90a56df
 def split_halves(
     who,  # [n] patient of each row
     n_splits: int,
@@ -144,7 +144,7 @@ def split_halves(
     first = lambda: rng.permutation(names)[: len(names) // 2]
     return np.array([np.isin(who, first()) for _ in range(n_splits)])
 
-
+# %% ../../nbs/07_evaluate/03_distances.ipynb #15131518
 def real_reference(
     features,  # [n, ...] features or images of real series
     patients,  # [n] patient of each

@@ -18,7 +18,7 @@ from ..core.names import ESTIMATORS, FIDELITY_METRICS, MODEL_NAMES
 from ..core.rows import of_samples, ok_rows, quotable
 from ..core.style import GREY, INK, PALETTE, WIDTH, empty_panel, new_figure
 
-# %% ../../nbs/07_evaluate/17_image_plots.ipynb #ca5efb6c
+# %% ../../nbs/07_evaluate/17_image_plots.ipynb #13457aec
 def empty_figure(
     reason: str,  # why there is nothing to draw
 ):
@@ -27,7 +27,7 @@ def empty_figure(
     empty_panel(axes[0, 0], reason)
     return fig
 
-
+# %% ../../nbs/07_evaluate/17_image_plots.ipynb #2b4e8c84
 def _show_image(ax, image):
     ax.imshow(image, cmap='gray', vmin=0, vmax=1, interpolation='nearest')
 

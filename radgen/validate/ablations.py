@@ -133,8 +133,8 @@ def ablation_rows(
                 if label in control and estimator == 'single':
                     continue
                 i = patient_bootstrap(np.mean, patients, values, n_boot=n_boot, seed=seed)
-                found = dict(value=i.value, ci_low=i.low, ci_high=i.high, estimator=estimator)
-                rows.add(metric=f'ablation_{name}', label=label, **fields, **found)
+                values = dict(value=i.value, ci_low=i.low, ci_high=i.high, estimator=estimator)
+                rows.add(metric=f'ablation_{name}', label=label, **fields, **values)
     return rows
 
 # %% ../../nbs/09_validate/09_ablations.ipynb #933d0896
@@ -146,7 +146,7 @@ def validation_rows(
     "The least loss on the patients set aside, with the steps kept."
     for label, (net, folder) in trained.items():
         curve = pd.read_csv(folder / 'loss.csv').dropna(subset='validation_loss')
-        found = dict(value=curve.validation_loss.min(), steps=float(net.facts['steps_kept']))
+        values = dict(value=curve.validation_loss.min(), steps=float(net.facts['steps_kept']))
         named = dict(label=label, role='model', model=models[label])
-        rows.add(metric='ablation_validation_loss', **named, **found)
+        rows.add(metric='ablation_validation_loss', **named, **values)
     return rows
