@@ -74,13 +74,10 @@ def test_environment_lists_the_requirements():
 
 
 def test_lock_is_exact_and_names_no_place():
-    lines = [
-        l
-        for l in (ROOT / 'requirements.lock').read_text().splitlines()
-        if l and not l.startswith('#')
-    ]
-    assert not [l for l in lines if not re.fullmatch(r'[A-Za-z0-9._-]+==[A-Za-z0-9.]+', l)]
-    locked = {canonicalize_name(n): v for n, v in (l.split('==') for l in lines)}
+    lines = (ROOT / 'requirements.lock').read_text().splitlines()
+    lines = [x for x in lines if x and not x.startswith('#')]
+    assert not [x for x in lines if not re.fullmatch(r'[A-Za-z0-9._-]+==[A-Za-z0-9.]+', x)]
+    locked = {canonicalize_name(n): v for n, v in (x.split('==') for x in lines)}
     assert len(locked) == len(lines)
     for r in map(Requirement, requirements()):
         assert r.specifier.contains(locked[canonicalize_name(r.name)], prereleases=True), r
@@ -141,9 +138,8 @@ def test_a_parameter_has_one_type():
 
 @pytest.mark.parametrize('nb', PAPER, ids=name)
 def test_paper_notebooks_define_nothing(nb):
-    tree = ast.parse(
-        '\n'.join(re.sub(r'^\s*[%!].*', '', l) for source in code(nb) for l in source.split('\n'))
-    )
+    lines = '\n'.join(code(nb)).split('\n')
+    tree = ast.parse('\n'.join(re.sub(r'^\s*[%!].*', '', line) for line in lines))
     assert not [
         n.name
         for n in ast.walk(tree)

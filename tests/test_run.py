@@ -1,4 +1,4 @@
-"The runner and the command line: parameters, atomic outputs, interruptions, and errors of one line."
+"The runner and the command line: parameters, atomic outputs, interruptions, one-line errors."
 
 import json
 import os
@@ -118,9 +118,8 @@ def test_a_failing_notebook_leaves_one_line(tmp_path):
     nb = toy(tmp_path, 'print("so far")', 'raise ValueError("first\\nsecond")', 'print("never")')
     status, _, err = finish(command('notebook', nb, tmp_path / 'out.ipynb'))
     assert status == 2
-    assert [l for l in err.splitlines() if l.startswith('radgen:')] == err.splitlines()[
-        -1:
-    ] and 'Traceback' not in err
+    lines = err.splitlines()
+    assert [x for x in lines if x.startswith('radgen:')] == lines[-1:] and 'Traceback' not in err
     assert 'ValueError: first' in err and 'second' not in err and 'out.failed.ipynb' in err
     assert names(tmp_path) == ['out.failed.ipynb', 'toy.ipynb'] and outputs(
         tmp_path / 'out.failed.ipynb'
@@ -159,10 +158,8 @@ def test_a_killed_kernel_is_named(tmp_path):
 
 @pytest.mark.parametrize('how', [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
 def test_an_interruption_leaves_nothing(tmp_path, how):
-    nb = toy(
-        tmp_path,
-        f'import os, time; open({str(tmp_path / "pid")!r}, "w").write(str(os.getpid())); time.sleep(120)',
-    )
+    write_pid = f'open({str(tmp_path / "pid")!r}, "w").write(str(os.getpid()))'
+    nb = toy(tmp_path, f'import os, time; {write_pid}; time.sleep(120)')
     process = command('notebook', nb, tmp_path / 'out.ipynb')
     wait_for(lambda: (tmp_path / 'pid').exists() and (tmp_path / 'pid').read_text())
     kernel = int((tmp_path / 'pid').read_text())
