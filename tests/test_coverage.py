@@ -352,7 +352,7 @@ def test_frechet_distance_is_held_against_both_targets(tmp_path):
         pairs, tmp_path, 6, 2, progress=False, n_patients=12, n_boot=40, n_splits=3
     )
     own, whole = (
-        found[(found.label == 'FRD') & (found.estimator == e)]
+        found[(found.label == 'radiomics Frechet') & (found.estimator == e)]
         for e in ('expectation at this n', 'whole population')
     )
     assert (

@@ -49,7 +49,7 @@ STATISTICS = dict(
     mse='MSE',
     ssim='SSIM',
     kid='KID',
-    radiomics_frechet='FRD',
+    radiomics_frechet='radiomics Frechet',
 )
 
 

@@ -81,7 +81,7 @@ def image_rows(
     seed: int = 0,
     **fields,  # of every row
 ):
-    "Retrieval, MSE and its ratio to the mean image, KID and FRD of every source."
+    "Retrieval, MSE and its ratio to the mean image, KID and radiomics Frechet of every source."
     patients, boot = np.asarray(patients), dict(n_boot=n_boot, seed=seed)
     splits = dict(n_components=frechet_components, n_splits=n_splits, seed=seed)
     base = mse(real, stacks['mean_image'])
