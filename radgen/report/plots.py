@@ -51,7 +51,8 @@ def _draw_beside(ax, y, line):
     if is_finite(line.upper_bound):
         ends = [y - 0.32, y + 0.32]
         ax.plot([line.upper_bound] * 2, ends, color=PALETTE['upper_bound'], lw=1.8)
-    if is_finite(line.control):
+    trivial = not str(line.control_name).startswith('omics')  # the omics are an upper bound
+    if is_finite(line.control) and trivial:
         ax.plot(line.control, y + 0.2, 's', color=PALETTE['control'], ms=4.2)
 
 
