@@ -8,7 +8,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from radgen.core.paths import RadgenError
 from radgen.core.results import MIN_CLASS, Rows, patient_bootstrap
-from radgen.data.published import load_published, published_available
+from radgen.data.published import load_published
+from radgen.data.release import published_available
 from radgen.evaluate.outcomes import (
     OmicsStep,
     ScoreTable,

@@ -7,7 +7,8 @@ from sklearn.decomposition import PCA
 
 from radgen.core.paths import RadgenError
 from radgen.core.results import MIN_EVENTS, Rows
-from radgen.data.published import load_published, published_available
+from radgen.data.published import load_published
+from radgen.data.release import published_available
 from radgen.evaluate.outcomes import OmicsStep
 from radgen.evaluate.survival import (
     RiskTable,

@@ -208,7 +208,7 @@ def _fetch(args):
         return _fetch_tcga()
     if args.cohort != 'published':
         return print(f'{args.cohort}: simulated, nothing to download')
-    from radgen.data.published import fetch
+    from radgen.data.release import fetch
 
     print(f'published: complete, every checksum right, in {fetch()}')
 

@@ -124,7 +124,7 @@ def doctor(say=print) -> list[str]:  # what is missing
         return f'{torch.__version__}, {torch.get_num_threads()} threads of {os.cpu_count()} cores, bfloat16 {"yes" if torch.cuda.is_available() or _cpu_bf16() else "emulated (float32 is used)"}, {gpu}'
 
     def released():
-        from radgen.data.published import missing_files
+        from radgen.data.release import missing_files
 
         absent = missing_files(data_dir('published'))
         return (
