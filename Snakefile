@@ -1,39 +1,57 @@
-# The graph of the study, and its only orchestrator: which paper notebook needs which, with which parameters. `radgen paper` runs it in
-# runs/<cohort>/<profile>; paths below are relative to that folder.
+# The graph of the study, and its only orchestrator: which paper notebook needs which, with which
+# parameters. `radgen paper` runs it in runs/<cohort>/<profile>; paths below are relative to that.
 #
-# A notebook runs again when it, a module it imports, one of its parameters or a notebook before it changes, and not otherwise. Checkpoints and image
-# stores are no outputs here: an output is deleted before its rule runs again, and these are what an interrupted run goes on from.
+# A notebook runs again when it, a module it imports, one of its parameters or a notebook before it
+# changes, and not otherwise. Checkpoints and image stores are no outputs here: an output is deleted
+# before its rule runs again, and these are what an interrupted run goes on from.
 import json, os, sys
 
 os.environ.setdefault("RADGEN_PYTHON", sys.executable)
 sys.path.insert(0, os.environ.get("RADGEN_ROOT", os.path.dirname(workflow.main_snakefile)))
 from radgen.core.paths import runs_dir
-from radgen.run import graph, parameters as run
+from radgen.run.graph import notebook_inputs
+from radgen.run.parameters import notebook_parameters, paper_notebooks
+from radgen.run.profiles import params_for, settings
+from radgen.run.record import study_files
 
 COHORT, PROFILE = config["cohort"], config["profile"]
-SETTINGS = run.settings(PROFILE, COHORT)
-NOTEBOOKS = run.paper_notebooks()
-DEFAULTS = {stem: {name: default for name, (_, default) in run.notebook_parameters(nb).items()} for stem, nb in NOTEBOOKS.items()}
+SETTINGS = settings(PROFILE, COHORT)
+NOTEBOOKS = paper_notebooks()
+DEFAULTS = {
+    stem: {name: default for name, (_, default) in notebook_parameters(nb).items()}
+    for stem, nb in NOTEBOOKS.items()
+}
 VALUES = {stem: {**DEFAULTS[stem], **SETTINGS[stem]} for stem in NOTEBOOKS}
 
 CONDITIONS = VALUES["08_scorecard"]["conditions"]
 PROTOCOLS = VALUES["03_generate"]["protocols"]
 DRAWS_UNPAIRED = VALUES["03_generate"]["model"]
-ASKED_FOR = ["01a_series", "01b_factorization", "07b_coverage", "07c_learning_curve", "07d_ablations"] # no part of a run unless asked for, but shown once they are there
-WITH_AUDIT = ["01b_factorization", *(["07b_coverage", "07c_learning_curve"] if COHORT.startswith("phantom") else ["07d_ablations"])] # `radgen paper --audit`; repetitions need a known truth
+# No part of a run unless asked for, but shown once they are there.
+ASKED_FOR = [
+    "01a_series", "01b_factorization", "07b_coverage", "07c_learning_curve", "07d_ablations"
+]
+STUDY = [stem for stem in NOTEBOOKS if stem not in (*ASKED_FOR, "08_scorecard")]
+# `radgen paper --audit`. Coverage and learning curve need a known truth.
+SIMULATED = COHORT.startswith("phantom")
+WITH_AUDIT = ["01b_factorization"]
+WITH_AUDIT += ["07b_coverage", "07c_learning_curve"] if SIMULATED else ["07d_ablations"]
 WITHOUT_ASKING = ["01a_series"] if COHORT == "tcga" else []
 EXECUTED = "notebooks/{}.ipynb"
-RUN = '"$RADGEN_PYTHON" -m radgen.run.cli notebook {input.notebook:q} {output.notebook:q} --parameters {params.values:q} > {log:q} 2>&1'
+RUN = (
+    '"$RADGEN_PYTHON" -m radgen.run.cli notebook {input.notebook:q} {output.notebook:q}'
+    " --parameters {params.values:q} > {log:q} 2>&1"
+)
 
 
 def source(stem):
     "A notebook and the modules it imports, as inputs."
-    notebook, *code = [os.path.relpath(p, runs_dir(COHORT, PROFILE)) for p in graph.notebook_inputs(NOTEBOOKS[stem])]
+    run = runs_dir(COHORT, PROFILE)
+    notebook, *code = [os.path.relpath(p, run) for p in notebook_inputs(NOTEBOOKS[stem])]
     return dict(notebook=notebook, code=code)
 
 
 def parameters(stem, **wildcards):
-    return json.dumps(run.params_for(stem, COHORT, PROFILE, **wildcards))
+    return json.dumps(params_for(stem, COHORT, PROFILE, **wildcards))
 
 
 def models(condition):
@@ -43,13 +61,29 @@ def models(condition):
 
 def folds(model, protocol):
     "Every fold, and the final model of all imaged patients, which draws the unpaired ones."
-    return list(range(VALUES["02_train"]["n_folds"][protocol])) + ["final"]*(protocol == "patient" and model == DRAWS_UNPAIRED)
+    final = ["final"] if protocol == "patient" and model == DRAWS_UNPAIRED else []
+    return [*range(VALUES["02_train"]["n_folds"][protocol]), *final]
 
 
 def trainings(condition):
     "The training notebooks of a condition: all folds in one, or one each."
-    groups = lambda m, p: [f"-fold{f}" for f in folds(m, p)] if SETTINGS["run"]["folds_per_run"] == "one" else [""]
-    return [EXECUTED.format(f"02_train-{condition}-{m}-{p}{g}") for m in models(condition) for p in PROTOCOLS for g in groups(m, p)]
+    jobs = [(m, p) for m in models(condition) for p in PROTOCOLS]
+    if SETTINGS["run"]["folds_per_run"] == "all":
+        return [EXECUTED.format(f"02_train-{condition}-{m}-{p}") for m, p in jobs]
+    names = [f"02_train-{condition}-{m}-{p}-fold{f}" for m, p in jobs for f in folds(m, p)]
+    return [EXECUTED.format(name) for name in names]
+
+
+def condition_parameters(stem, w, **more):
+    return parameters(stem, condition=w.condition, **more)
+
+
+def train_parameters(w, folds):
+    return condition_parameters("02_train", w, model=w.model, protocol=w.protocol, folds=folds)
+
+
+def this_fold(w):
+    return [f for f in folds(w.model, w.protocol) if str(f) == w.fold]
 
 
 def each(stem):
@@ -70,8 +104,15 @@ wildcard_constraints:
 
 def results(stem):
     "All that a notebook of this stem is executed for."
-    if stem == "02_train": return [f for c in CONDITIONS for f in trainings(c)]
+    if stem == "02_train":
+        return [f for c in CONDITIONS for f in trainings(c)]
     return each(stem) if "condition" in DEFAULTS[stem] else [EXECUTED.format(stem)]
+
+
+def has_part(stem):
+    "Is a notebook that is only asked for part of this run?"
+    asked = config.get("audit") and stem in WITH_AUDIT
+    return stem in WITHOUT_ASKING or asked or os.path.exists(rows(stem))
 
 
 rule all:
@@ -79,7 +120,7 @@ rule all:
 
 
 rule cohort:
-    input: *map(str, graph.study_files(COHORT)), **source("01_cohort")
+    input: *map(str, study_files(COHORT)), **source("01_cohort")
     output: notebook=EXECUTED.format("01_cohort"), rows=rows("01_cohort")
     params: values=parameters("01_cohort")
     log: "logs/01_cohort.log"
@@ -104,8 +145,10 @@ rule factorization:
 
 rule train:
     input: EXECUTED.format("01_cohort"), **source("02_train")
-    output: notebook=EXECUTED.format("02_train-{condition}-{model}-{protocol}"), rows=rows("02_train-{condition}-{model}-{protocol}")
-    params: values=lambda w: parameters("02_train", condition=w.condition, model=w.model, protocol=w.protocol, folds=folds(w.model, w.protocol))
+    output:
+        notebook=EXECUTED.format("02_train-{condition}-{model}-{protocol}"),
+        rows=rows("02_train-{condition}-{model}-{protocol}"),
+    params: values=lambda w: train_parameters(w, folds(w.model, w.protocol))
     log: "logs/02_train-{condition}-{model}-{protocol}.log"
     shell: RUN
 
@@ -113,39 +156,47 @@ rule train:
 rule train_fold:
     input: EXECUTED.format("01_cohort"), **source("02_train")
     output: notebook=EXECUTED.format("02_train-{condition}-{model}-{protocol}-fold{fold}")
-    params: values=lambda w: parameters("02_train", condition=w.condition, model=w.model, protocol=w.protocol, folds=[f for f in folds(w.model, w.protocol) if str(f) == w.fold])
+    params: values=lambda w: train_parameters(w, this_fold(w))
     log: "logs/02_train-{condition}-{model}-{protocol}-fold{fold}.log"
     shell: RUN
 
 
 rule generate:
     input: lambda w: trainings(w.condition), **source("03_generate")
-    output: notebook=EXECUTED.format("03_generate-{condition}"), rows=rows("03_generate-{condition}")
-    params: values=lambda w: parameters("03_generate", condition=w.condition, models=models(w.condition))
+    output:
+        notebook=EXECUTED.format("03_generate-{condition}"),
+        rows=rows("03_generate-{condition}"),
+    params: values=lambda w: condition_parameters("03_generate", w, models=models(w.condition))
     log: "logs/03_generate-{condition}.log"
     shell: RUN
 
 
 rule fidelity:
     input: EXECUTED.format("03_generate-{condition}"), **source("04_fidelity")
-    output: notebook=EXECUTED.format("04_fidelity-{condition}"), rows=rows("04_fidelity-{condition}")
-    params: values=lambda w: parameters("04_fidelity", condition=w.condition, models=models(w.condition))
+    output:
+        notebook=EXECUTED.format("04_fidelity-{condition}"),
+        rows=rows("04_fidelity-{condition}"),
+    params: values=lambda w: condition_parameters("04_fidelity", w, models=models(w.condition))
     log: "logs/04_fidelity-{condition}.log"
     shell: RUN
 
 
 rule outcomes:
     input: EXECUTED.format("03_generate-{condition}"), **source("05_outcomes")
-    output: notebook=EXECUTED.format("05_outcomes-{condition}"), rows=rows("05_outcomes-{condition}")
-    params: values=lambda w: parameters("05_outcomes", condition=w.condition)
+    output:
+        notebook=EXECUTED.format("05_outcomes-{condition}"),
+        rows=rows("05_outcomes-{condition}"),
+    params: values=lambda w: condition_parameters("05_outcomes", w)
     log: "logs/05_outcomes-{condition}.log"
     shell: RUN
 
 
 rule survival:
     input: EXECUTED.format("03_generate-{condition}"), **source("06_survival")
-    output: notebook=EXECUTED.format("06_survival-{condition}"), rows=rows("06_survival-{condition}")
-    params: values=lambda w: parameters("06_survival", condition=w.condition)
+    output:
+        notebook=EXECUTED.format("06_survival-{condition}"),
+        rows=rows("06_survival-{condition}"),
+    params: values=lambda w: condition_parameters("06_survival", w)
     log: "logs/06_survival-{condition}.log"
     shell: RUN
 
@@ -160,8 +211,10 @@ rule controls:
 
 rule audit:
     input: EXECUTED.format("03_generate-{condition}"), **source("07a_audit")
-    output: notebook=EXECUTED.format("07a_audit-{condition}"), rows=rows("07a_audit-{condition}")
-    params: values=lambda w: parameters("07a_audit", condition=w.condition)
+    output:
+        notebook=EXECUTED.format("07a_audit-{condition}"),
+        rows=rows("07a_audit-{condition}"),
+    params: values=lambda w: condition_parameters("07a_audit", w)
     log: "logs/07a_audit-{condition}.log"
     shell: RUN
 
@@ -192,8 +245,8 @@ rule ablations:
 
 rule scorecard:
     input:
-        [f for stem in NOTEBOOKS if stem not in (*ASKED_FOR, "08_scorecard") for f in results(stem)],
-        [f for stem in ASKED_FOR if stem in WITHOUT_ASKING or (config.get("audit") and stem in WITH_AUDIT) or os.path.exists(rows(stem)) for f in results(stem)],
+        [f for stem in STUDY for f in results(stem)],
+        [f for stem in ASKED_FOR if has_part(stem) for f in results(stem)],
         **source("08_scorecard")
     output: notebook=EXECUTED.format("08_scorecard"), report="report.html"
     params: values=parameters("08_scorecard")

@@ -93,15 +93,15 @@ class Project:
 
 @pytest.fixture(scope='session')
 def smoke_run(tmp_path_factory):
-    "A finished smoke run, whose first attempt was killed while models were training; one for all processes of a session, not to be changed."
+    "A finished smoke run, its first attempt killed in training; shared by all, not to be changed."
     base = tmp_path_factory.getbasetemp()
     if 'PYTEST_XDIST_WORKER' in os.environ:
         base = base.parent
-    project, told = Project(base / 'smoke'), base / 'smoke.json'
+    project, record = Project(base / 'smoke'), base / 'smoke.json'
     with open(base / 'smoke.lock', 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if told.exists():
-            return project.root.parent, json.loads(told.read_text())
+        if record.exists():
+            return project.root.parent, json.loads(record.read_text())
         project.fill()
         first = project.start('paper', '--profile', 'smoke', '--jobs', '2')
         checkpoints = lambda: list(project.run.glob('*/cpdm/*/*/*.safetensors'))
@@ -113,7 +113,7 @@ def smoke_run(tmp_path_factory):
         first.send_signal(signal.SIGKILL)
         first.wait()
         facts = dict(before=project.executed(), output=project.paper())
-        told.write_text(json.dumps(facts))
+        record.write_text(json.dumps(facts))
     return project.root.parent, facts
 
 

@@ -1,4 +1,4 @@
-"House rules: one list of requirements, a package that is what the notebooks export, notebooks that can be read anywhere."
+"House rules: one list of requirements, a package of what notebooks export, notebooks that travel."
 
 import ast
 import configparser
@@ -16,13 +16,14 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from radgen.load import COHORTS
-from radgen.run import graph, parameters
+from radgen.core.names import COHORTS
+from radgen.run import parameters, profiles, publish
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = sorted((ROOT / 'nbs').glob('[0-9]*/[0-9]*.ipynb'))
 PAPER = sorted((ROOT / 'nbs' / 'paper').glob('[0-9]*.ipynb'))
 NOTEBOOKS = [*LIBRARY, *PAPER, ROOT / 'nbs' / 'index.ipynb']
+PUBLISHED = sorted((ROOT / 'figures').glob('*/*/notebooks/*.ipynb'))
 name = lambda p: p.stem
 
 
@@ -73,26 +74,29 @@ def test_environment_lists_the_requirements():
 
 
 def test_lock_is_exact_and_names_no_place():
-    lines = [
-        l
-        for l in (ROOT / 'requirements.lock').read_text().splitlines()
-        if l and not l.startswith('#')
-    ]
-    assert not [l for l in lines if not re.fullmatch(r'[A-Za-z0-9._-]+==[A-Za-z0-9.]+', l)]
-    locked = {canonicalize_name(n): v for n, v in (l.split('==') for l in lines)}
+    lines = (ROOT / 'requirements.lock').read_text().splitlines()
+    lines = [x for x in lines if x and not x.startswith('#')]
+    assert not [x for x in lines if not re.fullmatch(r'[A-Za-z0-9._-]+==[A-Za-z0-9.]+', x)]
+    locked = {canonicalize_name(n): v for n, v in (x.split('==') for x in lines)}
     assert len(locked) == len(lines)
     for r in map(Requirement, requirements()):
         assert r.specifier.contains(locked[canonicalize_name(r.name)], prereleases=True), r
 
 
+def modules(root):
+    "All modules of a package and its sub-packages."
+    package = root / 'radgen'
+    return {p.relative_to(package) for p in package.rglob('*.py')}
+
+
 def test_package_is_what_the_notebooks_export(copy):
     nbdev(copy, 'nbdev_export')
-    made, kept = (
-        sorted(p.name for p in (copy / 'radgen').glob('*.py')),
-        sorted(p.name for p in (ROOT / 'radgen').glob('*.py')),
-    )
-    assert made == kept
-    _, different, errors = filecmp.cmpfiles(copy / 'radgen', ROOT / 'radgen', made, shallow=False)
+    made, kept = modules(copy), modules(ROOT)
+    empty = [p for p in kept - made if p.name == '__init__.py']  # nbdev makes none for a room
+    assert made | set(empty) == kept
+    assert not [p for p in empty if (ROOT / 'radgen' / p).read_text()]
+    shared = sorted(map(str, made & kept))
+    _, different, errors = filecmp.cmpfiles(copy / 'radgen', ROOT / 'radgen', shared, shallow=False)
     assert (different, errors) == ([], [])
 
 
@@ -111,31 +115,31 @@ def test_defaults_are_the_smoke_values(nb):
     }
     if 'folds' in default:
         run_of['folds'] = [*range(default['n_folds']['patient']), 'final']
-    smoke = parameters.params_for(nb.stem, 'phantom', 'smoke', **run_of)
+    smoke = profiles.params_for(nb.stem, 'phantom', 'smoke', **run_of)
     assert smoke.items() <= default.items()
     assert default.keys() - smoke.keys() <= {'model', 'seed'}, (
         'a parameter that config/smoke.yaml does not state'
     )
 
 
-@pytest.mark.parametrize('profile', parameters.profiles())
+@pytest.mark.parametrize('profile', profiles.profiles())
 @pytest.mark.parametrize('cohort', COHORTS)
 def test_profiles_fit_the_notebooks(profile, cohort):
-    parameters.settings(profile, cohort)
+    profiles.settings(profile, cohort)
 
 
-def test_modules_import_only_from_above():
-    order = ['paths', *[nb.stem.split('_', 1)[1] for nb in LIBRARY if nb.stem != '00_paths']]
-    for place, module in enumerate(order):
-        below = graph._imported((ROOT / 'radgen' / f'{module}.py').read_text()) - set(order[:place])
-        assert not below, f'radgen.{module} imports {below}'
+def test_a_parameter_has_one_type():
+    types = {}
+    for nb in PAPER:
+        for parameter, (kind, _) in parameters.notebook_parameters(nb).items():
+            types.setdefault(parameter, {}).setdefault(str(kind), []).append(nb.stem)
+    assert not {k: v for k, v in types.items() if len(v) > 1}
 
 
 @pytest.mark.parametrize('nb', PAPER, ids=name)
 def test_paper_notebooks_define_nothing(nb):
-    tree = ast.parse(
-        '\n'.join(re.sub(r'^\s*[%!].*', '', l) for source in code(nb) for l in source.split('\n'))
-    )
+    lines = '\n'.join(code(nb)).split('\n')
+    tree = ast.parse('\n'.join(re.sub(r'^\s*[%!].*', '', line) for line in lines))
     assert not [
         n.name
         for n in ast.walk(tree)
@@ -156,12 +160,23 @@ def test_notebooks_travel(nb):
 
 @pytest.mark.parametrize(
     'path',
-    sorted(p for p in (ROOT / 'figures').rglob('*') if p.suffix in ('.json', '.csv')),
+    sorted(p for p in (ROOT / 'figures').rglob('*') if p.suffix in ('.json', '.csv', '.ipynb')),
     ids=lambda p: str(p.relative_to(ROOT / 'figures')),
 )
 def test_results_name_no_folder(path):
-    found = re.findall(r'["\s,](/(?:[\w.-]+/)+[\w.-]+)', path.read_text())
-    assert not found, f'{path.name} names {found[0]}'
+    text = re.sub(r'"image/[a-z+]+": "[^"]*"', '', path.read_text())
+    folders = re.findall(r'["\s,](/(?:[\w.-]+/)+[\w.-]+)', text)
+    assert not folders, f'{path.name} names {folders[0]}'
+
+
+@pytest.mark.parametrize('nb', PUBLISHED, ids=lambda p: str(p.relative_to(ROOT / 'figures')))
+def test_published_notebooks_are_small(nb):
+    assert nb.stat().st_size <= publish.FILE_LIMIT
+
+
+def test_all_of_figures_is_small():
+    sizes = [p.stat().st_size for p in (ROOT / 'figures').rglob('*') if p.is_file()]
+    assert sum(sizes) <= publish.FIGURES_LIMIT
 
 
 def test_readme_is_the_index_notebook():

@@ -1,7 +1,8 @@
-"The runner and the command line: parameters, atomic outputs, interruptions, and errors of one line."
+"The runner and the command line: parameters, atomic outputs, interruptions, one-line errors."
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -14,27 +15,25 @@ import pytest
 import yaml
 
 from radgen.core.paths import RadgenError
-from radgen.run import cli, doctor, execute, graph, parameters
+from radgen.run import cli, doctor, execute, graph, parameters, processes, profiles, publish
 
 ROOT = Path(__file__).resolve().parent.parent
-PARAMETERS = "patient: str = '001'\nsteps: int = 3\nscale: float = 1.\nextra: list[int] = [1]\nwhere: str|None = None"
+PARAMETERS = """patient: str = '001'
+steps: int = 3
+scale: float = 1.0
+extra: list[int] = [1]
+where: str | None = None
+"""
+KERNEL = {'display_name': 'python3', 'language': 'python', 'name': 'python3'}
 
 
 def toy(folder, *code):
+    "A small notebook with a parameters cell."
     v4 = nbformat.v4
-    cells = [
-        v4.new_code_cell(PARAMETERS, metadata={'tags': ['parameters']}),
-        *map(v4.new_code_cell, code),
-    ]
-    nbformat.write(
-        v4.new_notebook(
-            cells=cells,
-            metadata={
-                'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}
-            },
-        ),
-        folder / 'toy.ipynb',
-    )
+    first = v4.new_code_cell(PARAMETERS, metadata={'tags': ['parameters']})
+    cells = [first, *map(v4.new_code_cell, code)]
+    nb = v4.new_notebook(cells=cells, metadata={'kernelspec': KERNEL})
+    nbformat.write(nb, folder / 'toy.ipynb')
     return folder / 'toy.ipynb'
 
 
@@ -77,14 +76,18 @@ def wait_for(condition, seconds=120):
 @pytest.mark.parametrize(
     'params, complaint',
     [
-        (dict(step=3), "unknown parameter of toy.ipynb 'step', did you mean 'steps'?"),
-        (dict(steps='3'), "steps = '3' is no int"),
-        (dict(steps=True), 'steps = True is no int'),
-        (dict(steps=2.5), 'steps = 2.5 is no int'),
-        (dict(patient=7), 'patient = 7 is no str'),
-        (dict(scale='1'), "scale = '1' is no float"),
-        (dict(extra=['1']), "extra = ['1'] is no list[int]"),
-        (dict(where=3), 'where = 3 is no str | None'),
+        (dict(step=3), "toy.ipynb: unknown key 'step', did you mean 'steps'?"),
+        (dict(steps='3'), "steps: must be a valid integer, got '3'"),
+        (dict(steps=True), 'steps: must be a valid integer, got True'),
+        (dict(steps=2.5), 'steps: must be a valid integer, got 2.5'),
+        (dict(patient=7), 'patient: must be a valid string, got 7'),
+        (dict(scale='1'), "scale: must be a valid number, got '1'"),
+        (dict(extra=['1']), "extra.0: must be a valid integer, got '1'"),
+        (dict(where=3), 'where: must be a valid string, got 3'),
+        (
+            dict(steps='3', scale='1', x=0),
+            "scale: must be a valid number, got '1'; unknown key 'x'",
+        ),
     ],
 )
 def test_wrong_parameters_are_refused(tmp_path, params, complaint):
@@ -115,9 +118,8 @@ def test_a_failing_notebook_leaves_one_line(tmp_path):
     nb = toy(tmp_path, 'print("so far")', 'raise ValueError("first\\nsecond")', 'print("never")')
     status, _, err = finish(command('notebook', nb, tmp_path / 'out.ipynb'))
     assert status == 2
-    assert [l for l in err.splitlines() if l.startswith('radgen:')] == err.splitlines()[
-        -1:
-    ] and 'Traceback' not in err
+    lines = err.splitlines()
+    assert [x for x in lines if x.startswith('radgen:')] == lines[-1:] and 'Traceback' not in err
     assert 'ValueError: first' in err and 'second' not in err and 'out.failed.ipynb' in err
     assert names(tmp_path) == ['out.failed.ipynb', 'toy.ipynb'] and outputs(
         tmp_path / 'out.failed.ipynb'
@@ -134,7 +136,7 @@ def test_an_older_output_outlives_a_failure(tmp_path):
         execute.execute(
             toy(
                 tmp_path,
-                'from radgen.paths import RadgenError\nraise RadgenError("no such column")',
+                'from radgen.core.paths import RadgenError\nraise RadgenError("no such column")',
             ),
             tmp_path / 'out.ipynb',
             log=sys.stdout,
@@ -156,10 +158,8 @@ def test_a_killed_kernel_is_named(tmp_path):
 
 @pytest.mark.parametrize('how', [signal.SIGINT, signal.SIGTERM], ids=lambda s: s.name)
 def test_an_interruption_leaves_nothing(tmp_path, how):
-    nb = toy(
-        tmp_path,
-        f'import os, time; open({str(tmp_path / "pid")!r}, "w").write(str(os.getpid())); time.sleep(120)',
-    )
+    write_pid = f'open({str(tmp_path / "pid")!r}, "w").write(str(os.getpid()))'
+    nb = toy(tmp_path, f'import os, time; {write_pid}; time.sleep(120)')
     process = command('notebook', nb, tmp_path / 'out.ipynb')
     wait_for(lambda: (tmp_path / 'pid').exists() and (tmp_path / 'pid').read_text())
     kernel = int((tmp_path / 'pid').read_text())
@@ -256,6 +256,8 @@ def test_no_room_on_the_disk(tmp_path):
         ('paper --fast', 'unrecognized arguments: --fast'),
         ('fetch tgca', "unknown cohort 'tgca'"),
         ('', 'required: COMMAND'),
+        ('papr', "unknown command 'papr', did you mean 'paper'?"),
+        ('project in out --reduce sum', "argument --reduce: invalid choice: 'sum'"),
         ('generate --checkpoint nowhere --conditions none.csv --out x', 'nowhere'),
         ('notebook none.ipynb out.ipynb', 'none.ipynb: no such notebook'),
         ('doctor -- --cores 3', 'takes no arguments after --'),
@@ -271,35 +273,60 @@ def test_errors_are_one_line(line, complaint, capsys, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     'text, complaint',
     [
-        ('shared: {sead: 0}', 'unknown shared parameter of'),
-        ('2_train: {steps: 3}', "did you mean '02_train'?"),
-        ('02_train: {steps: three}', "parameter steps = 'three' is no int"),
-        ('02_train: {stebs: 3}', "did you mean 'steps'?"),
-        ('cohorts: {fantom: {}}', "did you mean 'phantom'?"),
-        ('cohorts: {phantom: {02_train: {steps: 1.5}}}', 'steps = 1.5 is no int'),
-        ('shared: [1]', 'expected parameters'),
-        ('shared: {', 'not readable as YAML'),
-        ('run: {folds_per_run: some}', 'folds_per_run is all or one'),
-        ('run: {fold: 1}', 'unknown setting of'),
+        ('shared: {sead: 0}', "unknown key 'shared.sead', did you mean 'seed'?"),
+        ('2_train: {steps: 3}', "unknown key '2_train', did you mean '02_train'?"),
+        ('02_train: {steps: three}', "02_train.steps: must be a valid integer, got 'three'"),
+        ('02_train: {stebs: 3}', "unknown key '02_train.stebs', did you mean 'steps'?"),
+        ('cohorts: {fantom: {}}', "unknown key 'cohorts.fantom', did you mean 'phantom'?"),
+        ('cohorts: {phantom: {02_train: {steps: 1.5}}}', 'cohorts.phantom.02_train.steps: must'),
+        ('shared: [1]', 'shared: must be a mapping `key: value`, got [1]'),
+        ('- 1', 'expected `key: value`, got [1]'),
+        ('shared: {', 'line 1: not readable as YAML'),
+        ('run: {folds_per_run: some}', "run.folds_per_run: must be 'all' or 'one', got 'some'"),
+        ('run: {fold: 1}', "unknown key 'run.fold'"),
+        ('run: {models: {multiomic: [cpbm]}}', "unknown model 'cpbm', did you mean 'cpdm'?"),
+        ('shared: {seed: 0, seed: 1}', "line 1: 'seed' is given twice; keep one"),
     ],
 )
-def test_wrong_profiles_are_refused(text, complaint, tmp_path, monkeypatch):
-    for part in ('nbs', 'settings.ini'):
-        (tmp_path / part).symlink_to(ROOT / part)
-    (tmp_path / 'config').mkdir()
-    (tmp_path / 'config' / 'mine.yaml').write_text(text)
-    monkeypatch.chdir(tmp_path)
+def test_wrong_profiles_are_refused(text, complaint, profile):
+    message = refusal(profile(text))
+    assert complaint in message and '\n' not in message and 'mine.yaml' in message
+
+
+def test_all_errors_of_a_profile_are_named_at_once(profile):
+    text = 'shared: {sead: 0}\n02_train: {steps: three}\ncohorts: {tcga: {04_fidelity: {n_bot: 1}}}'
+    message = refusal(profile(text))
+    for place in ("'shared.sead'", '02_train.steps', "'cohorts.tcga.04_fidelity.n_bot'"):
+        assert place in message
+
+
+@pytest.fixture
+def profile(tmp_path, monkeypatch):
+    "Writes config/mine.yaml of a project that is otherwise this one."
+
+    def write(text):
+        for part in ('nbs', 'settings.ini'):
+            (tmp_path / part).symlink_to(ROOT / part)
+        (tmp_path / 'config').mkdir()
+        (tmp_path / 'config' / 'mine.yaml').write_text(text)
+        monkeypatch.chdir(tmp_path)
+        return 'mine'
+
+    return write
+
+
+def refusal(profile):
     with pytest.raises(RadgenError) as e:
-        parameters.settings('mine', 'phantom')
-    assert complaint in str(e.value) and '\n' not in str(e.value) and 'mine.yaml' in str(e.value)
+        profiles.settings(profile, 'phantom')
+    return str(e.value)
 
 
 def test_one_run_at_a_time(tmp_path):
-    with graph.run_lock(tmp_path):
+    with processes.run_lock(tmp_path):
         with pytest.raises(RadgenError, match='another run is at work here'):
-            with graph.run_lock(tmp_path, wait=0):
+            with processes.run_lock(tmp_path, wait=0):
                 pass
-    with graph.run_lock(tmp_path, wait=0):
+    with processes.run_lock(tmp_path, wait=0):
         pass
 
 
@@ -313,3 +340,75 @@ def test_doctor_works_when_something_is_missing(capsys, monkeypatch, tmp_path):
         any(m.startswith('torch: MISSING') for m in missing)
         and 'files to fetch: radgen fetch published' in out
     )
+
+
+@pytest.mark.parametrize(
+    'line',
+    ['--help', '--version', 'paper --help', 'papr', 'paper --jobs 0', 'paper --profile quik', ''],
+)
+def test_help_and_errors_import_nothing_heavy(line):
+    code = f"""
+import contextlib, sys
+from radgen.run.cli import main
+with contextlib.suppress(SystemExit):
+    main({line.split()!r})
+print([m for m in ('torch', 'pandas', 'numpy', 'papermill', 'snakemake') if m in sys.modules])
+"""
+    command = [sys.executable, '-c', code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip().endswith('[]'), done.stdout + done.stderr
+
+
+def test_the_commands_and_their_options():
+    helps = {}
+    for name in cli.COMMANDS:
+        _, text, _ = finish(command(name, '--help'))
+        helps[name] = set(re.findall(r'--[a-z-]+', text)) - {'--help'}
+    assert set(helps) == set('paper validate fetch generate project doctor bench notebook'.split())
+    assert helps['paper'] == {
+        *('--cohort', '--manifest', '--profile', '--jobs', '--upto', '--audit', '--dry-run')
+    }
+    assert helps['generate'] == {
+        *('--checkpoint', '--conditions', '--out', '--samples', '--sampler', '--steps'),
+        *('--guidance', '--seed', '--kind', '--png'),
+    }
+    assert helps['notebook'] == {'--file', '--parameters'}
+
+
+def test_the_version():
+    import radgen
+
+    assert finish(command('--version'))[:2] == (0, f'radgen {radgen.__version__}\n')
+
+
+@pytest.mark.parametrize(
+    'module, of, not_of',
+    [
+        ('models/released_unet.py', {'02_train', '07d_ablations'}, {'06_survival', '08_scorecard'}),
+        ('evaluate/scores.py', {'05_outcomes', '06_survival'}, {'02_train', '07_controls'}),
+        ('core/rows.py', {'08_scorecard'}, {'02_train'}),
+        ('run/graph.py', set(), set(parameters.paper_notebooks())),
+    ],
+)
+def test_a_notebook_depends_on_modules_deep_in_a_room(module, of, not_of):
+    path = ROOT / 'radgen' / module
+    notebooks = parameters.paper_notebooks().items()
+    dependent = {stem for stem, nb in notebooks if path in graph.notebook_inputs(nb)}
+    assert of <= dependent and not not_of & dependent
+
+
+def test_an_executed_notebook_is_published_without_folders(tmp_path, monkeypatch):
+    monkeypatch.setenv('RADGEN_HOME', str(tmp_path))
+    nb = toy(tmp_path, 'print(where)')
+    run = tmp_path / 'runs' / 'phantom' / 'smoke' / 'notebooks'
+    where = dict(where=str(tmp_path / 'rows.csv'))
+    execute.execute(nb, run / '01_toy.ipynb', where, log=sys.stdout)
+    (path,) = publish.publish('phantom', 'smoke')
+    text = path.read_text()
+    assert str(tmp_path) not in text and 'rows.csv' in text
+    papermill = json.loads(text)['metadata']['papermill']
+    assert papermill['parameters'] == {'where': 'rows.csv'} and set(papermill) == {
+        *('parameters', 'duration')
+    }
+    (run / '01_toy.ipynb').unlink()
+    assert publish.publish('phantom', 'smoke') == [] and not path.exists()

@@ -1,6 +1,11 @@
-"""What people do with a finished study: a notebook by hand, other parameters, new patients, what is only asked for, patients of one's own."""
+"""What people do with a finished study.
+
+A notebook by hand, other parameters, new patients, what is only asked for, one's own patients.
+"""
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +16,8 @@ import pytest
 import yaml
 
 from radgen.run import cli
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_papermill_by_hand(project, tmp_path):
@@ -38,6 +45,34 @@ def test_papermill_by_hand(project, tmp_path):
     rows = pd.read_csv(written)
     written.write_bytes(before)  # for the tests that come
     assert set(rows[rows.role == 'model'].label.dropna()) == {'er'}
+
+
+def test_papermill_with_a_parameter_on_the_command_line(project, tmp_path):
+    written = project.run / 'rows' / '04_fidelity-multiomic.csv'
+    before = written.read_bytes()
+    papermill = Path(sys.executable).parent / 'papermill'
+    nb, out = 'nbs/paper/04_fidelity.ipynb', str(tmp_path / 'out.ipynb')
+    command = [papermill, nb, out, '-p', 'seed', '1']
+    options = dict(cwd=project.root, env=project.env, capture_output=True, text=True)
+    done = subprocess.run(command, **options)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert written.exists()
+    written.write_bytes(before)
+
+
+PAPER = sorted((ROOT / 'nbs' / 'paper').glob('[0-9]*.ipynb'))
+READ_UPSTREAM = [p.stem for p in PAPER if 'require_upstream(' in p.read_text()]
+
+
+@pytest.mark.parametrize('stem', READ_UPSTREAM)
+def test_a_notebook_names_the_command_that_makes_what_it_needs(stem, tmp_path):
+    papermill = Path(sys.executable).parent / 'papermill'
+    command = [papermill, f'nbs/paper/{stem}.ipynb', str(tmp_path / 'out.ipynb')]
+    env = {**os.environ, 'RADGEN_HOME': str(tmp_path), 'PYTHONPATH': str(ROOT)}
+    options = dict(cwd=ROOT, env=env, capture_output=True, text=True)
+    done = subprocess.run(command, **options)
+    assert done.returncode
+    assert re.search(r'radgen paper --cohort phantom --profile smoke --upto 0\w+', done.stderr)
 
 
 @pytest.mark.parametrize('stem', ['01_cohort', '01a_series', '08_scorecard'])
@@ -91,7 +126,7 @@ def test_generate_for_new_patients(project, tmp_path, capsys):
 
     status, out, err = generate('all', table, '--png')
     assert status == 0, err
-    assert '3 patients, 2 pictures each' in out
+    assert '3 patients, 2 images each' in out
     assert sorted(p.name for p in (tmp_path / 'all' / 'png').iterdir()) == [
         f'{p}_{k}.png' for p in table.index for k in (0, 1)
     ]
@@ -116,7 +151,7 @@ def test_generate_for_new_patients(project, tmp_path, capsys):
 
 
 def test_what_is_only_asked_for(project):
-    "Coverage, learning curve and ablations: not part of a run unless asked for, shown once they are there, and refused where no truth is known."
+    "Coverage, learning curve and ablations: only if asked for, and only where a truth is known."
     assert (
         not {'01b_factorization', '07b_coverage', '07c_learning_curve', '07d_ablations'}
         & project.executed().keys()
@@ -144,7 +179,7 @@ def test_what_is_only_asked_for(project):
 
 
 def test_patients_of_ones_own(project, tmp_path):
-    "A manifest makes a study: it depends on its files, keeps its folder, and says in one line what is wrong."
+    "A manifest makes a study: it depends on its files and keeps its folder."
     from radgen.data.writing import write_files
     from radgen.phantom.cohort import make_phantom
 
@@ -189,8 +224,8 @@ def test_patients_of_ones_own(project, tmp_path):
     assert status == 2 and 'MANIFEST=my.yaml' in err and err.count('\n') == 1, err
 
 
-def test_a_model_of_another_deal_is_refused(project):
-    "Pictures are drawn only for what the model's own fold held out; a run that deals the folds otherwise is refused by name."
+def test_a_model_of_other_folds_is_refused(project):
+    "Images are generated only for what the model's own fold held out."
     out = project.home / 'refused.ipynb'
     status, _, err = project.radgen(
         'notebook',

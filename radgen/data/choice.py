@@ -13,14 +13,15 @@ from ..core.results import Rows
 from .cohort import Ledger, tissue_site
 from .commons import find_series
 from .descriptions import PLANES_STATED
-from .release import fetch
-from .release_features import read_released_series
 
 # %% ../../nbs/02_data/06h_choice.ipynb #3ba3cfa8
 def released_series(
     path=None,  # SideViewBTF.csv; by default that of the release, fetched if it is not at hand
 ) -> pd.DataFrame:  # index series_id (000, 001, ...): patient_id, kind, site, series_uid
     "The series behind the released projections."
+    from radgen.data.release import fetch
+    from radgen.data.release_features import read_released_series
+
     return read_released_series(path or fetch(progress=False) / 'SideViewBTF.csv', Ledger())
 
 # %% ../../nbs/02_data/06h_choice.ipynb #55dba259

@@ -14,7 +14,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from ..core.checks import require
 from ..core.paths import RadgenError
-from ..core.style import GREY, INK, LIGHT_GREY, PALE_GREY, PALETTE, new_figure, say
+from ..core.style import GREY, INK, LIGHT_GREY, PALE_GREY, PALETTE, empty_panel, new_figure
 
 # %% ../../nbs/02_data/13_flow_plots.ipynb #853810bf
 FLOW = ['step', 'n_patients', 'n_series', 'dropped', 'reason']
@@ -95,7 +95,7 @@ def fig_flow(
     "A flow diagram: boxes of what is left in a column, what was dropped beside it."
     if not len(steps):
         fig, axes = new_figure(1.6)
-        say(axes[0, 0], 'no step was taken')
+        empty_panel(axes[0, 0], 'no step was taken')
         return fig
     rows = list(check_flow(steps).itertuples())
     lost = steps.n_patients.diff().fillna(0).astype(int).mul(-1)

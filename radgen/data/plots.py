@@ -186,7 +186,7 @@ def _draw_outcomes(ax, counts):
     known, events = survival.get('patients'), survival.get('events')
     lines = [_line(known, '{} patients'), _line(events, '{} events'), 'C-index, log-rank']
     draw_box(ax, x, 2.04, w, h, 'Survival', lines)
-    lines = ['held-out patients', 'KID, FRD, legacy FID', 'MSE, SSIM']
+    lines = ['held-out patients', 'KID, radiomics Frechet,', 'legacy FID', 'MSE, SSIM']
     draw_box(ax, x, 0.95, w, h, 'Fidelity', lines)
     ax.plot([5.5, 5.69, 5.69], [1.6, 1.6, 3.53], color=GREY, lw=1)
     for y in 3.53, 2.45:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from ..core.checks import require
 from ..core.paths import atomic
-from ..core.style import GREY, PALETTE, new_figure, say
+from ..core.style import GREY, PALETTE, empty_panel, new_figure
 from .archive import read_projection
 from .dicom_files import scan_folder
 from .flags import quality, quality_flags
@@ -50,7 +50,7 @@ def _draw_planes(axes, v, threshold, acquired):
 # %% ../../nbs/02_data/12_quality.ipynb #8f9a8169
 def _draw_intensities(ax, array, q):
     if q['constant']:
-        say(ax, 'every voxel has the same value')
+        empty_panel(ax, 'every voxel has the same value')
         return
     ax.hist(array.ravel(), 100, color=PALETTE['model'], log=True)
     ax.axvline(q['threshold'], color=PALETTE['control'], ls='--')
