@@ -349,19 +349,23 @@ def write_instance(path, series_uid, instance_uid, n=64):
     d.save_as(path)
 
 
+LISTING = (
+    '<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+    '<IsTruncated>{more}</IsTruncated>{token}{items}</ListBucketResult>'
+)
+ITEM = '<Contents><Key>{}</Key><Size>{}</Size><ETag>&quot;{}&quot;</ETag></Contents>'
+
+
 class Bucket:
     "A stand-in for a public bucket: ListObjectsV2 in pages, and GET; it can break and refuse."
 
     def __init__(self, root, page=1000):
-        self.root, self.page, self.requests, self.refuse, self.spoil, self.busy, self.short = (
-            Path(root),
-            page,
-            [],
-            {},
-            {},
-            {},
-            set(),
-        )
+        self.root, self.page = Path(root), page
+        self.requests = []  # prefixes and keys
+        self.refuse = {}  # prefix -> status of the answer
+        self.spoil = {}  # key -> function of its bytes
+        self.busy = {}  # key -> how many times it answers 503
+        self.short = set()  # keys within which the connection breaks
 
     def start(self):
         bucket = self
@@ -379,9 +383,7 @@ class Bucket:
                 self.send_response(status)
                 self.send_header('Content-Length', str(len(body)))
                 self.end_headers()
-                self.wfile.write(
-                    body[: len(body) // 2] if key in bucket.short else body
-                )  # short: the connection breaks within a file
+                self.wfile.write(body[: len(body) // 2] if key in bucket.short else body)
 
         self.server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
@@ -389,34 +391,30 @@ class Bucket:
         return self
 
     def answer(self, query, key):
+        "Status and body."
         if self.busy.get(key, 0):
             self.busy[key] -= 1
             return 503, b''
         if 'prefix' in query:
-            if query['prefix'] in self.refuse:
-                return self.refuse[query['prefix']], b'<Error/>'
-            files = (
-                sorted((self.root / query['prefix']).glob('*'))
-                if (self.root / query['prefix']).is_dir()
-                else []
-            )
-            start = int(query.get('continuation-token', 0))
-            items = ''.join(
-                f'<Contents><Key>{query["prefix"]}{f.name}</Key><Size>{f.stat().st_size}</Size><ETag>&quot;{hashlib.md5(f.read_bytes()).hexdigest()}&quot;</ETag></Contents>'
-                for f in files[start : start + self.page]
-            )
-            more = start + self.page < len(files)
-            return 200, (
-                f'<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><IsTruncated>{str(more).lower()}</IsTruncated>'
-                + f'<NextContinuationToken>{start + self.page}</NextContinuationToken>' * more
-                + items
-                + '</ListBucketResult>'
-            ).encode()
+            return self.list(query['prefix'], int(query.get('continuation-token', 0)))
         path = self.root / key
         if not path.is_file():
             return 404, b''
         data = path.read_bytes()
         return 200, self.spoil[key](data) if key in self.spoil else data
+
+    def list(self, prefix, start):
+        "One page of a listing."
+        if prefix in self.refuse:
+            return self.refuse[prefix], b'<Error/>'
+        folder, end = self.root / prefix, start + self.page
+        files = sorted(folder.glob('*')) if folder.is_dir() else []
+        facts = [(f'{prefix}{f.name}', f.read_bytes()) for f in files[start:end]]
+        items = [ITEM.format(key, len(b), hashlib.md5(b).hexdigest()) for key, b in facts]
+        more = end < len(files)
+        token = f'<NextContinuationToken>{end}</NextContinuationToken>' if more else ''
+        page = LISTING.format(more=str(more).lower(), token=token, items=''.join(items))
+        return 200, page.encode()
 
 
 @pytest.fixture
