@@ -55,7 +55,7 @@ def _draw_beside(ax, y, line):
     if is_finite(line.control) and trivial:
         ax.plot(line.control, y + 0.2, 's', color=PALETTE['control'], ms=4.2)
 
-
+# %% ../../nbs/10_report/07_plots.ipynb #4dea1b17
 def _draw_ours(ax, y, line):
     "Our number with its interval, or why there is none."
     if not is_finite(line.value):
