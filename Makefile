@@ -51,15 +51,20 @@ $(READY): requirements.lock settings.ini setup.py
 paper: setup
 	@$(BIN)/radgen paper --cohort $(COHORT) --profile $(PROFILE) --jobs $(JOBS) $(if $(MANIFEST),--manifest $(MANIFEST))
 
-# Notebooks are tested in processes of their own: workers of one process share state. Paper notebooks need the ones before them and are tested by pytest, on a smoke run.
+# Library notebooks run in processes of their own. Paper notebooks need the ones before them and are
+# tested by pytest, on a smoke run.
+HOUSE := tests/test_house.py tests/test_style.py tests/test_docs.py
+
 test: export OMP_NUM_THREADS := 1
 test: setup
 	@echo "radgen: 1 of 3  the package is what the notebooks export, and the house rules"
-	@$(BIN)/python -m pytest -q tests/test_house.py
+	@$(BIN)/python -m pytest -q $(HOUSE)
 	@echo "radgen: 2 of 3  library notebooks"
-	@printf '%s\n' nbs/[0-9]*/[0-9]*.ipynb | xargs -P $(JOBS) -n 1 $(BIN)/nbdev_test --n_workers 0 --do_print --path
-	@echo "radgen: 3 of 3  everything else"
-	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder --ignore=tests/test_house.py tests/test_pipeline.py tests
+	@$(BIN)/python tests/notebooks.py --jobs $(JOBS)
+	@echo "radgen: 3 of 3  everything else, with the coverage of the package"
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder --cov=radgen --cov-report= \
+	  $(foreach f,$(HOUSE),--ignore=$(f)) tests/test_pipeline.py tests
+	@echo "radgen: these tests run $$($(BIN)/coverage report --format=total) % of the package's lines"
 
 audit: setup
 	@$(BIN)/radgen validate --profile $(PROFILE) --jobs $(JOBS)

@@ -1,4 +1,5 @@
 "Packaging: everything is stated once, in settings.ini."
+
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -6,9 +7,9 @@ from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 settings = ConfigParser(delimiters=['='], interpolation=None)
-settings.read(here/'settings.ini', encoding='utf-8')
+settings.read(here / 'settings.ini', encoding='utf-8')
 cfg = settings['DEFAULT']
-readme = here/'README.md'
+readme = here / 'README.md'
 
 setup(
     name=cfg['lib_name'],
@@ -21,9 +22,13 @@ setup(
     url=cfg['git_url'],
     keywords=cfg['keywords'],
     packages=find_packages(include=[cfg['lib_name'], cfg['lib_name'] + '.*']),
+    package_data={'': ['*.html', '*.css', '*.yaml', '*.csv']},
     python_requires='>=' + cfg['min_python'],
     install_requires=cfg['requirements'].split(),
     extras_require={'dev': cfg['dev_requirements'].split()},
-    entry_points={'console_scripts': cfg['console_scripts'].split('\n'), 'nbdev': [f'{cfg["lib_name"]}={cfg["lib_name"]}._modidx:d']},
+    entry_points={
+        'console_scripts': cfg['console_scripts'].split('\n'),
+        'nbdev': [f'{cfg["lib_name"]}={cfg["lib_name"]}._modidx:d'],
+    },
     zip_safe=False,
 )

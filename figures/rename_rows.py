@@ -1,11 +1,13 @@
 """Rename the values of committed rows to the terms of version 0.2.0.
 
-Rows written before that version keep their numbers and get today's words, until they are computed anew:
+Rows written before that version keep their numbers and get today's words, until they are computed
+anew. The tables and plots that are views of the rows are made again from them:
 
-    python figures/rename_rows.py figures/published/quick/results.csv
+    python figures/rename_rows.py figures/published/quick
 """
 
 import sys
+from pathlib import Path
 
 import pandas as pd
 
@@ -40,7 +42,47 @@ def rename(rows: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
+def views(rows: pd.DataFrame) -> dict:
+    "Name of the file -> figure, for every plot that needs nothing but rows."
+    from radgen.audit.figures import fig_condition_carried, fig_confounding, fig_tstr
+    from radgen.evaluate.image_plots import fig_fidelity
+    from radgen.evaluate.outcome_plots import fig_outcomes
+    from radgen.report.plots import fig_scorecard
+    from radgen.report.scorecard import scorecard
+
+    drawn = dict(fidelity=fig_fidelity(rows), outcomes=fig_outcomes(rows))
+    drawn['fig9_scorecard'] = fig_scorecard(scorecard(rows))
+    audits = dict(condition=fig_condition_carried, tstr=fig_tstr, confounding=fig_confounding)
+    for notebook, part in rows.groupby('source_notebook'):
+        stem, _, condition = notebook.partition('-')
+        if stem == '04_fidelity':
+            drawn[f'fidelity_{condition}'] = fig_fidelity(part)
+        if stem == '07a_audit':
+            patients = part[part.protocol == 'patient']
+            drawn |= {f'audit_{k}_{condition}': draw(patients) for k, draw in audits.items()}
+    return drawn
+
+
+def redraw(folder: Path):
+    "Make the tables and plots of a committed run again from its rows."
+    from radgen.core.paths import read_json
+    from radgen.core.results import read_rows
+    from radgen.core.style import save_figure
+    from radgen.report.page import tables, write_tables
+
+    rows = read_rows(folder / 'results.csv')
+    made = tables(rows, provenance=read_json(folder / 'provenance.json'))
+    made.pop('table8_checklists')  # its answers need the ledger, which only a run has
+    write_tables(made, folder)
+    for name, figure in views(rows).items():
+        save_figure(figure, name, folder, simulated=folder.parent.name.startswith('phantom'))
+    for old in (folder / 'table2_leaked.csv', *folder.glob('audit_utility_*')):
+        old.unlink(missing_ok=True)
+
+
 if __name__ == '__main__':
-    for path in sys.argv[1:]:
+    for folder in map(Path, sys.argv[1:]):
+        path = folder / 'results.csv'
         rename(pd.read_csv(path, dtype=str, keep_default_na=False)).to_csv(path, index=False)
-        print(f'{path}: renamed')
+        redraw(folder)
+        print(f'{folder}: rows renamed, tables and plots made again')

@@ -23,7 +23,7 @@ if 'RADGEN_DATA' not in os.environ and BESIDE.is_dir():
 def published_folder():
     "The folder of the released files; skips where they are not at hand."
     from radgen.core.paths import data_dir
-    from radgen.data.published import published_available
+    from radgen.data.release import published_available
 
     if not published_available():
         pytest.skip(

@@ -8,41 +8,31 @@ import pytest
 import torch
 from scipy.stats import mannwhitneyu, pearsonr
 
-from radgen.audit.common import one_a_row
-from radgen.audit.confounding import (
-    balanced_accuracy,
-    confounding,
-    confounding_rows,
-    extrapolation,
-    extrapolation_rows,
-    usable_classes,
-)
+from radgen.audit.common import AuditResult, one_per_image, toy_audit
+from radgen.audit.confounding import audit_confounding, balanced_accuracy, usable_classes
 from radgen.audit.copying import (
-    CopyAudit,
+    audit_copying,
     closest_pairs,
-    copies,
-    copy_rows,
     copy_test,
     nearest_training,
+    patient_pairs,
     pixel_distances,
 )
-from radgen.audit.plots import fig_condition_carried, fig_confounding, fig_copies, fig_tstr
-from radgen.audit.probe import mean_r, probe, probe_rows
+from radgen.audit.denoising import audit_denoising, denoising_scores
+from radgen.audit.extrapolation import audit_extrapolation
+from radgen.audit.figures import fig_condition_carried, fig_confounding, fig_copies, fig_tstr
+from radgen.audit.probe import audit_probe, mean_r
 from radgen.audit.retrieval import (
     audit_retrieval,
     candidate_pool,
-    condition_sensitivity,
-    condition_sensitivity_rows,
-    denoising_scores,
     image_scores,
-    permutation_importance,
-    permutation_importance_rows,
-    retrieval,
+    normalized_rank,
+    rank_conditions,
     retrieval_difference,
-    retrieval_rows,
     top1_accuracy,
 )
-from radgen.audit.tstr import auroc_within, tstr, tstr_rows
+from radgen.audit.sensitivity import audit_errors, audit_importance, audit_sensitivity
+from radgen.audit.tstr import audit_tstr, auroc_within
 from radgen.core.paths import RadgenError
 from radgen.core.results import MIN_AUDITED, Null, Rows, null_rows
 from radgen.evaluate.diversity import (
@@ -87,7 +77,7 @@ def test_nearest_training_is_brute_force_and_never_the_own_fold():
         assert found.nearest[i] == d.argmin() and found.distance[i] == pytest.approx(
             d.min(), rel=1e-6
         )
-        assert found.gap[i] == pytest.approx(
+        assert found.nndr[i] == pytest.approx(
             d.min() / d[patients != patients[d.argmin()]].min(), rel=1e-6
         )
     assert (folds[found.nearest] != folds).all()
@@ -96,18 +86,16 @@ def test_nearest_training_is_brute_force_and_never_the_own_fold():
 def test_a_fold_of_everything_is_refused():
     real, samples, patients, folds = some()
     with pytest.raises(RadgenError, match='nothing is left'):
-        copies(real, samples, patients, np.zeros(len(real)))
+        audit_copying(real, samples, patients, np.zeros(len(real)))
     with pytest.raises(RadgenError, match='one of each'):
-        copies(real, samples[:-1], patients, folds)
+        audit_copying(real, samples[:-1], patients, folds)
 
 
 def test_equal_rows_of_one_patient_count_once():
     real, samples, patients, folds = some(n=12, k=2, series=3)
-    audit = copies(real, samples, patients, folds)
-    assert (audit.frame.source == 'sample').sum() == 12 * 2 and (
-        audit.frame.source == 'real'
-    ).sum() == 36
-    matched = audit.by_patient(matched=True)
+    audit = audit_copying(real, samples, patients, folds)
+    assert audit.count('sample') == 12 * 2 and audit.count('real') == 36
+    matched = patient_pairs(audit.frame, matched=True)
     d = (
         audit.frame[audit.frame.source == 'real']
         .groupby('patient')
@@ -117,12 +105,10 @@ def test_equal_rows_of_one_patient_count_once():
 
 
 def test_copy_test_is_mann_whitney():
-    audit = copies(*some(40))
-    d = audit.by_patient(matched=True)
+    audit = audit_copying(*some(40))
+    d = patient_pairs(audit.frame, matched=True)
     u = mannwhitneyu(d['sample'], d.real).statistic
-    assert -copy_test(audit).observed == pytest.approx(
-        (u - 40 * 40 / 2) / math.sqrt(40 * 40 * 81 / 12)
-    )
+    assert -audit.null.observed == pytest.approx((u - 40 * 40 / 2) / math.sqrt(40 * 40 * 81 / 12))
 
 
 def test_copy_test_keeps_its_size_and_finds_a_copier():
@@ -138,26 +124,26 @@ def test_copy_test_keeps_its_size_and_finds_a_copier():
                         sample=0,
                         nearest=0,
                         distance=rng.gamma(3, size=25) - pull * (s == 'sample'),
-                        gap=1.0,
+                        nndr=1.0,
                     )
                 )
                 for s in ('real', 'sample')
             ]
         )
-        return copy_test(CopyAudit(frame), 99, seed).p
+        return copy_test(frame, 99, seed).p
 
     null = np.array([p(s, 0) for s in range(300)])
     assert abs((null <= 0.1).mean() - 0.1) < 0.05
     assert np.mean([p(s, 2) <= 0.05 for s in range(40)]) > 0.8
 
 
-def test_a_copier_and_the_mean_image_are_told_apart():
+def test_a_copier_is_distinguished_from_the_mean_image():
     real, samples, patients, folds = some(30, 1, 8)
     copy = real[[np.flatnonzero(folds != f)[i % 20] for i, f in enumerate(folds)]]
     mean = np.stack([real[folds != f].mean(0) for f in folds])
     made = Rows(model='cpdm', role='model', condition='c')
-    for protocol, pictures in dict(copier=copy, smooth=mean, honest=samples).items():
-        copy_rows(made, copies(real, pictures, patients, folds), protocol=protocol, n_boot=200)
+    for protocol, images in dict(copier=copy, smooth=mean, honest=samples).items():
+        audit_copying(real, images, patients, folds).rows(made, protocol=protocol, n_boot=200)
     t = (
         made.frame()
         .query("model == 'cpdm'")
@@ -183,7 +169,7 @@ def test_a_copier_and_the_mean_image_are_told_apart():
 
 def test_closest_pairs_are_the_closest():
     real, samples, patients, folds = some()
-    audit = copies(real, samples, patients, folds)
+    audit = audit_copying(real, samples, patients, folds)
     pairs = closest_pairs(audit, [f's{i}' for i in range(len(real))], 4)
     all_distances = np.sort(
         np.concatenate(
@@ -208,7 +194,7 @@ def test_retrieval_is_brute_force():
     s, true = np.round(rng.random((30, 7)), 1), rng.integers(7, size=30)
     s[rng.random(s.shape) < 0.2] = np.nan
     s[np.arange(30), true] = np.round(rng.random(30), 1)
-    for i, (share, top) in enumerate(zip(retrieval(s, true), top1_accuracy(s, true))):
+    for i, (share, top) in enumerate(zip(normalized_rank(s, true), top1_accuracy(s, true))):
         others = [x for j, x in enumerate(s[i]) if j != true[i] and not np.isnan(x)]
         assert share == pytest.approx(
             np.mean([(x < s[i, true[i]]) + 0.5 * (x == s[i, true[i]]) for x in others])
@@ -220,32 +206,27 @@ def test_retrieval_is_brute_force():
 
 def test_alone_in_a_fold_is_no_retrieval():
     s = np.array([[0.5, np.nan], [np.nan, 0.1]])
-    assert np.isnan(retrieval(s, [0, 1])).all() and np.isnan(top1_accuracy(s, [0, 1])).all()
+    assert np.isnan(normalized_rank(s, [0, 1])).all() and np.isnan(top1_accuracy(s, [0, 1])).all()
     made = Rows(model='m', role='model')
-    retrieval_rows(
-        made, audit_retrieval(s, candidate_pool(['a', 'b'], [0, 1]), ['a', 'b'], n_permutations=3)
-    )
+    pool = candidate_pool(['a', 'b'], [0, 1])
+    rank_conditions(s, pool, ['a', 'b'], n_permutations=3).rows(made)
     assert set(made.frame().verdict) == {'not estimable: no fold holds two patients out'}
 
 
 def test_candidates_are_patients_of_the_fold_once():
     real, samples, patients, folds = some(9, series=2)
-    scores, rivals = image_scores(real, samples, patients, folds)
+    scores, pool = image_scores(real, samples, patients, folds)
     assert scores.shape == (18, 9) and (np.isfinite(scores).sum(1) == 3).all()
-    assert (rivals.patients[rivals.true] == patients).all() and (
-        rivals.folds[rivals.true] == folds
-    ).all()
+    assert (pool.patients[pool.true] == patients).all() and (pool.folds[pool.true] == folds).all()
     i, c = 0, np.flatnonzero(np.isfinite(scores[0]))[1]
     assert scores[i, c] == pytest.approx(
-        -((real[i] - samples[patients == rivals.patients[c]][0].mean(0)) ** 2).mean(), rel=1e-5
+        -((real[i] - samples[patients == pool.patients[c]][0].mean(0)) ** 2).mean(), rel=1e-5
     )
 
 
-def test_oracle_chance_and_one_picture():
+def test_oracle_chance_and_one_image():
     real, samples, patients, folds = some(30)
-    share = lambda pictures: audit_retrieval(
-        *image_scores(real, pictures, patients, folds), patients, n_permutations=99
-    )
+    share = lambda images: audit_retrieval(real, images, patients, folds, n_permutations=99)
     assert share(real).null.observed == 1 and share(real).null.p == 0.01
     flat = share(np.broadcast_to(real[0], real.shape))
     assert flat.null.observed == 0.5 and flat.null.p == 1 and (flat.null.values == 0.5).all()
@@ -253,7 +234,7 @@ def test_oracle_chance_and_one_picture():
 
 def test_retrieval_null_keeps_its_size():
     _, _, patients, folds = some(18, series=2)
-    rivals, p = candidate_pool(patients, folds), []
+    pool, p = candidate_pool(patients, folds), []
     for seed in range(200):
         rng = np.random.default_rng(seed)
         s = (
@@ -261,21 +242,18 @@ def test_retrieval_null_keeps_its_size():
             + rng.normal(size=18)
             + 0.5 * rng.normal(size=(18, 18)).repeat(2, axis=0)
         )  # candidates that are favoured by all, siblings alike
-        s[folds[:, None] != rivals.folds] = np.nan
-        p.append(audit_retrieval(s, rivals, patients, n_permutations=19, seed=seed).null.p)
+        s[folds[:, None] != pool.folds] = np.nan
+        p.append(rank_conditions(s, pool, patients, n_permutations=19, seed=seed).null.p)
     assert abs((np.array(p) <= 0.1).mean() - 0.1) < 0.06
 
 
 def test_retrieval_difference_is_paired():
     real, samples, patients, folds = some(20)
-    a = audit_retrieval(*image_scores(real, samples, patients, folds), patients, n_permutations=3)
+    a = audit_retrieval(real, samples, patients, folds, n_permutations=3)
     zero = retrieval_difference(a, a)
     assert (zero.value, zero.low, zero.high) == (0, 0, 0)
-    b = audit_retrieval(
-        *image_scores(real[:10], samples[:10], patients[:10], folds[:10]),
-        patients[:10],
-        n_permutations=3,
-    )
+    half = (x[:10] for x in (real, samples, patients, folds))
+    b = audit_retrieval(*half, n_permutations=3)
     with pytest.raises(RadgenError, match='different patients'):
         retrieval_difference(a, b)
 
@@ -285,6 +263,17 @@ def small_cpdm():
     from radgen.models.cpdm import CPDM, CPDMConfig
 
     return CPDM(CPDMConfig.radgen(3, 8, dim=8, dim_mults=(1, 2), kinds=('a', 'b')), seed=0)
+
+
+def test_audit_denoising_ranks_by_the_folds_own_network(small_cpdm):
+    rng, ids = np.random.default_rng(0), np.array(list('abcdef'))
+    images, z = rng.random((6, 8, 8), dtype='float32'), rng.standard_normal((6, 3))
+    given, folds = pd.DataFrame(z, ids), np.arange(6) % 2
+    models = {0: small_cpdm, 1: small_cpdm}
+    audit = audit_denoising(models, images, given, ids, folds, draws=2, n_permutations=5)
+    by_hand = denoising_scores(small_cpdm, images[::2], z[::2], draws=2)
+    assert audit.scorer == 'denoising' and (audit.others == 2).all()
+    assert audit.rank[::2] == pytest.approx(normalized_rank(by_hand, [0, 1, 2]))
 
 
 def test_denoising_scores_of_the_real_network(small_cpdm):
@@ -338,25 +327,26 @@ def test_denoising_score_is_the_training_loss(small_cpdm):
 # the condition exchanged
 
 
-def test_swap_effect_in_closed_form():
+def test_condition_sensitivity_in_closed_form():
     rng = np.random.default_rng(0)
     n = 8
     condition, noise = (
         np.arange(2 * n).reshape(n, 2)[:, :1, None, None] * np.ones((1, 1, 4, 4)),
         rng.normal(size=(1, 3, 1, 1)) * np.ones((1, 1, 4, 4)),
     )
-    effects = condition_sensitivity(condition + noise, condition + 5 + noise, list('abcdefgh'))
+    effects = audit_sensitivity(condition + noise, condition + 5 + noise, list('abcdefgh'))
     apart = np.mean(
         [abs(noise[0, i, 0, 0] - noise[0, j, 0, 0]) for i in range(3) for j in range(i)]
     )
     made = Rows(model='m', role='model')
-    condition_sensitivity_rows(made, effects, n_boot=50)
+    effects.rows(made, n_boot=50)
     assert made.frame().value[0] == pytest.approx(5 / apart)
 
 
-def test_shuffled_gain_is_brute_force():
+def test_permutation_importance_is_brute_force():
     real, samples, patients, _ = some(10, series=2)
-    errors = permutation_importance(real, samples, samples[::-1], patients)
+    audit = audit_importance(real, samples, samples[::-1], patients)
+    errors = audit.error
     by_hand = (
         pd.Series(
             [
@@ -369,7 +359,7 @@ def test_shuffled_gain_is_brute_force():
     )
     assert errors.true.to_numpy() == pytest.approx(by_hand.to_numpy(), rel=1e-5)
     made = Rows(model='m', role='model')
-    permutation_importance_rows(made, errors, n_boot=50)
+    audit.rows(made, n_boot=50)
     assert made.frame().query("metric == 'permutation_importance'").value.iloc[0] == pytest.approx(
         errors.shuffled.mean() - errors.true.mean()
     )
@@ -387,8 +377,8 @@ def test_probe_needs_each_fold_and_enough_images():
     real, _, patients, folds = some(12)
     z, rng = np.random.default_rng(1).normal(size=(12, 2)), np.random.default_rng(2)
     with pytest.raises(RadgenError, match='no generated images for fold'):
-        probe({0: (real, z)}, real, z, patients, folds)
-    found = probe(
+        audit_probe({0: (real, z)}, real, z, patients, folds)
+    found = audit_probe(
         {f: (rng.random((4, 8, 8)), rng.normal(size=(4, 2))) for f in range(3)},
         real,
         z,
@@ -397,20 +387,20 @@ def test_probe_needs_each_fold_and_enough_images():
         n_permutations=3,
     )
     made = Rows(model='m', role='model')
-    probe_rows(made, found)
+    found.rows(made)
     assert all(v.startswith('not estimable') for v in made.frame().verdict)
 
 
 def test_probe_reads_what_is_there():
     rng = np.random.default_rng(0)
-    paint = lambda z: np.clip(
+    draw = lambda z: np.clip(
         0.5 + 0.1 * z[:, :1, None] + 0.05 * rng.normal(size=(len(z), 8, 8)), 0, 1
     )
     z, folds = rng.normal(size=(30, 2)), np.arange(30) % 3
     new = [rng.normal(size=(40, 2)) for _ in range(3)]
-    found = probe(
-        {f: (paint(new[f]), new[f]) for f in range(3)},
-        paint(z),
+    found = audit_probe(
+        {f: (draw(new[f]), new[f]) for f in range(3)},
+        draw(z),
         z,
         np.arange(30),
         folds,
@@ -425,52 +415,60 @@ def test_probe_reads_what_is_there():
     )
 
 
-# utility
+# train on synthetic, test on real
 
 
-def test_taught_and_tested_patients_never_meet():
+def test_no_patient_is_trained_on_and_tested():
     rng = np.random.default_rng(0)
     real, patients, folds = rng.random((20, 6, 6)), np.arange(20), np.arange(20) % 2
     y = pd.Series((np.arange(40) % 2).astype(float))
     sibling = {k: {'cpdm': (real[folds != k], patients[folds != k])} for k in (0, 1)}
     sibling[1]['cpdm'] = (real[:11], patients[:11])
-    with pytest.raises(RadgenError, match='cpdm: patient 1 is taught and tested in fold 1'):
-        tstr(sibling, real, y, patients, folds)
-    with pytest.raises(RadgenError, match='nothing is taught for fold 1'):
-        tstr({0: {'cpdm': (real[folds == 1], patients[folds == 1])}}, real, y, patients, folds)
+    with pytest.raises(RadgenError, match='cpdm: patient 1 is trained on and tested in fold 1'):
+        audit_tstr(sibling, real, y, patients, folds)
+    with pytest.raises(RadgenError, match='no training data for fold 1'):
+        audit_tstr(
+            {0: {'cpdm': (real[folds == 1], patients[folds == 1])}}, real, y, patients, folds
+        )
     with pytest.raises(RadgenError, match='20 real images, 19 patients'):
-        tstr({}, real, y, patients[1:], folds)
+        audit_tstr({}, real, y, patients[1:], folds)
 
 
-def test_a_picture_of_another_fold_teaches_nothing_here():
-    "Each fold hands out the tested pictures of the *other* fold, labelled: a classifier of its own fold gains nothing by them."
+def test_images_of_another_fold_are_of_no_help():
+    "Each fold draws the tested images of the *other* fold: its own classifier gains nothing."
     rng = np.random.default_rng(0)
     real, patients, folds = rng.random((80, 8, 8)), np.arange(80), np.arange(80) % 2
-    y, lent = pd.Series((rng.permutation(160) % 2).astype(float)), np.arange(80, 160)
+    y, unpaired = pd.Series((rng.permutation(160) % 2).astype(float)), np.arange(80, 160)
 
-    def teach(k):
+    def training(k):
         images = rng.random((80, 8, 8))
         for label in (0, 1):
-            images[y[lent] == label] = rng.choice(
-                real[(folds != k) & (y[:80] == label)], int((y[lent] == label).sum())
+            images[y[unpaired] == label] = rng.choice(
+                real[(folds != k) & (y[:80] == label)], int((y[unpaired] == label).sum())
             )
-        return {'cpdm': (images, lent)}
+        return {'cpdm': (images, unpaired)}
 
-    found = tstr(
-        {k: teach(k) for k in (0, 1)}, real, y, patients, folds, null=('cpdm',), n_permutations=19
+    found = audit_tstr(
+        {k: training(k) for k in (0, 1)},
+        real,
+        y,
+        patients,
+        folds,
+        null=('cpdm',),
+        n_permutations=19,
     )
     assert 0.05 < found.nulls['cpdm'].p and abs(found.nulls['cpdm'].observed - 0.5) < 0.2
 
 
-def test_utility_is_that_of_the_field():
-    "With one fold it is the AUROC of scikit-learn's own logistic regression on standardized components."
+def test_tstr_is_that_of_scikit_learn():
+    "With one fold it is the AUROC of scikit-learn's logistic regression on components."
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
 
     rng = np.random.default_rng(3)
     y = pd.Series((rng.random(120) < 0.5).astype(float))
     x = rng.random((120, 5, 5)) + 0.15 * y.to_numpy()[:, None, None]
-    found = tstr(
+    found = audit_tstr(
         {0: {'cpdm': (x[60:], np.arange(60, 120))}}, x[:60], y, np.arange(60), np.zeros(60, int)
     )
     steps = fold_pca().fit(pixel_features(x[60:]))
@@ -483,39 +481,35 @@ def test_utility_is_that_of_the_field():
     )
 
 
-def test_utility_roles_and_rare_labels():
+def test_tstr_roles_and_rare_labels():
     rng = np.random.default_rng(0)
     y = pd.Series((np.arange(80) % 40 < 20).astype(float))
     x = rng.random((80, 6, 6)) + 0.5 * y.to_numpy()[:, None, None]
-    real, lent, ids = x[:40], np.arange(40, 80), np.arange(40)
+    real, unpaired, ids = x[:40], np.arange(40, 80), np.arange(40)
     folds = np.arange(40) % 2
     omics = pd.DataFrame(
         np.c_[y + 0.1 * rng.normal(size=80), rng.normal(size=80)], columns=['a', 'b']
     )
-    taught = {
+    training = {
         k: {
-            'cpdm': (x[40:], lent),
-            'cpdm, equal n': (x[40:62], lent[:22]),
+            'cpdm': (x[40:], unpaired),
+            'cpdm, equal n': (x[40:62], unpaired[:22]),
             'real': (real[folds != k], ids[folds != k]),
-            'nearest_copy': (real[folds != k].repeat(2, 0), lent),
-            'mean_image': (np.broadcast_to(real.mean(0), real.shape), lent),
+            'nearest_copy': (real[folds != k].repeat(2, 0), unpaired),
+            'mean_image': (np.broadcast_to(real.mean(0), real.shape), unpaired),
         }
         for k in (0, 1)
     }
-    found = tstr(
-        taught, real, y, ids, folds, label='l', omics=omics, null=('cpdm',), n_permutations=19
+    found = audit_tstr(
+        training, real, y, ids, folds, label='l', omics=omics, null=('cpdm',), n_permutations=19
     )
     made = Rows()
-    tstr_rows(made, found, n_boot=100)
-    tstr_rows(
-        made,
-        tstr(
-            taught, real, pd.Series(np.where(np.arange(80) < 9, 1.0, 0.0)), ids, folds, label='rare'
-        ),
-    )
+    found.rows(made, n_boot=100)
+    rare = pd.Series(np.where(np.arange(80) < 9, 1.0, 0.0))
+    audit_tstr(training, real, rare, ids, folds, label='rare').rows(made)
     f = made.frame()
-    told = f.query("metric == 'tstr_auroc' and label == 'l' and role != 'null'")
-    assert list(zip(told.model, told.role, told.estimator)) == [
+    values = f.query("metric == 'tstr_auroc' and label == 'l' and role != 'null'")
+    assert list(zip(values.model, values.role, values.estimator)) == [
         ('cpdm', 'model', 'synthetic on real'),
         ('cpdm', 'model', 'synthetic on real, equal n'),
         ('real', 'upper_bound', 'real on real'),
@@ -523,12 +517,12 @@ def test_utility_roles_and_rare_labels():
         ('mean_image', 'control', 'synthetic on real'),
         ('omics_direct', 'upper_bound', 'omics, no image'),
     ]
-    value = told.set_index('model').value
+    value = values.set_index('model').value
     assert (
         value.loc['mean_image'] == 0.5
         and value.loc['omics_direct'] > 0.95
-        and set(told.n) == {40}
-        and set(told.n_events) == {20}
+        and set(values.n) == {40}
+        and set(values.n_events) == {20}
     )
     assert (
         f.query("role == 'null'").metric.tolist() == ['tstr_auroc', 'tstr_auroc_p']
@@ -541,15 +535,15 @@ def test_utility_roles_and_rare_labels():
     assert len(gain) == 1 and gain.value.iloc[0] == pytest.approx(
         value['cpdm'].iloc[0] - value['nearest_copy']
     )
-    assert found.taught.query("source == 'cpdm, equal n'").patients.tolist() == [22, 22]
+    assert found.training.query("source == 'cpdm, equal n'").patients.tolist() == [22, 22]
 
 
-def test_unknown_labels_take_no_part_and_few_teach_nothing():
+def test_unknown_labels_take_no_part_and_small_classes_train_nothing():
     rng = np.random.default_rng(0)
     y = pd.Series(
         np.r_[np.repeat([0.0, 1.0], 12), [np.nan] * 6, np.repeat([0.0, 1.0], [30, 4]), [np.nan] * 6]
     )
-    found = tstr(
+    found = audit_tstr(
         {0: {'cpdm': (rng.random((40, 4, 4)), np.arange(30, 70))}},
         rng.random((30, 4, 4)),
         y,
@@ -559,12 +553,12 @@ def test_unknown_labels_take_no_part_and_few_teach_nothing():
     assert list(found.scores.index) == list(range(24)) and list(found.scores) == ['label', 'fold']
     assert found.verdicts == {
         'cpdm': 'not estimable: 4 patients in the smaller class to learn from, 5 needed'
-    } and found.taught.patients.tolist() == [34]
+    } and found.training.patients.tolist() == [34]
 
 
-def test_one_a_row_gives_each_row_the_next_sample():
+def test_each_image_gets_the_next_sample():
     samples = np.arange(12).reshape(2, 2, 3, 1).repeat(2, axis=0)[:, :, :, :]
-    assert (one_a_row(samples, list('aabb')) == samples[np.arange(4), [0, 1, 0, 1]]).all()
+    assert (one_per_image(samples, list('aabb')) == samples[np.arange(4), [0, 1, 0, 1]]).all()
 
 
 # confounding
@@ -586,12 +580,12 @@ def test_siblings_do_not_leak_and_the_null_keeps_them_together():
         np.arange(30).repeat(3),
         np.repeat(list('ab') * 15, 3),
     )
-    found = confounding(x, site, who, by_patient=True, reduce=False, n_permutations=19)
+    found = audit_confounding(x, site, who, by_patient=True, reduce=False, n_permutations=19)
     assert len(found.frame) == 30 and abs(found.null.observed - 0.5) < 0.3 and found.null.p > 0.05
     assert balanced_accuracy(found.frame.truth, found.frame.truth) == 1
-    one = confounding(x, ['a'] * 90, who, n_permutations=3)
+    one = audit_confounding(x, ['a'] * 90, who, n_permutations=3)
     made = Rows(role='reference', model='real')
-    confounding_rows(made, one, extractor='image')
+    one.rows(made, extractor='image')
     assert made.frame().verdict.tolist() == [
         'not estimable: 1 classes with 5 patients or more, 2 needed'
     ]
@@ -611,7 +605,7 @@ def test_balanced_accuracy_is_mean_recall():
 @pytest.mark.parametrize('n,d', [(12, 2), (30, 3)])
 def test_the_share_beyond_is_what_it_says(n, d):
     found = [
-        extrapolation(
+        audit_extrapolation(
             pd.DataFrame(
                 np.random.default_rng(s).normal(size=(n + 40, d)), columns=list('abc')[:d]
             ),
@@ -634,7 +628,7 @@ def test_far_patients_are_beyond():
         columns=list('abc'),
     )
     made = Rows(model='m', role='model')
-    extrapolation_rows(made, extrapolation(x, range(30), range(30, 60)), n_boot=50)
+    audit_extrapolation(x, range(30), range(30, 60)).rows(made, n_boot=50)
     f = made.frame()
     assert (
         f.query("metric == 'extrapolation' and role == 'model'").value.iloc[0] == 1
@@ -643,7 +637,7 @@ def test_far_patients_are_beyond():
 
 
 def test_ms_ssim_is_the_published_one_where_all_scales_fit():
-    from radgen.evaluate.distances import torchmetrics_parts
+    from radgen.evaluate.inception import torchmetrics_parts
 
     torchmetrics_parts()
     from torchmetrics.functional.image import (
@@ -680,17 +674,15 @@ def test_precision_recall_is_brute_force():
 def test_too_few_patients_are_said_to_be_too_few():
     real, samples, patients, folds = some(4, size=12)
     folds, made = np.arange(4) % 2, Rows(model='cpdm', role='model')
-    copy_rows(made, copies(real, samples, patients, folds))
-    retrieval_rows(
-        made,
-        audit_retrieval(*image_scores(real, samples, patients, folds), patients, n_permutations=3),
-    )
-    condition_sensitivity_rows(made, condition_sensitivity(samples, samples, patients))
-    permutation_importance_rows(made, permutation_importance(real, samples, samples, patients))
+    audit_copying(real, samples, patients, folds).rows(made)
+    audit_retrieval(real, samples, patients, folds, n_permutations=3).rows(made)
+    audit_sensitivity(samples, samples, patients).rows(made)
+    audit_importance(real, samples, samples, patients).rows(made)
+    audit_errors(real, samples, patients, dict(mean_image=samples[:, 0])).rows(made)
     diversity_rows(made, real, samples, patients, folds)
     precision_recall_rows(made, real.reshape(4, -1), samples[:, 0].reshape(4, -1), patients)
     x = pd.DataFrame(np.random.default_rng(0).normal(size=(20, 2)), columns=['a', 'b'])
-    extrapolation_rows(made, extrapolation(x, range(4), range(4, 20)))
+    audit_extrapolation(x, range(4), range(4, 20)).rows(made)
     assert MIN_AUDITED == 5 and all(
         '4 patients, 5 needed' in v or '4 patients, 8 needed' in v or '4 imaged patients' in v
         for v in made.frame().verdict
@@ -726,6 +718,29 @@ def test_null_rows_say_how_many():
     )
 
 
+def test_every_audit_has_one_shape():
+    toy = toy_audit()
+    audits = [
+        audit_copying(toy.real, toy.oracle, toy.patients, toy.folds, n_permutations=3),
+        audit_retrieval(toy.real, toy.oracle, toy.patients, toy.folds, n_permutations=3),
+        audit_sensitivity(toy.oracle, toy.ignoring, toy.patients),
+        audit_importance(toy.real, toy.oracle, toy.ignoring, toy.patients),
+        audit_errors(toy.real, toy.oracle, toy.patients, dict(c=toy.real)),
+        audit_probe(
+            {f: (toy.real, toy.z) for f in range(4)}, toy.real, toy.z, toy.patients, toy.folds
+        ),
+        audit_confounding(toy.z, toy.z[:, 0] > 0, toy.patients, n_permutations=3),
+        audit_extrapolation(
+            pd.DataFrame(toy.z, toy.patients), toy.patients[:20], toy.patients[20:]
+        ),
+    ]
+    for audit in audits:
+        rows = Rows(model='m', role='model')
+        audit.rows(rows, n_boot=30, seed=0, condition='c')
+        assert isinstance(audit, AuditResult) and len(rows.rows)
+        assert all(r['condition'] == 'c' for r in rows.rows)
+
+
 def test_a_sentence_word_by_word():
     rows = Rows(
         model='cpdm',
@@ -741,7 +756,9 @@ def test_a_sentence_word_by_word():
         rows.add(metric='retrieval_candidates', value=47),
     )
     assert sentences(rows.frame()) == [
-        "Retrieval (image scorer): given a held-out patient's real image, the true condition is ranked above 0.71 [0.62, 0.80] of the other 47; permuted 0.41 to 0.59: the condition is carried."
+        "Retrieval (image scorer): given a held-out patient's real image, the true condition is "
+        'ranked above 0.71 [0.62, 0.80] of the other 47; permuted 0.41 to 0.59: the condition is '
+        'carried.'
     ]
     both = pd.concat([rows.frame(), rows.frame().assign(condition='expression')])
     assert [s.split('.')[0] for s in sentences(both)] == [

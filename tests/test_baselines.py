@@ -1,4 +1,4 @@
-"Baselines: trained by the common trainer, drawn from a patient's own randomness, players kept apart, controls fold by fold."
+"Baselines: common trainer, noise of the patient, players kept apart, controls fold by fold."
 
 import dataclasses
 
@@ -9,17 +9,11 @@ import torch
 
 from radgen.conditions.encoder import ConditionEncoder
 from radgen.core.paths import RadgenError
-from radgen.models.baselines import (
-    CGAN,
-    CVAE,
-    CGANConfig,
-    CVAEConfig,
-    fold_controls,
-    mean_image,
-    nearest_copy,
-    released_cvae_steps,
-)
+from radgen.models.baselines import fold_controls, mean_image, nearest_copy
+from radgen.models.cgan import CGAN, CGANConfig
 from radgen.models.checkpoint import load_model
+from radgen.models.cvae import CVAE, CVAEConfig
+from radgen.models.released import released_cvae_steps
 from radgen.models.trainer import fit
 
 torch.set_num_threads(1)
@@ -154,12 +148,12 @@ def test_an_image_depends_on_its_own_source_only(name, table):
 
 
 @pytest.mark.parametrize('name', ['cvae', 'cgan'])
-def test_a_kind_is_told_or_left_open(name):
+def test_a_kind_is_given_or_left_open(name):
     model, c = ready(name), torch.zeros(1, 2)
-    pictures = [draw(model, c, sources(3), torch.tensor([k])) for k in (-1, 0, 1)]
-    assert all((a - b).abs().max() > 1e-3 for a, b in zip(pictures, pictures[1:]))
+    drawn = [draw(model, c, sources(3), torch.tensor([k])) for k in (-1, 0, 1)]
+    assert all((a - b).abs().max() > 1e-3 for a, b in zip(drawn, drawn[1:]))
     with torch.no_grad():
-        assert torch.equal(pictures[0], model.draw(c, sources(3)))
+        assert torch.equal(drawn[0], model.draw(c, sources(3)))
 
 
 @pytest.mark.parametrize('name', MODELS)
@@ -179,7 +173,7 @@ def test_the_released_autoencoder_generates_from_a_black_image():
     first, second = draw(model, c, sources(5, 5))
     assert (
         len(seen) == 1 and not seen[0].any() and seen[0].shape == (2, 1, 16, 16)
-    )  # no picture of any patient
+    )  # no image of any patient
     assert (first - second).abs().max() > 1e-3  # the condition is all that differs
     twins = draw(model, c[[0, 0]], sources(5, 5))
     assert torch.allclose(twins[0], twins[1], atol=1e-6)
@@ -199,8 +193,8 @@ def test_the_released_settings():
     model = CVAE(CVAEConfig.paper(**SMALL))
     model.prepare(torch.rand(5, 16, 16))
     assert not model.mean.any() and model.scale == 1
-    mended = dataclasses.replace(model.config, zero_image=False)
-    other = CVAE(mended).eval()
+    fixed = dataclasses.replace(model.config, zero_image=False)
+    other = CVAE(fixed).eval()
     other.trunk.register_forward_hook(lambda *args: pytest.fail('there is nothing to encode'))
     draw(other, torch.zeros(1, 2), sources(0))
 
@@ -220,7 +214,7 @@ def test_noise_level_is_the_errors_own(scale):
         error = (
             (
                 model.decode(
-                    torch.randn(8, 16), model.told(torch.zeros(8, 2), None), torch.zeros(8, 3)
+                    torch.randn(8, 16), model.given(torch.zeros(8, 2), None), torch.zeros(8, 3)
                 )
                 - model.to_network(images[:, None])
             )
@@ -267,13 +261,13 @@ def test_the_generator_follows_the_critic():
     torch.manual_seed(3)
     got = gradients(model, model.parts(images, c)['generator'])
     torch.manual_seed(3)
-    told = model.told(c, None)
+    given = model.given(c, None)
     fake, real = (
-        model.to_network(model.imagine(torch.randn(6, 16), told)),
+        model.to_network(model.decode(torch.randn(6, 16), given)),
         model.to_network(images[:, None]),
     )
     wanted = torch.nn.functional.softplus(
-        model.critic(real, told) - model.critic(fake, told)
+        model.critic(real, given) - model.critic(fake, given)
     ).mean()
     for name, g in gradients(model, wanted).items():
         if name.startswith('generator'):
@@ -297,9 +291,12 @@ def test_evaluation_of_the_adversarial_network_is_fixed():
     [
         (lambda: CVAEConfig(2, 24), 'power of two'),
         (lambda: CGANConfig(2, 16, grid=4), 'grid'),
-        (lambda: CVAEConfig(2, 16, likelihood='l1'), 'sigma, mse'),
-        (lambda: CGANConfig(2, 16, gamma='1'), 'gamma'),
-        (lambda: CGANConfig.from_dict(dict(n_features=2, image_size=16, beta=1.0)), 'unknown beta'),
+        (lambda: CVAEConfig.radgen(2, 16, likelihood='l1'), "'sigma' or 'mse'"),
+        (lambda: CGANConfig.radgen(2, 16, gamma='1'), 'gamma'),
+        (
+            lambda: CGANConfig.from_dict(dict(n_features=2, image_size=16, beta=1.0)),
+            "unknown key 'beta'",
+        ),
         (
             lambda: CVAE(MODELS['cvae'][1]).draw(torch.zeros(1, 3), sources(0)),
             '2 condition features, got 3',

@@ -1,4 +1,8 @@
-"Tensor factorization: the updates are the textbook's, the bound rises, the truth is found, gaps and constants do no harm, and the cost grows linearly."
+"""Tensor factorization: updates, bound, truth, gaps and constants, cost.
+
+The updates are the textbook's, the bound rises, the truth is found, gaps and constants do no
+harm, and memory grows linearly.
+"""
 
 import itertools
 import json
@@ -9,35 +13,32 @@ import pytest
 from scipy.stats import multivariate_normal
 from sklearn.base import clone
 
-from radgen.conditions.btf import (
-    GENE_SETS,
-    BayesianTensorFactorization,
-    Posterior,
-    annotate,
-    blocks_of,
-    from_flat,
-    gathered,
-    on_scale,
-    sharing,
-    standards,
-    starting_point,
-    tensor,
-)
-from radgen.conditions.factorizations import (
-    METHODS,
+from radgen.conditions.annotation import GENE_SETS, annotate
+from radgen.conditions.btf import BayesianTensorFactorization
+from radgen.conditions.comparison import (
     agreement_rows,
     cohort_tensor,
     compare_factors,
     comparison_rows,
-    fitted,
+)
+from radgen.conditions.factorizations import METHODS, make_factorization
+from radgen.conditions.measures import (
+    closest_component,
     held_out_reconstruction,
     hide,
-    make_factorization,
-    matched,
     r2_of,
     recovery,
     stability,
+    timed_fit,
 )
+from radgen.conditions.posterior import (
+    Posterior,
+    blocks_of,
+    gather_terms,
+    precision_groups,
+    starting_point,
+)
+from radgen.conditions.tensors import center_and_scale, from_flat, omics_tensor, on_scale
 from radgen.core.paths import RadgenError
 from radgen.core.results import Rows
 from radgen.phantom.cohort import make_phantom
@@ -46,17 +47,17 @@ from radgen.phantom.genome import multiomic
 BTF = BayesianTensorFactorization
 
 
-def toy(N=80, G=25, O=3, R=3, noise=0.3, missing=0.1, seed=0):
+def toy(n=80, n_genes=25, n_omics=3, R=3, noise=0.3, missing=0.1, seed=0):
     "A CP tensor with noise and gaps: the tensor, the factors, the noiseless tensor."
     rng = np.random.default_rng(seed)
-    u, v, w = rng.standard_normal((N, R)), rng.standard_normal((G, R)), rng.standard_normal((O, R))
+    u, v, w = (rng.standard_normal((k, R)) for k in (n, n_genes, n_omics))
     clean = np.einsum('nr,gr,or->ngo', u, v, w)
     X = clean + noise * rng.standard_normal(clean.shape)
     return np.where(rng.random(X.shape) < missing, np.nan, X), (u, v, w), clean
 
 
 def posterior(X, R=4, start=0, scale='omic'):
-    mean, sd, _ = standards(X, scale, range(X.shape[1]), range(X.shape[2]))
+    mean, sd, _ = center_and_scale(X, scale, range(X.shape[1]), range(X.shape[2]))
     blocks = blocks_of(X, mean, sd)
     return Posterior(blocks, *starting_point(blocks, X.shape, R, start))
 
@@ -76,7 +77,10 @@ def test_bound_never_falls(missing, slab, scale, start):
 
 
 def test_bound_is_below_the_evidence():
-    "One component, all but the scores pinned by much data: the bound per entry comes close to, and never exceeds, the likelihood at the truth with the scores integrated out."
+    """With one component and much data the bound comes close to the evidence and stays below.
+
+    All but the scores are pinned. The evidence is the likelihood at the truth, scores integrated.
+    """
     rng = np.random.default_rng(0)
     N, G, τ = 400, 60, 4.0
     v, w = rng.standard_normal(G), np.array([1.0, 0.5])
@@ -98,7 +102,7 @@ def test_bound_is_below_the_evidence():
 
 @pytest.mark.parametrize('scattered', [False, True])
 def test_patterns_share_without_changing_anything(scattered):
-    "Patients that lack the same omics share a precision: the same answer as a mask that says so entry by entry."
+    "Shared precisions give the same answer as a mask that says so entry by entry."
     X, *_ = toy(missing=0)
     X[:15, :, 2] = np.nan
     X[15:20, :, 0] = np.nan
@@ -118,14 +122,26 @@ def test_patterns_share_without_changing_anything(scattered):
     ]
     for f, b in zip(full, blocks):
         f.x[b.rows], f.mask[b.rows] = b.x, 1 if b.mask is None else b.mask
-    shared, apart = sharing(blocks, 0, 80), sharing(full, 0, 80)
+    shared, apart = precision_groups(blocks, 0, 80), precision_groups(full, 0, 80)
     assert (len(shared[1]) == 3) != scattered and len(apart[1]) == 80
     a, b = (
-        gathered(k, 0, m.V_, m.W_, m.precision_, np.ones(3), s)
+        gather_terms(k, 0, m.V_, m.W_, m.precision_, np.ones(3), s)
         for k, s in ((blocks, shared), (full, apart))
     )
     np.testing.assert_allclose(a[0][shared[0]], b[0], rtol=1e-4)
     np.testing.assert_allclose(a[1], b[1], rtol=1e-3, atol=1e-3)
+
+
+def test_patients_whose_missing_omics_all_differ():
+    "As many precisions as patients, in another order."
+    X, *_ = toy(missing=0)
+    m = BTF(2, n_starts=1, max_iter=20).fit(X)
+    new = X[:4].copy()
+    for i, o in (1, 2), (2, 0), (3, 1):
+        new[i, :, o] = np.nan
+    together = m.transform(new)
+    alone = np.concatenate([m.transform(new[i : i + 1]) for i in range(4)])
+    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
 
 
 def test_true_factors_are_found_uniquely():
@@ -133,13 +149,13 @@ def test_true_factors_are_found_uniquely():
     X, (u, v, w), _ = toy(150, 40)
     m = BTF('auto', max_components=8).fit(X)
     assert m.n_components_ == 3
-    for truth, found in (
+    for truth, learnt in (
         (u, m.transform(X)),
         (v, m.loadings_.to_numpy()),
         (w / m.scale_.max(0)[:, None], m.omic_weights_.to_numpy()),
     ):
-        r = np.abs(truth.T @ found) / np.outer(
-            np.linalg.norm(truth, axis=0), np.linalg.norm(found, axis=0)
+        r = np.abs(truth.T @ learnt) / np.outer(
+            np.linalg.norm(truth, axis=0), np.linalg.norm(learnt, axis=0)
         )
         assert (r.max(1) > 0.93).all(), r
 
@@ -284,16 +300,18 @@ def test_bad_settings(settings, words):
         BTF(**dict(n_components=2) | settings).fit(toy()[0])
 
 
-def test_progress_tells_what_is_left():
-    said = []
-    BTF(2, n_starts=2, max_iter=12, progress=said.append).fit(toy()[0])
-    assert said and all('s left' in s and 'sweep' in s for s in said)
+def test_progress_shows_what_is_left(capsys):
+    BTF(2, n_starts=2, max_iter=12, progress=True).fit(toy()[0])
+    line = capsys.readouterr().out
+    assert 'tensor factorization' in line and 'sweeps' in line and 'left' in line
+    BTF(2, n_starts=2, max_iter=12).fit(toy()[0])
+    assert not capsys.readouterr().out
 
 
 def test_tensor_and_flat_agree_with_gaps():
     c = make_phantom(70, n_imaged=0, n_genes=60)
     c.omics['cnv'] = c.omics['cnv'].iloc[:50, :55]
-    X, patients, genes, omics = tensor(c.omics)
+    X, patients, genes, omics = omics_tensor(c.omics)
     assert (
         X.shape == (70, 55, 3)
         and np.isnan(X[50:, :, 1]).all()
@@ -309,15 +327,15 @@ def test_tensor_and_flat_agree_with_gaps():
 def test_tensor_refuses():
     t = pd.DataFrame(np.ones((3, 3)), list('pqr'), list('ABC'))
     with pytest.raises(RadgenError, match='patient p occurs more than once'):
-        tensor(dict(a=t, b=pd.concat([t, t])))
+        omics_tensor(dict(a=t, b=pd.concat([t, t])))
     with pytest.raises(RadgenError, match='a, b share 1 gene,'):
-        tensor(dict(a=t, b=t.set_axis(list('AXY'), axis=1)))
+        omics_tensor(dict(a=t, b=t.set_axis(list('AXY'), axis=1)))
     with pytest.raises(
         RadgenError, match="omic 'methylation': patient p, gene A is 2, outside of .0, 1."
     ):
         on_scale('methylation', t * 2, 'logit')
     with pytest.raises(RadgenError, match='unknown scale'):
-        tensor(dict(a=t, b=t), dict(a='ln'))
+        omics_tensor(dict(a=t, b=t), dict(a='ln'))
 
 
 def test_annotation_finds_the_set_and_controls_the_rest():
@@ -395,8 +413,9 @@ def test_stability_and_recovery_at_their_ends():
     assert np.isnan(stability([U, np.zeros((50, 2))]))
     assert recovery(np.zeros((50, 3)), U)[0].tolist() == [0] * 4
     assert (
-        matched(np.c_[U[:, 2], -U[:, 0], np.zeros(50)], U[:, [0, 2]]) == pytest.approx([1, 1])
-        and matched(U[:, :1] * 0, U).tolist() == [0] * 4
+        closest_component(np.c_[U[:, 2], -U[:, 0], np.zeros(50)], U[:, [0, 2]])
+        == pytest.approx([1, 1])
+        and closest_component(U[:, :1] * 0, U).tolist() == [0] * 4
     )
     np.testing.assert_allclose(recovery(U[:, :2] @ rng.standard_normal((2, 2)), U[:, :2])[0], 1)
 
@@ -466,9 +485,9 @@ def test_agreement_has_the_right_size_under_the_null():
 
 
 def test_memory_grows_with_the_data():
-    "Twice the genes take about twice the memory, not four times: nothing of size genes x genes or patients x genes x components."
+    "Nothing has the size genes x genes or patients x genes x components."
     peak = [
-        fitted(BTF(6, n_starts=1, max_iter=2), toy(60, G, missing=0.1)[0].astype(np.float32))[2]
+        timed_fit(BTF(6, n_starts=1, max_iter=2), toy(60, G, missing=0.1)[0].astype(np.float32))[2]
         for G in (400, 800)
     ]
     assert peak[1] < 2.6 * peak[0]

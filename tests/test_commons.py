@@ -1,4 +1,4 @@
-"The imaging commons: facts of the index, the two rules, and a download against a bucket served from here."
+"The imaging commons: facts of the index, the two rules, a download from a local bucket."
 
 import hashlib
 import http.client
@@ -16,22 +16,19 @@ import requests
 import urllib3
 
 from radgen.core.paths import RadgenError, data_dir
-from radgen.data import commons
+from radgen.core.results import Rows
+from radgen.data import commons_download
+from radgen.data.choice import choose_series, released_series, site_shares
 from radgen.data.cohort import Ledger
 from radgen.data.commons import (
     breast_collections,
-    check_space,
-    choose_series,
-    download_series,
     download_size,
     find_series,
-    list_files,
     mr_series,
     query_index,
-    released_series,
-    series_kind,
-    series_plane,
 )
+from radgen.data.commons_download import check_space, download_series, list_files
+from radgen.data.descriptions import series_kind, series_plane
 
 
 def one_line(error, *parts):
@@ -42,7 +39,7 @@ def one_line(error, *parts):
         assert part in text, f'{part!r} not in {text!r}'
 
 
-# --- the index -------------------------------------------------------------------------------------------------------
+# --- the index ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope='module')
@@ -72,9 +69,9 @@ def test_collection_counts(series):
 def test_query_is_that_of_the_package():
     from idc_index import IDCClient
 
-    theirs = IDCClient.client().sql_query(
-        "SELECT SeriesInstanceUID AS uid, crdc_series_uuid AS prefix, aws_bucket AS bucket FROM index WHERE collection_id = 'rider_breast_mri' AND Modality = 'MR'"
-    )
+    columns = 'SeriesInstanceUID AS uid, crdc_series_uuid AS prefix, aws_bucket AS bucket'
+    where = "collection_id = 'rider_breast_mri' AND Modality = 'MR'"
+    theirs = IDCClient.client().sql_query(f'SELECT {columns} FROM index WHERE {where}')
     mine = mr_series('rider_breast_mri').set_index('series_uid')
     assert (
         set(theirs.uid) == set(mine.index)
@@ -163,12 +160,13 @@ def test_withdrawn_release_is_a_ledger_line(series):
 
 def test_find_series_says_when_one_was_last_seen(series):
     old = query_index(
-        "SELECT SeriesInstanceUID AS uid FROM prior WHERE Modality = 'MR' AND SeriesInstanceUID NOT IN (SELECT SeriesInstanceUID FROM index) LIMIT 1"
+        """SELECT SeriesInstanceUID AS uid FROM prior WHERE Modality = 'MR'
+           AND SeriesInstanceUID NOT IN (SELECT SeriesInstanceUID FROM index) LIMIT 1"""
     ).uid
     assert len(old), 'the index remembers series of earlier versions'
     ledger = Ledger()
-    found = find_series([series.series_uid[0], old[0], '1.2.3'], ledger)
-    assert list(found.series_uid) == [series.series_uid[0]]
+    listed = find_series([series.series_uid[0], old[0], '1.2.3'], ledger)
+    assert list(listed.series_uid) == [series.series_uid[0]]
     reasons = ledger.frame().set_index('item').reason
     assert 'last seen in v' in reasons[old[0]] and 'in no version' in reasons['1.2.3']
 
@@ -303,7 +301,30 @@ def test_unknown_names(series):
     one_line(e, 'leaves no series')
 
 
-# --- a bucket --------------------------------------------------------------------------------------------------------
+def test_shares_of_hospitals(series):
+    "One type for everybody gives no hospital away; whether a patient is chosen at all still does."
+    kinds = 'post-contrast', 'pre-contrast'
+    choices = {f'one_phase, {k}': choose_series(series, 'one_phase', kind=k)[0] for k in kinds}
+    rows = Rows(source_notebook='01a_series')
+    shares = site_shares(rows, series, choices)
+    assert (shares['kind of one hospital'] == 0).all()
+    hospitals = shares.drop(columns='kind of one hospital')
+    assert (hospitals.nunique(axis=1) > 1).all()
+    table = rows.frame()
+    assert len(table) == shares.size and (table.verdict == 'ok').all()
+    assert (table.value.to_numpy().reshape(shares.shape) == shares.to_numpy()).all()
+    n_patients = table[table.label.str.startswith('one_phase, post-contrast, site ')].n
+    assert n_patients.sum() == series.patient_id.nunique()
+
+
+def test_hospitals_that_are_not_known(series):
+    rows, other = Rows(), mr_series('rider_breast_mri')
+    assert site_shares(rows, other, {'all': other.assign(site='unknown')}).empty
+    row = rows.frame().iloc[0]
+    assert row.metric == 'one_hospital_share' and row.verdict.startswith('not estimable')
+
+
+# --- a bucket -------------------------------------------------------------------------------------
 
 
 def write_instance(path, series_uid, instance_uid, n=64):
@@ -328,19 +349,23 @@ def write_instance(path, series_uid, instance_uid, n=64):
     d.save_as(path)
 
 
+LISTING = (
+    '<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+    '<IsTruncated>{more}</IsTruncated>{token}{items}</ListBucketResult>'
+)
+ITEM = '<Contents><Key>{}</Key><Size>{}</Size><ETag>&quot;{}&quot;</ETag></Contents>'
+
+
 class Bucket:
-    "A stand-in for a public bucket: ListObjectsV2 in pages, and GET; it can break files and refuse answers."
+    "A stand-in for a public bucket: ListObjectsV2 in pages, and GET; it can break and refuse."
 
     def __init__(self, root, page=1000):
-        self.root, self.page, self.asked, self.refuse, self.spoil, self.busy, self.short = (
-            Path(root),
-            page,
-            [],
-            {},
-            {},
-            {},
-            set(),
-        )
+        self.root, self.page = Path(root), page
+        self.requests = []  # prefixes and keys
+        self.refuse = {}  # prefix -> status of the answer
+        self.spoil = {}  # key -> function of its bytes
+        self.busy = {}  # key -> how many times it answers 503
+        self.short = set()  # keys within which the connection breaks
 
     def start(self):
         bucket = self
@@ -353,14 +378,12 @@ class Bucket:
                 url = urlparse(self.path)
                 query = {k: v[0] for k, v in parse_qs(url.query).items()}
                 key = unquote(url.path).lstrip('/')
-                bucket.asked.append(query.get('prefix', key))
+                bucket.requests.append(query.get('prefix', key))
                 status, body = bucket.answer(query, key)
                 self.send_response(status)
                 self.send_header('Content-Length', str(len(body)))
                 self.end_headers()
-                self.wfile.write(
-                    body[: len(body) // 2] if key in bucket.short else body
-                )  # short: the connection breaks within a file
+                self.wfile.write(body[: len(body) // 2] if key in bucket.short else body)
 
         self.server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
@@ -368,34 +391,30 @@ class Bucket:
         return self
 
     def answer(self, query, key):
+        "Status and body."
         if self.busy.get(key, 0):
             self.busy[key] -= 1
             return 503, b''
         if 'prefix' in query:
-            if query['prefix'] in self.refuse:
-                return self.refuse[query['prefix']], b'<Error/>'
-            files = (
-                sorted((self.root / query['prefix']).glob('*'))
-                if (self.root / query['prefix']).is_dir()
-                else []
-            )
-            start = int(query.get('continuation-token', 0))
-            items = ''.join(
-                f'<Contents><Key>{query["prefix"]}{f.name}</Key><Size>{f.stat().st_size}</Size><ETag>&quot;{hashlib.md5(f.read_bytes()).hexdigest()}&quot;</ETag></Contents>'
-                for f in files[start : start + self.page]
-            )
-            more = start + self.page < len(files)
-            return 200, (
-                f'<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><IsTruncated>{str(more).lower()}</IsTruncated>'
-                + f'<NextContinuationToken>{start + self.page}</NextContinuationToken>' * more
-                + items
-                + '</ListBucketResult>'
-            ).encode()
+            return self.list(query['prefix'], int(query.get('continuation-token', 0)))
         path = self.root / key
         if not path.is_file():
             return 404, b''
         data = path.read_bytes()
         return 200, self.spoil[key](data) if key in self.spoil else data
+
+    def list(self, prefix, start):
+        "One page of a listing."
+        if prefix in self.refuse:
+            return self.refuse[prefix], b'<Error/>'
+        folder, end = self.root / prefix, start + self.page
+        files = sorted(folder.glob('*')) if folder.is_dir() else []
+        facts = [(f'{prefix}{f.name}', f.read_bytes()) for f in files[start:end]]
+        items = [ITEM.format(key, len(b), hashlib.md5(b).hexdigest()) for key, b in facts]
+        more = end < len(files)
+        token = f'<NextContinuationToken>{end}</NextContinuationToken>' if more else ''
+        page = LISTING.format(more=str(more).lower(), token=token, items=''.join(items))
+        return 200, page.encode()
 
 
 @pytest.fixture
@@ -430,7 +449,10 @@ def tiny(bucket):
 
 
 def test_download_lists_in_pages_and_records_sources(bucket, tiny, tmp_path):
-    assert len(list_files(bucket.url, 'prefix0')) == 4 and bucket.asked == ['prefix0/', 'prefix0/']
+    assert len(list_files(bucket.url, 'prefix0')) == 4 and bucket.requests == [
+        'prefix0/',
+        'prefix0/',
+    ]
     sources = download_series(tiny, tmp_path / 'dicom', bucket.url + '/', progress=False)
     assert (
         list(sources.index) == list(tiny.index)
@@ -502,10 +524,10 @@ def test_a_connection_that_breaks_is_no_full_disk(bucket, tiny, tmp_path):
         and not list((tmp_path / 'dicom').rglob('.2.dcm*'))
     )
     bucket.short.clear()
-    bucket.asked.clear()
+    bucket.requests.clear()
     download_series(tiny, tmp_path / 'dicom', bucket.url, progress=False)
     assert (
-        'prefix1/0.dcm' not in bucket.asked and 'prefix1/2.dcm' in bucket.asked
+        'prefix1/0.dcm' not in bucket.requests and 'prefix1/2.dcm' in bucket.requests
     )  # what arrived was kept
 
 
@@ -535,7 +557,7 @@ def test_whatever_breaks_the_connection(bucket, tiny, tmp_path, monkeypatch, err
 
 
 def test_a_scan_passes_over_an_unfinished_series(bucket, tiny, tmp_path):
-    from radgen.data.projections import scan_folder
+    from radgen.data.dicom_files import scan_folder
 
     bucket.spoil['prefix1/2.dcm'] = lambda data: data[:-2]
     with pytest.raises(RadgenError):
@@ -553,9 +575,9 @@ def test_resume_fetches_only_what_is_missing(bucket, tiny, tmp_path):
         tmp_path / 'dicom' / 'TCGA-AO-0001' / '1.2.1'
     ).exists()  # the others are complete
     bucket.spoil.clear()
-    bucket.asked.clear()
+    bucket.requests.clear()
     download_series(tiny, tmp_path / 'dicom', bucket.url, progress=False)
-    fetched = [a for a in bucket.asked if a.endswith('.dcm')]
+    fetched = [a for a in bucket.requests if a.endswith('.dcm')]
     assert 'prefix1/2.dcm' in fetched and set(fetched) <= {'prefix1/2.dcm', 'prefix1/3.dcm'}
 
 
@@ -583,9 +605,9 @@ def test_a_changed_or_lost_file_is_replaced(bucket, tiny, tmp_path):
     here = tmp_path / 'dicom' / 'TCGA-AO-0000' / '1.2.0'
     (here / '0.dcm').write_bytes(b'short')
     (here / '1.dcm').unlink()
-    bucket.asked.clear()
+    bucket.requests.clear()
     download_series(tiny, tmp_path / 'dicom', bucket.url, progress=False)
-    assert sorted(a for a in bucket.asked if a.endswith('.dcm')) == [
+    assert sorted(a for a in bucket.requests if a.endswith('.dcm')) == [
         'prefix0/0.dcm',
         'prefix0/1.dcm',
     ]
@@ -621,29 +643,29 @@ def test_no_network_is_one_line_and_quick(tiny, tmp_path):
     assert time.monotonic() - start < 10
 
 
-def test_a_busy_server_is_asked_again(bucket, tiny, tmp_path):
+def test_a_busy_server_is_tried_again(bucket, tiny, tmp_path):
     bucket.busy['prefix0/0.dcm'] = 2
     assert (
         len(download_series(tiny, tmp_path / 'dicom', bucket.url, progress=False)) == 3
-        and bucket.asked.count('prefix0/0.dcm') == 3
+        and bucket.requests.count('prefix0/0.dcm') == 3
     )
 
 
-def test_too_small_a_disk_is_told_before(bucket, tiny, tmp_path, monkeypatch):
+def test_too_small_a_disk_is_refused_before(bucket, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        commons.shutil, 'disk_usage', lambda path: shutil._ntuple_diskusage(100, 90, 10)
+        commons_download.shutil, 'disk_usage', lambda path: shutil._ntuple_diskusage(100, 90, 10)
     )
     with pytest.raises(RadgenError) as e:
         download_series(tiny, tmp_path / 'dicom', bucket.url, progress=False)
     one_line(e, 'needs 0.00 GB', 'are free at', 'choose another folder')
-    assert not bucket.asked and not (tmp_path / 'dicom').exists()
+    assert not bucket.requests and not (tmp_path / 'dicom').exists()
     check_space(tmp_path, 10, 'exactly enough')
 
 
 def test_space_needed_is_only_for_what_is_missing(bucket, tiny, tmp_path, monkeypatch):
     download_series(tiny[:2], tmp_path / 'dicom', bucket.url, progress=False)
     monkeypatch.setattr(
-        commons.shutil,
+        commons_download.shutil,
         'disk_usage',
         lambda path: shutil._ntuple_diskusage(1, 1, int(tiny.bytes.iloc[2])),
     )
@@ -651,7 +673,7 @@ def test_space_needed_is_only_for_what_is_missing(bucket, tiny, tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    'spoil, said',
+    'spoil, message',
     [
         (
             lambda b: write_instance(b.root / 'prefix1' / '0.dcm', '9.9', '1.2.1.0'),
@@ -667,12 +689,12 @@ def test_space_needed_is_only_for_what_is_missing(bucket, tiny, tmp_path, monkey
         ),
     ],
 )
-def test_wrong_content_is_found(bucket, tiny, tmp_path, spoil, said):
+def test_wrong_content_is_found(bucket, tiny, tmp_path, spoil, message):
     spoil(bucket)
     tiny.loc['001', 'bytes'] = sum(f.stat().st_size for f in (bucket.root / 'prefix1').iterdir())
     with pytest.raises(RadgenError) as e:
         download_series(tiny, tmp_path / 'dicom', bucket.url, progress=False)
-    one_line(e, 'did not arrive whole', said)
+    one_line(e, 'did not arrive whole', message)
     assert not (tmp_path / 'dicom' / 'TCGA-AO-0001' / '1.2.1').exists()
 
 
@@ -686,7 +708,7 @@ def test_bucket_and_index_disagree(bucket, tiny, tmp_path):
 def test_a_file_name_cannot_leave_the_folder(bucket, tiny, tmp_path, monkeypatch):
     size = int(tiny.bytes.iloc[0])
     monkeypatch.setattr(
-        commons,
+        commons_download,
         'list_files',
         lambda *a: [('prefix0/..', size, ''), *[(f'prefix0/{i}.dcm', 0, '') for i in range(3)]],
     )

@@ -1,4 +1,4 @@
-"""Coverage of the intervals: judged by patients that took no part, by the very models of the stage, and never losing a repetition."""
+"Coverage of intervals: the rest of the population, the models of the stage, no repetition lost."
 
 import functools
 import signal
@@ -13,35 +13,28 @@ from sklearn.metrics import roc_auc_score
 
 from radgen.core.paths import RadgenError
 from radgen.core.results import Rows
-from radgen.evaluate.outcomes import feature_steps, fold_table, make_classifier, nested_scores
-from radgen.evaluate.survival import (
-    concordance,
-    concordance_ipcw,
-    cox_oof,
-    ipcw_weights,
-    survival_table,
-)
-from radgen.validate import coverage
-from radgen.validate.coverage import (
-    Population,
-    attainable,
+from radgen.evaluate.cox import cox_oof, survival_table
+from radgen.evaluate.folds import feature_steps, fold_table
+from radgen.evaluate.outcomes import make_classifier, nested_scores
+from radgen.evaluate.survival import concordance, concordance_ipcw, ipcw_weights
+from radgen.validate import outcome_coverage as outcomes
+from radgen.validate.coverage import attainable, coverage_rows, wilson
+from radgen.validate.estimands import (
     classifier_targets,
     concordance_of,
-    coverage_rows,
     cox_targets,
     death_pairs,
+    normal_population,
+)
+from radgen.validate.fidelity_coverage import (
     fidelity_coverage,
     fidelity_repetition,
     fidelity_targets,
-    in_pieces,
-    only_simulated,
-    outcome_coverage,
-    outcome_repetition,
-    read_lines,
-    repeat,
     stand_in_pairs,
-    wilson,
 )
+from radgen.validate.outcome_coverage import outcome_coverage, outcome_repetition
+from radgen.validate.population import Population, only_simulated
+from radgen.validate.repetitions import in_pieces, read_lines, repeat
 
 TOY = dict(
     n_patients=90,
@@ -54,23 +47,12 @@ TOY = dict(
 )
 
 
-def toy(n=900, δ=1.0, seed=0):
-    rng = np.random.default_rng(seed)
-    ids, y = pd.Index([f'P{i:05d}' for i in range(n)]), rng.random(n) < 0.4
-    X = rng.standard_normal((n, 4))
-    X[:, 0] += δ * y
-    death, end = rng.exponential(1000 * np.exp(-0.8 * X[:, 1])), rng.uniform(100, 900, n)
-    return (
-        pd.DataFrame(X, ids).add_prefix('f'),
-        pd.DataFrame(dict(toy=y.astype(float)), ids),
-        pd.DataFrame(
-            dict(time_days=np.ceil(np.minimum(death, end)), event=(death <= end).astype(int)), ids
-        ),
-    )
+def toy(n=900, seed=0):
+    return normal_population(n, seed=seed)
 
 
-def pictures(n=40, size=16, seed=0):
-    "A population with one or two noise pictures a patient."
+def population_of(n=40, size=16, seed=0):
+    "A population with one or two noise images per patient."
     rng = np.random.default_rng(seed)
     of = np.repeat(np.arange(n), rng.integers(1, 3, n))
     smooth = np.repeat(np.repeat(rng.random((len(of), size // 4, size // 4)), 4, 1), 4, 2)
@@ -186,7 +168,7 @@ def test_no_drawn_patient_judges(monkeypatch):
         seen.append((set(table.patients), set(rest)))
         return classifier_targets(table, scores, X, prepare, rest, y_rest)
 
-    monkeypatch.setattr(coverage, 'classifier_targets', spy)
+    monkeypatch.setattr(outcomes, 'classifier_targets', spy)
     for r in range(2):
         outcome_repetition(r, {'toy': X}, labels, survival, **TOY)
     for drawn, rest in seen:
@@ -265,7 +247,7 @@ def test_what_gives_no_interval_is_counted_apart():
 
 CHILD = """
 import sys, time
-from radgen.coverage import repeat
+from radgen.validate.repetitions import repeat
 def slow(r):
     time.sleep(.05)
     return [dict(label='toy', value=r**.5)]
@@ -307,8 +289,8 @@ def test_kill_9_loses_no_repetition(tmp_path):
 
 
 def test_more_repetitions_continue_and_other_settings_start_anew(tmp_path, monkeypatch):
-    population = pictures(120)
-    monkeypatch.setattr(coverage, 'ANALYSES', dict(expression=('logistic', feature_steps())))
+    population = population_of(120)
+    monkeypatch.setattr(outcomes, 'ANALYSES', dict(expression=('logistic', feature_steps())))
     settings = dict(
         n_patients=60, n_folds=2, inner_folds=2, n_candidates=1, penalizers=[0.1], n_boot=40
     )
@@ -337,7 +319,7 @@ def test_processes_do_not_change_the_result(tmp_path):
 
 
 def test_fidelity_is_of_whole_patients_and_their_donors(tmp_path):
-    population = pictures(40)
+    population = population_of(40)
     pairs = stand_in_pairs(population, tmp_path, 20, progress=False)
     assert set(pairs.patients) == set(range(20)) and len(pairs.real) == len(pairs.features) == len(
         pairs.generated_features
@@ -365,12 +347,12 @@ def test_fidelity_is_of_whole_patients_and_their_donors(tmp_path):
 
 
 def test_frechet_distance_is_held_against_both_targets(tmp_path):
-    pairs = stand_in_pairs(pictures(40), tmp_path, 20, progress=False)
+    pairs = stand_in_pairs(population_of(40), tmp_path, 20, progress=False)
     found = fidelity_coverage(
         pairs, tmp_path, 6, 2, progress=False, n_patients=12, n_boot=40, n_splits=3
     )
     own, whole = (
-        found[(found.label == 'FRD') & (found.estimator == e)]
+        found[(found.label == 'radiomics Frechet') & (found.estimator == e)]
         for e in ('expectation at this n', 'whole population')
     )
     assert (

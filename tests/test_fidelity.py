@@ -1,4 +1,4 @@
-"Fidelity against references: closed forms, scipy, torchmetrics, brute force, and the controls published for the released images."
+"Fidelity against closed forms, scipy, torchmetrics, brute force and published controls."
 
 import subprocess
 import sys
@@ -15,15 +15,15 @@ from radgen.data.cohort import resize_images
 from radgen.data.splits import folds_for, sibling_in_train
 from radgen.evaluate.distances import (
     frechet_distance,
-    inception_fid,
-    inception_weights,
     kid,
     radiomics_frechet,
     real_reference,
     scale_on,
 )
 from radgen.evaluate.features import Unavailable, cnn_features, fold_pca, radiomics_features
-from radgen.evaluate.fidelity import fidelity_rows, reference_rows, set_rows
+from radgen.evaluate.fidelity import reference_rows, set_rows
+from radgen.evaluate.fidelity_table import fidelity_rows
+from radgen.evaluate.inception import inception_fid, inception_weights
 from radgen.evaluate.paired import estimators, legacy_fid, mse, ssim, upsample
 from radgen.models.baselines import mean_image, nearest_copy
 
@@ -138,9 +138,9 @@ def test_kid_is_unbiased_and_frechet_is_not():
 def torchmetrics_parts():
     import torch
 
-    from radgen.evaluate import distances
+    from radgen.evaluate import inception
 
-    return torch, distances.torchmetrics_parts()[0]
+    return torch, inception.torchmetrics_parts()[0]
 
 
 def ssim_by_definition(a, b, σ=1.5):
@@ -202,7 +202,7 @@ def test_inception_without_weights_is_unavailable(tmp_path, monkeypatch):
         inception_weights(download=False)
     with pytest.raises(Unavailable, match='Inception weights'):
         inception_fid(smooth(3), smooth(3), download=False)
-    monkeypatch.setattr('radgen.evaluate.distances.INCEPTION_URL', 'http://127.0.0.1:9/none')
+    monkeypatch.setattr('radgen.evaluate.inception.INCEPTION_URL', 'http://127.0.0.1:9/none')
     with pytest.raises(Unavailable, match='cannot be downloaded'):
         inception_weights(timeout=2)
     assert not list(tmp_path.rglob('*.p*'))
@@ -235,7 +235,7 @@ def test_radiomics_see_the_central_box_only():
     pd.testing.assert_frame_equal(radiomics_features(x), radiomics_features(y), check_exact=True)
 
 
-def test_networks_are_not_built_yet():
+def test_networks_are_unavailable():
     with pytest.raises(Unavailable, match='not yet built'):
         cnn_features(smooth(1), 'resnet50')
     with pytest.raises(RadgenError, match='unknown network'):
@@ -251,7 +251,9 @@ def test_fold_pca_takes_missing_values_and_constants():
 
 
 def test_modules_do_not_import_torch():
-    code = 'import sys, radgen.features, radgen.fidelity; sys.exit("torch" in sys.modules or "radiomics" in sys.modules)'
+    modules = 'features, radgen.evaluate.fidelity_table, radgen.evaluate.prognosis'
+    heavy = '{"torch", "radiomics", "xgboost", "lifelines", "shap"} & set(sys.modules)'
+    code = f'import sys, radgen.evaluate.{modules}; sys.exit(len({heavy}))'
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0
 
 
@@ -328,7 +330,7 @@ def test_legacy_fid_is_quoted_at_128_px_only(toy):
 
 
 def test_a_copy_of_the_real_set_does_not_score_better_than_an_unrelated_real_half(toy):
-    "FRD of model and reference use the same halves: a model that returns the real images themselves gets the reference, not zero."
+    "The same halves for model and reference: the real images themselves score the reference."
     features = radiomics_features(toy['real'])
     mine = (
         set_rows(
@@ -348,13 +350,13 @@ def test_a_copy_of_the_real_set_does_not_score_better_than_an_unrelated_real_hal
 
 
 def test_too_few_patients_are_not_estimable(toy):
-    few = toy | dict(
+    small = toy | dict(
         real=toy['real'][:4],
         patients=toy['patients'][:4],
         samples={'cpdm': toy['samples']['cpdm'][:4]},
         controls={k: v[:4] for k, v in toy['controls'].items()},
     )
-    frame = fidelity_rows(Rows(), **few).frame()
+    frame = fidelity_rows(Rows(), **small).frame()
     assert frame.verdict.str.startswith('not estimable').all() and frame.value.isna().all()
 
 
@@ -378,7 +380,7 @@ def test_wrong_shapes_name_the_model(toy):
         fidelity_rows(Rows(), **toy | dict(controls={'nearest_copy': toy['real'][:5]}))
 
 
-def test_floor_never_has_a_patient_on_both_sides():
+def test_reference_never_has_a_patient_on_both_sides():
     patients = np.repeat(list('abcdefg'), [1, 2, 3, 1, 5, 1, 2])
 
     def apart(i, j):
@@ -389,7 +391,7 @@ def test_floor_never_has_a_patient_on_both_sides():
     assert np.isnan(real_reference(np.arange(6), patients[:6], apart).value)
 
 
-def test_frd_grows_with_blur():
+def test_radiomics_frechet_grows_with_blur():
     x = smooth(30, 32, 0, length=1)
     tables = [radiomics_features(np.stack([gaussian_filter(i, s) for i in x])) for s in (0, 0.7, 2)]
     assert 0 == pytest.approx(
@@ -417,7 +419,7 @@ def pair(toy):
     ), dict(native=native, native_controls=controls)
 
 
-def test_native_rows_are_told_apart_by_size(pair):
+def test_native_rows_differ_in_size(pair):
     small, native = pair
     side = np.arange(24) < 14
     frame = fidelity_rows(
@@ -489,7 +491,7 @@ def test_native_images_of_another_number_or_size_are_refused(pair):
 
 @pytest.mark.parametrize('size', [32, 64])
 def test_bicubic_brings_back_more_than_bilinear(published, size):
-    "Why samples are enlarged by bicubic interpolation: nearer to the projections as released, by each error."
+    "Why samples are upsampled by bicubic interpolation: nearer to the released projections."
     x = published.images
     down = resize_images(x, size)
     for metric, sign in ((mse, 1), (legacy_fid, 1), (ssim, -1)):
@@ -540,7 +542,7 @@ def copied(released, protocol, n_folds, seed):
 
 @pytest.mark.parametrize('protocol', PUBLISHED)
 def test_nearest_copy_of_the_released_images(released, protocol):
-    "Folds and the choice among a patient's series are random: the mean over seeds, within 10 % (SSIM within 0.015) of the published value."
+    "The mean over seeds of folds and series is within 10 % (SSIM within 0.015) of the published."
     n_folds, expected = PUBLISHED[protocol]
     images = released[0]
     source = np.array([copied(released, protocol, n_folds, seed) for seed in range(SEEDS)])
@@ -568,10 +570,10 @@ def test_mean_image_of_the_released_images(released, protocol):
     "Hardly depends on the folds: 1 % of the published value."
     n_folds, expected = PUBLISHED[protocol]
     images, _, _, series = released
-    found = []
+    values = []
     for seed in range(3):
         folds, constant = folds_for(protocol, series, n_folds, seed), np.empty_like(images)
         for k in range(n_folds):
             constant[folds == k] = mean_image(images[folds != k])
-        found.append([metric(images, constant).mean() for metric in (legacy_fid, mse, ssim)])
-    assert np.mean(found, axis=0) == pytest.approx(expected['mean_image'], rel=0.01)
+        values.append([metric(images, constant).mean() for metric in (legacy_fid, mse, ssim)])
+    assert np.mean(values, axis=0) == pytest.approx(expected['mean_image'], rel=0.01)

@@ -1,4 +1,4 @@
-"A user's own patients: a manifest read back, every part of it wrong in turn, and the real tables with the released parts."
+"A user's own patients: a manifest read back, every part wrong in turn, real tables."
 
 import gzip
 import random
@@ -14,9 +14,10 @@ from PIL import Image
 from radgen.conditions.encoder import ConditionEncoder
 from radgen.core.paths import RadgenError, data_dir
 from radgen.data.cohort import resize_images
-from radgen.data.files import check, load_files, scan_manifest, write_files
+from radgen.data.files import check, load_files, scan_manifest
 from radgen.data.images import pad_to_square
 from radgen.data.manifest import resolve
+from radgen.data.writing import write_files
 from radgen.load import load_cohort
 from radgen.phantom.cohort import make_phantom
 
@@ -48,11 +49,11 @@ def table(manifest, name, change, **options):
     change(pd.read_csv(path, dtype=str, keep_default_na=False)).to_csv(path, index=False, **options)
 
 
-def fails(manifest, *parts, **options):
+def fails(manifest, *parts, longest=600, **options):
     with pytest.raises(RadgenError) as error:
         load_files(manifest, **options)
     text = str(error.value)
-    assert '\n' not in text and len(text) < 600
+    assert '\n' not in text and len(text) < longest
     for part in parts:
         assert part in text, f'{part!r} not in {text!r}'
 
@@ -71,7 +72,7 @@ def additive(cohort):
     )
 
 
-# --- what is written is read -------------------------------------------------------------------------------------------
+# --- what is written is read ------------------------------------------------------------
 
 
 def test_round_trip(phantom, manifest):
@@ -112,8 +113,8 @@ def test_every_row_and_column_of_every_table_is_accounted_for(phantom, manifest)
             pd.read_csv(manifest.parent / f'{name}.csv', index_col=0),
         )
         assert {*raw.index, *raw.columns} - {'site'} <= items
-    assert set(lines(cohort, source='pictures.csv').item) >= {
-        f'pictures/{s}.png' for s in phantom.series.index
+    assert set(lines(cohort, source='images.csv').item) >= {
+        f'images/{s}.png' for s in phantom.series.index
     }
     assert set(cohort.patients.index) <= set(lines(cohort, source='cohort').item)
     assert check(cohort)['count'].sum() == len(cohort.ledger) and check(manifest).equals(
@@ -123,7 +124,9 @@ def test_every_row_and_column_of_every_table_is_accounted_for(phantom, manifest)
 
 def test_five_lines_are_enough(phantom, manifest):
     manifest.write_text(
-        'name: my_hospital\nomics: {expression: expression.csv, cnv: cnv.csv, methylation: methylation.csv}\nimages: pictures.csv\nlabels: labels.csv\nsurvival: survival.csv\n'
+        'name: my_hospital\n'
+        'omics: {expression: expression.csv, cnv: cnv.csv, methylation: methylation.csv}\n'
+        'images: images.csv\nlabels: labels.csv\nsurvival: survival.csv\n'
     )
     cohort = load_files(manifest)
     assert (
@@ -166,7 +169,14 @@ def test_what_there_is(phantom, manifest):
     )
     assert len(there.files) == 7 + len(phantom.series) and all(f.exists() for f in there.files)
     there = scan_manifest(
-        edit(manifest, name=None, omics={'cnv': 'none.csv'}, labels='published', images=None)
+        edit(
+            manifest,
+            name=None,
+            omics={'cnv': 'none.csv'},
+            labels='published',
+            images=None,
+            conditions=None,
+        )
     )
     assert (there.name, there.conditions, there.labels, len(there.files)) == ('manifest', [], [], 3)
 
@@ -223,7 +233,7 @@ def test_parts_that_are_not_there_are_not_written(phantom, tmp_path):
     )
 
 
-# --- scales ------------------------------------------------------------------------------------------------------------
+# --- scales -----------------------------------------------------------------------------
 
 
 def test_expression_on_three_scales(phantom, manifest):
@@ -231,7 +241,7 @@ def test_expression_on_three_scales(phantom, manifest):
     x = phantom.omics['expression']
     np.log2(x + 1).to_csv(manifest.parent / 'expression.csv')
     others = {'cnv': 'cnv.csv', 'methylation': 'methylation.csv'}
-    fails(manifest, 'expression.csv', 'say `scale: log2`')
+    fails(manifest, 'expression.csv', 'state `scale: log2`')
     cohort = load_files(
         edit(manifest, omics={'expression': {'file': 'expression.csv', 'scale': 'log2'}, **others})
     )
@@ -303,17 +313,14 @@ def test_methylation_as_percent(phantom, manifest):
     )
 
 
-# --- gaps are no errors ------------------------------------------------------------------------------------------------
+# --- gaps are no errors -----------------------------------------------------------------
 
 
 def test_gaps_of_patients(phantom, manifest):
     first, second, third = phantom.imaged[:3]
     for omic in 'expression', 'cnv', 'methylation':
-        table(
-            manifest,
-            f'{omic}.csv',
-            lambda t: t[~t.patient_id.isin([first, second] if omic == 'cnv' else [first])],
-        )
+        gone = [first, second] if omic == 'cnv' else [first]
+        table(manifest, f'{omic}.csv', lambda t, gone=gone: t[~t.patient_id.isin(gone)])
     table(manifest, 'labels.csv', lambda t: t[t.patient_id != third])
     cohort = load_files(manifest)
     assert (
@@ -368,7 +375,7 @@ def test_constant_and_empty_genes(phantom, manifest):
     assert cohort.omics['cnv'].shape[1] == 59 and cohort.conditions['multiomic'].shape[1] == 177
 
 
-# --- genes -------------------------------------------------------------------------------------------------------------
+# --- genes ------------------------------------------------------------------------------
 
 
 def test_genes_asked_for(phantom, manifest):
@@ -395,7 +402,7 @@ def test_genes_asked_for(phantom, manifest):
         "gene 'ESR9' is not in the tables",
     )
     fails(
-        edit(manifest, conditions={'multiomic': {'genes': 61}}), '61 genes asked for, there are 60'
+        edit(manifest, conditions={'multiomic': {'genes': 61}}), '61 genes requested, there are 60'
     )
     fails(edit(manifest, conditions={'expression': {'genes': 'none.txt'}}), 'none.txt')
     fails(
@@ -437,16 +444,16 @@ def test_features(phantom, manifest):
     fails(manifest, 'factors.csv', 'raw omics')
 
 
-# --- identifiers -------------------------------------------------------------------------------------------------------
+# --- identifiers ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('prefix', ['case ', '00'])
 def test_own_identifiers(phantom, manifest, prefix):
-    for name in 'expression', 'cnv', 'methylation', 'pictures', 'labels', 'survival':
+    for name in 'expression', 'cnv', 'methylation', 'images', 'labels', 'survival':
         table(
             manifest, f'{name}.csv', lambda t: t.assign(patient_id=prefix + t.patient_id.str[-4:])
         )
-    table(manifest, 'pictures.csv', lambda t: t.drop(columns=['site']))
+    table(manifest, 'images.csv', lambda t: t.drop(columns=['site']))
     table(manifest, 'labels.csv', lambda t: t.drop(columns=['site']))
     cohort = load_files(manifest)
     assert (
@@ -456,7 +463,7 @@ def test_own_identifiers(phantom, manifest, prefix):
     )
 
 
-@pytest.mark.parametrize('name', ['pictures', 'labels', 'survival'])
+@pytest.mark.parametrize('name', ['images', 'labels', 'survival'])
 def test_another_study(manifest, name):
     table(
         manifest, f'{name}.csv', lambda t: t.assign(patient_id=t.patient_id.str.replace('PH', 'ZZ'))
@@ -475,7 +482,7 @@ def test_two_studies_in_a_table(manifest):
     fails(manifest, 'labels.csv', 'MB.0046')
 
 
-# --- labels and survival -----------------------------------------------------------------------------------------------
+# --- labels and survival ----------------------------------------------------------------
 
 
 def test_words_need_a_meaning(phantom, manifest):
@@ -506,7 +513,7 @@ def test_words_need_a_meaning(phantom, manifest):
     assert lines(cohort, source='labels.csv', item='her2').decision.tolist() == ['dropped']
     fails(
         edit(manifest, labels={'file': 'labels.csv', 'values': {'Positive': 2}}),
-        "'Positive' is given as '2'",
+        "values.Positive: must be '0', '1' or '', got '2'",
     )
     fails(
         edit(manifest, labels={'file': 'labels.csv', 'columns': ['ER_STATE']}),
@@ -514,13 +521,13 @@ def test_words_need_a_meaning(phantom, manifest):
     )
     fails(
         edit(manifest, labels={'file': 'labels.csv', 'values': 'Positive'}),
-        'write `values: {Positive: 1}`',
+        "values: must be a valid dictionary, got 'Positive'",
     )
 
 
 def test_a_label_is_0_or_1(manifest):
     table(manifest, 'labels.csv', lambda t: t.assign(pr=['2', *t.pr[1:]]))
-    fails(manifest, 'labels.csv', 'TCGA-PH-0001', "'pr' is '2'")
+    fails(manifest, 'labels.csv', "column 'pr', patient TCGA-PH-0001 is '2'")
 
 
 def test_columns_by_other_names(phantom, manifest):
@@ -534,7 +541,7 @@ def test_columns_by_other_names(phantom, manifest):
     )
     fails(manifest, 'labels.csv', "did you mean 'PATIENT_ID'?")
     names = {'patient_id': 'PATIENT_ID', 'site': 'HOSP'}
-    table(manifest, 'pictures.csv', lambda t: t.drop(columns='site'))
+    table(manifest, 'images.csv', lambda t: t.drop(columns='site'))
     for more, labels in ({}, list(phantom.labels)), ({'oestrogen': 'er'}, ['oestrogen']):
         edit(manifest, labels={'file': 'labels.csv', 'columns': {**names, **more}})
         cohort = load_files(manifest)
@@ -549,7 +556,7 @@ def test_columns_by_other_names(phantom, manifest):
     )
     fails(
         edit(manifest, labels={'file': 'labels.csv', 'columns': {**names, 'a': 'er', 'b': 'er'}}),
-        "'er' is asked for as a and b",
+        "'er' is requested as a and b",
     )
     (manifest.parent / 'labels.csv.gz').write_bytes(gzip.compress(text.encode())[:-8] + bytes(8))
     fails(edit(manifest, labels='labels.csv.gz'), 'labels.csv.gz', 'not a readable text table')
@@ -587,29 +594,29 @@ def test_months_and_days(phantom, manifest):
     fails(manifest, 'survival.csv', "no column 'event'")
 
 
-# --- pictures ----------------------------------------------------------------------------------------------------------
+# --- images -----------------------------------------------------------------------------
 
 
-def test_pictures_of_any_size_and_kind(phantom, manifest):
-    folder, names = manifest.parent / 'pictures', list(phantom.series.index)
+def test_images_of_any_size_and_kind(phantom, manifest):
+    folder, names = manifest.parent / 'images', list(phantom.series.index)
     x = phantom.images[0]
     Image.fromarray(np.uint8(np.rint(255 * x))).save(folder / f'{names[0]}.png')
     fails(manifest, f'{names[0]}.png', '8 bits', 'below white (65535)')
-    edit(manifest, images='pictures.csv')
+    edit(manifest, images='images.csv')
     Image.fromarray(np.stack([np.uint8(np.rint(255 * x))] * 3, 2)[:, :18]).save(
         folder / f'{names[1]}.png'
     )
     np.save(folder / 'x.npy', phantom.images[2].astype('float64'))
     Image.fromarray(phantom.images[3]).save(folder / 'x.tif')
-    files = ['pictures/x.npy', 'pictures/x.tif']
-    table(manifest, 'pictures.csv', lambda t: t.assign(file=[*t.file[:2], *files, *t.file[4:]]))
+    files = ['images/x.npy', 'images/x.tif']
+    table(manifest, 'images.csv', lambda t: t.assign(file=[*t.file[:2], *files, *t.file[4:]]))
     cohort = load_files(manifest, image_size=24)
     np.testing.assert_allclose(cohort.images[[0, 2, 3]], phantom.images[[0, 2, 3]], atol=0.003)
     np.testing.assert_allclose(cohort.images[1, :, 3:21], x[:, :18], atol=0.003)
     assert cohort.images[1, :, :3].max() == cohort.images[1, :, 21:].max() == 0
     assert (
         'padded to a square'
-        in lines(cohort, source='pictures.csv', decision='changed').reason.iloc[0]
+        in lines(cohort, source='images.csv', decision='changed').reason.iloc[0]
     )
     assert load_files(manifest).images.shape[1:] == (128, 128)  # sizes differ: the paper's
 
@@ -623,37 +630,38 @@ def test_resizing_is_that_of_cohorts(phantom, manifest):
 def test_twelve_bits_in_sixteen(phantom, manifest):
     for name, x in zip(phantom.series.index, phantom.images):
         Image.fromarray(np.uint16(np.rint(4095 * x))).save(
-            manifest.parent / 'pictures' / f'{name}.png'
+            manifest.parent / 'images' / f'{name}.png'
         )
-    fails(edit(manifest, images='pictures.csv'), 'white: 4095')
-    cohort = load_files(edit(manifest, images={'file': 'pictures.csv', 'white': 4095}))
+    fails(edit(manifest, images='images.csv'), 'white: 4095')
+    cohort = load_files(edit(manifest, images={'file': 'images.csv', 'white': 4095}))
     np.testing.assert_allclose(cohort.images, phantom.images, atol=1 / 4095)
-    fails(edit(manifest, images={'file': 'pictures.csv', 'white': 900}), 'above white (900)')
+    fails(edit(manifest, images={'file': 'images.csv', 'white': 900}), 'above white (900)')
     for white in 'bright', 'nan', 'inf', 0, -1:
         fails(
-            edit(manifest, images={'file': 'pictures.csv', 'white': white}), f"white is '{white}'"
+            edit(manifest, images={'file': 'images.csv', 'white': white}),
+            f"white: must be a number above 0, got '{white}'",
         )
 
 
 @pytest.mark.parametrize(
     'what, why',
     [
-        ('gone', 'no such picture'),
-        ('text', 'not a readable picture'),
-        ('colour', 'a colour picture'),
+        ('gone', 'no such image'),
+        ('text', 'not a readable image'),
+        ('colour', 'a colour image'),
         ('clear', 'partly transparent'),
-        ('pair', '2 pictures in one file'),
+        ('pair', '2 images in one file'),
         ('nan', 'missing or infinite'),
         ('negative', 'values from 0 up'),
         ('bright', 'above white'),
         ('cube', 'shape (4, 4, 5)'),
         ('empty', 'empty'),
-        ('pickle', 'not a readable picture'),
+        ('pickle', 'not a readable image'),
     ],
 )
-def test_bad_pictures(manifest, what, why):
+def test_bad_images(manifest, what, why):
     folder, rng, gray = (
-        manifest.parent / 'pictures',
+        manifest.parent / 'images',
         np.random.default_rng(0),
         np.full((8, 8), 99, np.uint8),
     )
@@ -666,7 +674,7 @@ def test_bad_pictures(manifest, what, why):
     )
     path = folder / name
     if what == 'text':
-        path.write_text('not a picture')
+        path.write_text('not an image')
     if what == 'colour':
         Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(path)
     if what == 'clear':
@@ -683,12 +691,12 @@ def test_bad_pictures(manifest, what, why):
     )
     if what in arrays:
         np.save(path, arrays[what])
-    table(manifest, 'pictures.csv', lambda t: t.assign(file=[f'pictures/{name}', *t.file[1:]]))
-    fails(edit(manifest, images='pictures.csv'), name, why)
+    table(manifest, 'images.csv', lambda t: t.assign(file=[f'images/{name}', *t.file[1:]]))
+    fails(edit(manifest, images='images.csv'), name, why)
 
 
-def test_bad_tables_of_pictures(manifest):
-    original = (manifest.parent / 'pictures.csv').read_text()
+def test_bad_tables_of_images(manifest):
+    original = (manifest.parent / 'images.csv').read_text()
     for change, parts in [
         (lambda t: t.drop(columns='file'), ["no column 'file'"]),
         (lambda t: t.rename(columns={'file': 'flie'}), ["did you mean 'flie'?"]),
@@ -702,9 +710,9 @@ def test_bad_tables_of_pictures(manifest):
         (lambda t: t.assign(patient_id=['', *t.patient_id[1:]]), ['row 1', 'no patient_id']),
         (lambda t: t[:0], ['no rows']),
     ]:
-        (manifest.parent / 'pictures.csv').write_text(original)
-        table(manifest, 'pictures.csv', change)
-        fails(manifest, 'pictures.csv', *parts)
+        (manifest.parent / 'images.csv').write_text(original)
+        table(manifest, 'images.csv', change)
+        fails(manifest, 'images.csv', *parts)
 
 
 def test_padding():
@@ -715,8 +723,8 @@ def test_padding():
     )
 
 
-def test_pictures_without_names_or_kinds(phantom, manifest):
-    table(manifest, 'pictures.csv', lambda t: t[['patient_id', 'file']])
+def test_images_without_names_or_kinds(phantom, manifest):
+    table(manifest, 'images.csv', lambda t: t[['patient_id', 'file']])
     cohort = load_files(manifest)
     assert (
         list(cohort.series.index) == list(phantom.series.index)
@@ -725,7 +733,7 @@ def test_pictures_without_names_or_kinds(phantom, manifest):
     )
 
 
-# --- manifests ---------------------------------------------------------------------------------------------------------
+# --- manifests --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -736,9 +744,9 @@ def test_pictures_without_names_or_kinds(phantom, manifest):
         ('omics: {a: b', ['not readable as YAML']),
         ('name: x\n', ['neither omics nor features']),
         ('omics: {cnv: a.csv}\nlabel: b.csv', ["did you mean 'labels'?"]),
-        ('omics: rna.csv', ['write `omics: {expression: rna.csv}`']),
-        ('omics: {}', ['write `omics:']),
-        ('omics: {cnv: {scale: x}}', ['omics: cnv', 'no file']),
+        ('omics: rna.csv', ['write `omics: {expression: ...}`']),
+        ('omics: {}', ['`omics: {expression: rna.csv}`']),
+        ('omics: {cnv: {scale: x}}', ['omics.cnv', 'file is missing']),
         ('omics: {cnv: none.csv}', ['none.csv', 'no such file']),
         ('omics: {cnv: a.csv}\nimages: a\ndicom: b', ['keep one']),
         ('omics: {cnv: a.csv}\nomics: {cnv: b.csv}', ['line 1', "'omics' is given twice"]),
@@ -746,12 +754,71 @@ def test_pictures_without_names_or_kinds(phantom, manifest):
         ('features: published', ['give omics']),
         ('omics: {cnv: a.csv}\nsimulated: perhaps', ["'perhaps'"]),
         ('omics: {"c:n": a.csv}', ["omic 'c:n'"]),
-        ('omics: {cnv: [a, b]}', ['omics: cnv', 'expected `key: value`']),
+        ('omics: {cnv: [a, b]}', ['omics.cnv', 'expected `key: value`']),
     ],
 )
 def test_bad_manifests(tmp_path, text, parts):
     (tmp_path / 'm.yaml').write_text(text)
     fails(tmp_path / 'm.yaml', *parts)
+
+
+def test_all_errors_of_a_manifest_at_once(tmp_path):
+    (tmp_path / 'm.yaml').write_text(
+        'nmae: x\n'
+        'omics: {expression: {file: a.csv, scael: log2}, methlation: b.csv, cnv: {scale: beta}}\n'
+        'images: {file: c.csv, white: [1]}\n'
+        'dicom: {folder: mri, side: top, reduce: 3}\n'
+        'labels: {file: d.csv, columns: [[a], b], values: {yes: 2}}\n'
+        'conditions: {expresion: {}, multiomic: {n_genes: x, genes: {a: b}}}\n'
+        'simulated: [true]\n'
+    )
+    fails(
+        tmp_path / 'm.yaml',
+        "unknown key 'nmae', did you mean 'name'?",
+        "omics.expression: unknown key 'scael', did you mean 'scale'?",
+        "omic 'methlation', did you mean 'methylation'?",
+        'omics.cnv: file is missing',
+        'images: white: must be a number above 0',
+        "dicom: side: must be 'whole', 'left' or 'right', got 'top'",
+        "reduce: must be 'mean' or 'max', got '3'",
+        'labels: columns: must be a valid dictionary',
+        "values.yes: must be '0', '1' or '', got '2'",
+        "unknown key 'expresion', did you mean 'expression'?",
+        "n_genes: must be a whole number, got 'x'",
+        'simulated: must be true or false',
+        'both images and dicom; keep one',
+        longest=3000,
+    )
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        'omics: {cnv: a.csv}\nname: [x]',
+        'omics: [a, b]',
+        'omics: {cnv: {file: [a]}}',
+        'omics: {cnv: {file: ""}}',
+        'omics: {cnv: {file: a.csv, rows: columns}}',
+        'omics: {cnv: {file: a.csv, scale: log2}}',
+        'omics: {expression: {file: a.csv, scale: log}}',
+        'omics: {cnv: a.csv}\nconditions: no',
+        'omics: {cnv: a.csv}\nconditions: {multiomic: yes}',
+        'omics: {cnv: a.csv, b: c.csv}\nconditions: {multiomic: {genes: [[x]]}}',
+        'omics: {cnv: a.csv}\nconditions: {expression: {n_genes: 3}}',
+        'omics: {cnv: a.csv}\nsurvival: [a]',
+        'omics: {cnv: a.csv}\ndicom: published: x',
+        'omics: {cnv: a.csv}\nlabels:',
+        '[' * 3000,
+        'a: &x [*x]',
+        '\x00',
+    ],
+)
+def test_wrong_kinds_of_value(tmp_path, text):
+    (tmp_path / 'm.yaml').write_text(text)
+    for read in load_files, scan_manifest:
+        with pytest.raises(RadgenError) as error:
+            read(tmp_path / 'm.yaml')
+        assert '\n' not in str(error.value) and 'm.yaml' in str(error.value)
 
 
 def test_no_manifest(tmp_path):
@@ -775,10 +842,10 @@ def test_empty_and_wordy_omics(manifest):
 
 
 def test_damage_is_refused_in_one_line(manifest):
-    "Bytes lost, repeated or replaced in any file: the cohort loads, or a RadgenError of one line says why not."
+    "Bytes lost, repeated or replaced in any file: the cohort loads, or one line says why not."
     rng, files, refused = (
         random.Random(5),
-        [*sorted(manifest.parent.glob('*.*')), next((manifest.parent / 'pictures').iterdir())],
+        [*sorted(manifest.parent.glob('*.*')), next((manifest.parent / 'images').iterdir())],
         0,
     )
     for _ in range(60):
@@ -808,7 +875,7 @@ def test_dicom_folder_that_is_not_there(manifest):
 
 @pytest.fixture
 def mri(phantom, manifest, monkeypatch, tmp_path):
-    "A manifest with a folder of two patients' DICOM series in place of pictures."
+    "A manifest with a folder of two patients' DICOM series in place of images."
     from radgen.phantom.dicom import breast, plane_grid, write_series
 
     monkeypatch.setenv('RADGEN_HOME', str(tmp_path))
@@ -855,7 +922,7 @@ def test_kinds_and_phases_of_dicom_series(phantom, mri):
             prefix=f'{p}-',
             PatientID=patient,
             SeriesDescription='Sag dynamic VIBRANT',
-            headers=lambda i: dict(TemporalPositionIdentifier=p + 1, InstanceNumber=2 * i + p),
+            headers=lambda i, p=p: dict(TemporalPositionIdentifier=p + 1, InstanceNumber=2 * i + p),
         )
     cohort = load_files(mri, image_size=32)
     assert (
@@ -877,24 +944,24 @@ def test_kinds_and_phases_of_dicom_series(phantom, mri):
 
 
 def test_other_files_beside_dicom_are_dropped(mri):
-    (mri.parent / 'mri' / 'notes.txt').write_text('not a picture')
+    (mri.parent / 'mri' / 'notes.txt').write_text('not an image')
     ledger = load_files(mri, image_size=32).ledger
     assert 'notes.txt' in ' '.join(ledger.item[ledger.decision == 'dropped'])
 
 
 def test_a_folder_without_dicom(mri):
-    edit(mri, dicom='pictures')
-    fails(mri, 'pictures')
+    edit(mri, dicom='images')
+    fails(mri, 'images')
 
 
-# --- real omics with released projections, labels and survival ---------------------------------------------------------
+# --- real omics with released projections, labels and survival --------------------------
 
 
 @pytest.fixture(scope='module')
 def chr17p(published_folder):
     if not (data_dir('multiomics_chr17p') / 'tcga2012brca_chr17p_cnv.csv').exists():
         pytest.skip(
-            'the tables of chromosome arm 17p are not at hand: put multiomics_chr17p below RADGEN_DATA'
+            'tables of chromosome arm 17p are not at hand: put multiomics_chr17p below RADGEN_DATA'
         )
     return load_files(CHR17P)
 
@@ -953,15 +1020,15 @@ def test_released_features_for_own_patients(chr17p, tmp_path):
 
 def test_palette_and_printing_colours(manifest):
     gray = Image.fromarray(np.full((24, 24), 99, np.uint8))
-    gray.convert('P').save(manifest.parent / 'pictures' / 'p.png')
-    gray.convert('CMYK').save(manifest.parent / 'pictures' / 'c.tif')
+    gray.convert('P').save(manifest.parent / 'images' / 'p.png')
+    gray.convert('CMYK').save(manifest.parent / 'images' / 'c.tif')
     table(
         manifest,
-        'pictures.csv',
-        lambda t: t.assign(file=['pictures/p.png', 'pictures/c.tif', *t.file[2:]]),
+        'images.csv',
+        lambda t: t.assign(file=['images/p.png', 'images/c.tif', *t.file[2:]]),
     )
     np.testing.assert_allclose(
-        load_files(edit(manifest, images='pictures.csv')).images[:2], 99 / 255, atol=1e-6
+        load_files(edit(manifest, images='images.csv')).images[:2], 99 / 255, atol=1e-6
     )
 
 

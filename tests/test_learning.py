@@ -1,4 +1,4 @@
-"""The learning curve: test patients never train, smaller trainings are parts of larger ones, finished points stay, known answers are found."""
+"The learning curve: who trains, what stays after an interruption, and known answers."
 
 import dataclasses
 
@@ -7,19 +7,17 @@ import pandas as pd
 import pytest
 import torch
 
-from radgen.audit.tstr import tstr
+from radgen.audit.tstr import audit_tstr
 from radgen.conditions.encoder import ConditionEncoder
 from radgen.core.paths import RadgenError
 from radgen.core.results import Rows
 from radgen.evaluate.scores import auroc
 from radgen.validate import learning
-from radgen.validate.learning import (
+from radgen.validate.learning import image_rows, learning_curve, learning_point
+from radgen.validate.learning_cohort import (
     Point,
     control_images,
-    image_rows,
     learning_cohort,
-    learning_curve,
-    learning_point,
     learning_points,
     training_sets,
 )
@@ -68,7 +66,7 @@ def test_test_patients_never_train_and_trainings_are_nested(data, tmp_path, monk
     assert all(any((x == y).all() for y in many) for x in few)
 
 
-def test_links_share_everything_but_the_pictures(data):
+def test_links_share_everything_but_the_images(data):
     cut = learning_cohort(0.0, 0, **SMALL)
     assert list(cut.test) == list(data.test) and list(cut.train) == list(data.train)
     (
@@ -130,15 +128,15 @@ def test_known_answers(data):
 
 def test_use_is_learned_from_the_patients_it_says():
     wide = learning_cohort(1.0, 0, n_train=60, n_test=60, n_unpaired=60, image_size=16, n_genes=60)
-    told = np.array(wide.images)
-    told[:, :4, :4] = (
+    marked = np.array(wide.images)
+    marked[:, :4, :4] = (
         0.2 + 0.6 * (wide.labels.er[wide.series.patient_id].to_numpy() == 1)[:, None, None]
     )
-    wide = dataclasses.replace(wide, images=told)
-    plain, at = np.broadcast_to(told.mean(0), (60, 16, 16)), wide.rows(wide.test)
+    wide = dataclasses.replace(wide, images=marked)
+    plain, at = np.broadcast_to(marked.mean(0), (60, 16, 16)), wide.rows(wide.test)
 
     def used(data, n):
-        found = tstr(
+        found = audit_tstr(
             training_sets(data, dict(cpdm=plain), n),
             data.images[at],
             data.labels.er,
@@ -156,7 +154,7 @@ def test_use_is_learned_from_the_patients_it_says():
         and auroc(t.label, t.cpdm) == 0.5
         and auroc(t.label, t.omics_direct) > 0.8
     )
-    poisoned = np.array(told)
+    poisoned = np.array(marked)
     poisoned[wide.rows(wide.train[50:])] = 0  # those do not belong to the first 50
     a, b = (used(data, 50)[0] for data in (wide, dataclasses.replace(wide, images=poisoned)))
     pd.testing.assert_series_equal(a['real'], b['real'])

@@ -1,4 +1,4 @@
-"Omics tables: layouts, samples, genes, scales, bad input, and the real tables where they are at hand."
+"Omics tables: layouts, samples, genes, scales, bad input, the real tables where they are there."
 
 import gzip
 
@@ -8,16 +8,10 @@ import pytest
 
 from radgen.core.paths import RadgenError, data_dir
 from radgen.data.cohort import Ledger
-from radgen.data.omics import (
-    check_scale,
-    choose_genes,
-    linear_expression,
-    read_matrix,
-    read_omics,
-    read_text,
-    sample_fields,
-    tidy_omics,
-)
+from radgen.data.omics import read_omics, tidy_omics
+from radgen.data.samples import choose_genes, sample_fields
+from radgen.data.scales import check_scale, linear_expression
+from radgen.data.text_tables import read_matrix, read_text
 
 IDS = ['TCGA-AO-A03M-01', 'TCGA-AO-A0JI-01', 'TCGA-A7-A0DB-01']
 GENES = ['ESR1', 'GATA3', 'TP53', 'CDH1']
@@ -51,7 +45,7 @@ def fails(path, *parts, omic='expression', **options):
     one_line(error, path.name, *parts)
 
 
-# --- layouts: one table, seven spellings -------------------------------------------------------------------------------
+# --- layouts: one table, seven spellings ----------------------------------------------------------
 
 
 def spellings(t):
@@ -91,10 +85,10 @@ def spellings(t):
 )
 def test_a_table_in_any_layout(table, write, name):
     ledger = Ledger()
-    found = read_omics(write(name, spellings(table)[name]), 'expression', ledger=ledger)
+    result = read_omics(write(name, spellings(table)[name]), 'expression', ledger=ledger)
     expected = table.set_axis([i[:12] for i in IDS]).sort_index()
-    pd.testing.assert_frame_equal(found, expected.astype('float32'), check_names=False)
-    assert found.index.name == 'patient_id' and (ledger.frame().source == name).all()
+    pd.testing.assert_frame_equal(result, expected.astype('float32'), check_names=False)
+    assert result.index.name == 'patient_id' and (ledger.frame().source == name).all()
     assert (ledger.frame().decision == 'kept').sum() == 7
 
 
@@ -140,13 +134,13 @@ def test_rows_of_nothing_are_nothing(write):
 
 @pytest.mark.parametrize('word', ['', 'NA', 'NaN', 'nan', 'null', 'N/A', ' NA'])
 def test_missing_values(write, word):
-    found = read_omics(
+    result = read_omics(
         write('x.csv', f'patient_id,ESR1,GATA3\na,1,{word}\nb,2,3\n'), 'x', ledger=Ledger()
     )
-    assert found.isna().to_numpy().tolist() == [[False, True], [False, False]]
+    assert result.isna().to_numpy().tolist() == [[False, True], [False, False]]
 
 
-# --- samples and genes -------------------------------------------------------------------------------------------------
+# --- samples and genes ----------------------------------------------------------------------------
 
 
 def test_samples_of_a_patient_and_other_samples():
@@ -160,8 +154,8 @@ def test_samples_of_a_patient_and_other_samples():
         'TCGA.A7.A0DB.1',
     ]
     ledger, frame = Ledger(), pd.DataFrame({'ESR1': range(7)}, ids, dtype=float)
-    found = tidy_omics(frame, 'expression', ledger, 'rna')
-    assert found.ESR1.to_dict() == {'TCGA-A7-A0DB': 5, 'TCGA-AO-A03M': 3}
+    result = tidy_omics(frame, 'expression', ledger, 'rna')
+    assert result.ESR1.to_dict() == {'TCGA-A7-A0DB': 5, 'TCGA-AO-A03M': 3}
     lines = ledger.frame().set_index('item')
     assert lines.decision[ids].tolist() == ['dropped'] * 3 + ['kept', 'dropped', 'kept', 'dropped']
     assert (
@@ -174,11 +168,11 @@ def test_samples_of_a_patient_and_other_samples():
 def test_released_replicates_are_read_as_the_loader_of_the_release_reads_them(
     published_folder, published
 ):
-    found = read_omics(
+    result = read_omics(
         published_folder / 'TCGABRCA_15gxp.csv', 'expression', ledger=Ledger(), scale='linear'
     )
     mine = published.conditions['expression']
-    pd.testing.assert_frame_equal(found[list(mine)], mine.astype('float32'), check_names=False)
+    pd.testing.assert_frame_equal(result[list(mine)], mine.astype('float32'), check_names=False)
 
 
 @pytest.mark.parametrize(
@@ -222,16 +216,17 @@ def test_genes_given_twice_without_symbol_without_values():
 
 def test_a_patient_without_values_is_dropped():
     ledger = Ledger()
-    found = tidy_omics(
+    result = tidy_omics(
         pd.DataFrame({'A': [1, np.nan], 'B': [2, np.nan]}, ['p', 'q']), 'x', ledger, 'rna'
     )
-    assert list(found.index) == ['p'] and (
+    assert list(result.index) == ['p'] and (
         'no value' in ledger.frame().query('decision == "dropped"').reason.iloc[0]
     )
 
 
 def test_every_sample_and_gene_is_in_the_ledger(write):
-    text = 'Hugo_Symbol\tEntrez_Gene_Id\tTCGA-AO-A03M-01\tTCGA-AO-A0JI-11\nESR1\t1\t2\t3\n\t5\t2\t3\nESR1\t9\t1\tNA\n'
+    head = 'Hugo_Symbol\tEntrez_Gene_Id\tTCGA-AO-A03M-01\tTCGA-AO-A0JI-11\n'
+    text = head + 'ESR1\t1\t2\t3\n\t5\t2\t3\nESR1\t9\t1\tNA\n'
     ledger = Ledger()
     read_omics(write('cna.txt', text), 'cnv', ledger=ledger)
     lines = ledger.frame()
@@ -241,7 +236,7 @@ def test_every_sample_and_gene_is_in_the_ledger(write):
     assert 'whole numbers' in lines.reason[lines.item == 'cnv'].iloc[0]
 
 
-# --- scales ------------------------------------------------------------------------------------------------------------
+# --- scales ---------------------------------------------------------------------------------------
 
 BETA = np.array([[0.02, 0.5], [0.97, np.nan]])
 
@@ -290,7 +285,7 @@ def test_expression_becomes_linear_and_keeps_its_order():
         linear_expression(x * 10, 'log2')
 
 
-# --- malformed files ---------------------------------------------------------------------------------------------------
+# --- malformed files ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -360,7 +355,7 @@ def test_small_tables_of_words(write):
             read_text(write('a.csv', text))
 
 
-# --- real tables -------------------------------------------------------------------------------------------------------
+# --- real tables ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -375,13 +370,13 @@ def test_real_tables(name, omic, scale, missing):
     path = data_dir('multiomics_chr17p') / f'tcga2012brca_chr17p_{name}.csv'
     if not path.exists():
         pytest.skip(
-            'the tables of chromosome arm 17p are not at hand: put multiomics_chr17p below RADGEN_DATA'
+            'the tables of chromosome arm 17p are not at hand: multiomics_chr17p below RADGEN_DATA'
         )
-    found = read_omics(path, omic, ledger=Ledger(), scale=scale)
-    assert found.shape == (463, 150) and int(found.isna().sum().sum()) == missing
+    result = read_omics(path, omic, ledger=Ledger(), scale=scale)
+    assert result.shape == (463, 150) and int(result.isna().sum().sum()) == missing
     raw = pd.read_csv(path, index_col=0)
     np.testing.assert_allclose(
-        found.loc['TCGA-A1-A0SD'], raw.loc['TCGA-A1-A0SD-01', found.columns].astype('float32')
+        result.loc['TCGA-A1-A0SD'], raw.loc['TCGA-A1-A0SD-01', result.columns].astype('float32')
     )
     if omic == 'expression':
         fails(path, 'scale: centred', scale='linear')

@@ -1,7 +1,8 @@
-"DICOM files of a known volume, in every plane and coding, held to the formula they were made from; and every way a folder can be wrong."
+"DICOM files of a known volume, in every plane and coding, held to the formula behind them."
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -9,21 +10,13 @@ import pydicom
 import pytest
 
 from radgen.core.paths import RadgenError
-from radgen.data import projections
-from radgen.data.projections import (
-    file_ledger,
-    project_folder,
-    quality,
-    quality_flags,
-    read_phases,
-    read_projection,
-    read_series,
-    sagittal_projection,
-    scan_folder,
-    series_in,
-    split_sides,
-    to_sagittal,
-)
+from radgen.data import archive as archive_module
+from radgen.data.archive import project_folder, read_projection
+from radgen.data.dicom_files import TIME_TAGS, file_ledger, scan_folder
+from radgen.data.flags import quality, quality_flags
+from radgen.data.phases import series_in
+from radgen.data.projections import read_series, sagittal_projection, split_sides, to_sagittal
+from radgen.data.volumes import read_phases
 from radgen.phantom.dicom import SYNTAXES, breast, known_projection, plane_grid, write_series
 
 COARSE = dict(pixel=4.0, slice_mm=4.0)
@@ -96,7 +89,7 @@ def test_order_and_direction_do_not_matter(tmp_path):
 
 
 def test_millimetres(tmp_path):
-    "Pixels twice as high as wide give the same picture."
+    "Pixels twice as high as wide give the same projection."
     write(tmp_path / 'square', pixel=2.0)
     write(tmp_path / 'oblong', pixel=(4.0, 2.0))
     close(
@@ -191,7 +184,7 @@ def test_two_breasts(tmp_path):
         ({}, 'left'),
     ],
 )
-def test_side_is_told(tmp_path, headers, side):
+def test_side(tmp_path, headers, side):
     write(tmp_path, pixel=8.0, slice_mm=8.0, **headers)
     v = read_series(tmp_path)
     assert v.laterality == side
@@ -199,23 +192,14 @@ def test_side_is_told(tmp_path, headers, side):
         sagittal_projection(v, side=dict(left='right', right='left')[side])
 
 
-@pytest.mark.parametrize('tag', [*projections.PHASE_TAGS, None])
+@pytest.mark.parametrize('tag', [*TIME_TAGS, None])
 def test_phases(tmp_path, tag):
     kinds = dict(ContentTime=lambda p, i: f'12000{p}', TriggerTime=lambda p, i: str(90000 * p))
+    value = kinds.get(tag, lambda p, i: p + 1)
+    headers = lambda p, i: {tag: value(p, i), 'InstanceNumber': 2 * i + p} if tag else {}
     for p in range(2):
-        write(
-            tmp_path,
-            change=lambda x: x * (1 + p),
-            uid='1.2.3',
-            seed=p,
-            prefix=f'{p}-',
-            headers=lambda i: (
-                {}
-                if tag is None
-                else {tag: kinds.get(tag, lambda p, i: p + 1)(p, i)}
-                | dict(InstanceNumber=2 * i + p)
-            ),
-        )
+        options = dict(uid='1.2.3', seed=p, prefix=f'{p}-', headers=partial(headers, p))
+        write(tmp_path, change=partial(np.multiply, 1 + p), **options)
         if tag is None:  # numbered through, phase after phase
             for f in sorted(tmp_path.glob(f'{p}-*')):
                 edit(f, InstanceNumber=1000 * p + pydicom.dcmread(f).InstanceNumber)
@@ -381,11 +365,12 @@ def test_flags(tmp_path):
     good = read_series(tmp_path / 'good')
     assert quality_flags(good) == []
     write(tmp_path / 'few', slice_mm=16.0, change=lambda x: np.minimum(x, 0.4))
-    said = ' '.join(quality_flags(read_series(tmp_path / 'few')))
-    assert 'few slices: 8' in said and 'clipped' in said and '16.0 mm apart' in said
+    flags = ' '.join(quality_flags(read_series(tmp_path / 'few')))
+    for flag in 'few slices: 8', 'clipped', '16.0 mm apart':
+        assert flag in flags
     write(tmp_path / 'cut', low=(16, -30, -96))  # the box ends inside the breast
     assert any('front face' in f for f in quality_flags(read_series(tmp_path / 'cut')))
-    with pytest.raises(RadgenError, match='no limit'):
+    with pytest.raises(RadgenError, match="unknown limit 'nonsense'"):
         quality_flags(good, nonsense=1)
 
 
@@ -423,18 +408,21 @@ def test_archive(tmp_path, archive, monkeypatch, capsys):
     assert ledger.decision.value_counts().to_dict() == dict(kept=3, dropped=2, changed=1)
     assert not [p for p in out.iterdir() if p.suffix not in ('.png', '.json', '.csv')]
 
-    calls, real = [], projections._project
-    monkeypatch.setattr(
-        projections, '_project', lambda files, uid, *a: (calls.append(uid), real(files, uid, *a))[1]
-    )
+    calls, real = [], archive_module._project
+
+    def counted(files, uid, *args):
+        calls.append(uid)
+        return real(files, uid, *args)
+
+    monkeypatch.setattr(archive_module, '_project', counted)
     project_folder(archive, out, 64, progress=False)
     assert len(calls) == 1  # only the broken one is tried again
     next(out.glob('1.2.3-0.png')).unlink()
     project_folder(archive, out, 64, progress=False)
-    assert calls.count('1.2.3') == 1  # a lost picture is made again
+    assert calls.count('1.2.3') == 1  # a lost projection is made again
     calls.clear()
     project_folder(archive, out, 64, reduce='max', progress=False)
-    assert len(calls) == 4  # other settings, other pictures
+    assert len(calls) == 4  # other settings, other projections
     record = out / '1.2.3.json'
     record.write_text('{"key": ')
     calls.clear()
@@ -463,8 +451,8 @@ def test_quality_page(tmp_path):
     write(tmp_path, SeriesDescription='scout', skip=(8,))
     v = read_series(tmp_path)
     fig = quality_page(v)
-    shown = ' '.join(t.get_text() for t in fig.axes[5].texts)
-    assert 'localizer' in shown and 'gap' in shown
+    words = ' '.join(t.get_text() for t in fig.axes[5].texts)
+    assert 'localizer' in words and 'gap' in words
     fig.canvas.draw()
 
 
@@ -491,7 +479,7 @@ def test_the_command_projects_a_folder_and_draws_pages(tmp_path, capsys):
     write_series(
         breast(*grid.points()), grid, tmp_path / 'mri' / 'b', SeriesDescription='localizer'
     )
-    (tmp_path / 'mri' / 'notes.txt').write_text('no picture')
+    (tmp_path / 'mri' / 'notes.txt').write_text('no image')
     assert cli.main(['project', str(tmp_path / 'mri'), str(tmp_path / 'out'), '--size', '32']) == 0
     out = capsys.readouterr().out
     assert '2 projections of' in out and '1 flagged' in out

@@ -22,18 +22,10 @@ import pytest
 from PIL import Image
 
 from radgen.core.paths import RadgenError, data_dir, sha256
-from radgen.data.published import (
-    BASE_URL,
-    BTF,
-    GENES,
-    KIND_OF,
-    MEMBERS,
-    REGISTRY,
-    fetch,
-    load_published,
-    missing_files,
-    published_available,
-)
+from radgen.data.published import load_published
+from radgen.data.release import BASE_URL, REGISTRY, fetch, missing_files, published_available
+from radgen.data.release_features import BTF, GENES, KIND_OF
+from radgen.data.release_images import MEMBERS
 
 
 def one_line(error, *parts):
@@ -44,7 +36,7 @@ def one_line(error, *parts):
         assert part in text, f'{part!r} not in {text!r}'
 
 
-# --- facts -----------------------------------------------------------------------------------------------------------
+# --- facts ------------------------------------------------------------------------------
 
 
 def test_images(published, published_folder):
@@ -203,7 +195,7 @@ def test_loading_is_quick(published_folder):
     assert time.perf_counter() - start < 2
 
 
-# --- the ledger ------------------------------------------------------------------------------------------------------
+# --- the ledger -------------------------------------------------------------------------
 
 HEADERLESS = {'BTF_features.csv', 'TCGABRCA_HER2+ER+_subtypes.csv'}
 
@@ -255,7 +247,7 @@ def test_ledger_reasons(published):
     )
 
 
-# --- fetching --------------------------------------------------------------------------------------------------------
+# --- fetching ---------------------------------------------------------------------------
 
 
 class Server:
@@ -469,14 +461,17 @@ def child(code, **popen):
 
 
 def test_full_disk(upstream, tmp_path):
-    resource = pytest.importorskip(
-        'resource'
-    )  # a limit on the size of a file stands in for a full disk
-    code = (
-        f'import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\nfrom radgen.published import *\nfrom radgen.paths import RadgenError\n'
-        f'try: fetch({upstream.url!r}, {str(tmp_path / "cache")!r}, False, {upstream.registry!r})\nexcept RadgenError as e: print(e)'
-    )
-    out, err = child(code).communicate(timeout=60)
+    pytest.importorskip('resource')  # a limit on the size of a file stands in for a full disk
+    args = upstream.url, str(tmp_path / 'cache'), False, upstream.registry
+    code = [
+        'import resource',
+        'resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))',
+        'from radgen.core.paths import RadgenError',
+        'from radgen.data.release import fetch',
+        f'try: fetch(*{args!r})',
+        'except RadgenError as e: print(e)',
+    ]
+    out, err = child('\n'.join(code)).communicate(timeout=60)
     assert (
         'all_genes.csv: cannot be written' in out
         and 'free some space' in out
@@ -487,9 +482,8 @@ def test_full_disk(upstream, tmp_path):
 
 def test_interrupted_download(upstream, tmp_path):
     upstream.how['all_genes.csv'] = 'stall'
-    process = child(
-        f'from radgen.published import *\nfetch({upstream.url!r}, {str(tmp_path / "cache")!r}, False, {upstream.registry!r})'
-    )
+    args = upstream.url, str(tmp_path / 'cache'), False, upstream.registry
+    process = child(f'from radgen.data.release import fetch\nfetch(*{args!r})')
     try:
         assert upstream.stalled.wait(30)
         time.sleep(0.2)
@@ -502,7 +496,7 @@ def test_interrupted_download(upstream, tmp_path):
     fetch(upstream.url, tmp_path / 'cache', progress=False, registry=upstream.registry)
 
 
-# --- bad input -------------------------------------------------------------------------------------------------------
+# --- bad input --------------------------------------------------------------------------
 
 
 class Release:
@@ -570,7 +564,7 @@ def png(array, mode='RGB', **kwargs):
 
 
 def rgb16():
-    "A 16-bit RGB picture with three equal channels, which Pillow would silently cut to 8 bits."
+    "A 16-bit RGB image with three equal channels, which Pillow would silently cut to 8 bits."
     import struct
     import zlib
 
@@ -907,7 +901,7 @@ def test_contradicting_expression(release):
     one_line(e, 'allGeneExprs.csv', 'CD6 of TCGA-3C-AALI is 7')
 
 
-# --- what is merely absent is no error -------------------------------------------------------------------------------
+# --- what is merely absent is no error --------------------------------------------------
 
 
 def without(text):

@@ -1,4 +1,4 @@
-"The released recipe of Chen et al. 2024: its network, its schedule, its defects as switches."
+"The released recipe of Chen et al. 2024: its network, its schedule, its known issues as switches."
 
 import dataclasses
 
@@ -9,8 +9,9 @@ import torch
 
 from radgen.conditions.encoder import ConditionEncoder
 from radgen.core.paths import RadgenError
+from radgen.models.architecture import blocks, describe
 from radgen.models.checkpoint import load_model
-from radgen.models.cpdm import CPDM, CPDMConfig, blocks, describe
+from radgen.models.cpdm import CPDM, CPDMConfig
 from radgen.models.released import (
     FIXED_ELSEWHERE,
     FIXES,
@@ -94,13 +95,13 @@ def test_released_softmax_is_uniform_and_adds_one_constant(given):
     assert added.std((2, 3)).max() < 1e-6 < added.std(0).min()  # over positions, over patients
 
 
-def test_mended_attention_chooses(given):
-    released, mended = middle(TINY), middle(apply_fix(TINY, 'attention_keys'))
-    mended.load_state_dict(released.state_dict())  # only the tokens differ
-    weights, added = (getattr(mended, name)(*given).detach() for name in ('weights', 'added'))
+def test_fixed_attention_chooses(given):
+    released, fixed = middle(TINY), middle(apply_fix(TINY, 'attention_keys'))
+    fixed.load_state_dict(released.state_dict())  # only the tokens differ
+    weights, added = (getattr(fixed, name)(*given).detach() for name in ('weights', 'added'))
     assert weights.shape[3] == 4 and (weights - 1 / 4).abs().max() > 0.05
     assert (added.std((2, 3)) / added.std(0).mean()).mean() > 0.005
-    assert not torch.allclose(mended(*given), released(*given), atol=1e-3)
+    assert not torch.allclose(fixed(*given), released(*given), atol=1e-3)
 
 
 def test_released_queries_and_keys_get_no_gradient(given):
@@ -153,18 +154,18 @@ def test_noise_projection_is_the_patients_own():
 @pytest.mark.parametrize(
     'change, named',
     [
-        (dict(network='unet'), 'guidance, released'),
-        (dict(attention_keys='values'), 'repeated, features'),
-        (dict(beta_schedule='exact'), 'linear_released'),
-        (dict(noise_projection=1), 'must be bool'),
-        (dict(unit_range='yes'), 'must be bool'),
-        (dict(spread=0), 'must be bool'),
+        (dict(network='unet'), "'guidance' or 'released'"),
+        (dict(attention_keys='values'), "'repeated' or 'features'"),
+        (dict(beta_schedule='exact'), "'linear' or 'linear_released'"),
+        (dict(noise_projection=1), 'must be a valid boolean'),
+        (dict(unit_range='yes'), 'must be a valid boolean'),
+        (dict(low_discrepancy=0), 'must be a valid boolean'),
         (dict(center=True), 'center=False'),
         (dict(kinds=('a',)), 'no input for kinds'),
         (dict(cond_dropout=0.1), 'no input for cond_dropout'),
         (dict(augment=0.5), 'no input for augment'),
         (dict(dim=10), 'multiple of 4'),
-        (dict(width=64), 'unknown width'),
+        (dict(width=64), "unknown key 'width'"),
     ],
 )
 def test_unknown_switch_values_are_refused(change, named):
@@ -173,7 +174,7 @@ def test_unknown_switch_values_are_refused(change, named):
     assert '\n' not in str(error.value)
 
 
-def test_mending():
+def test_fixes():
     assert set(KNOWN_ISSUES) == {*FIXES, *FIXED_ELSEWHERE}
     for name, change in FIXES.items():
         changed = {
@@ -233,13 +234,13 @@ def test_it_trains_and_loads(tmp_path):
     fresh, moved = CPDM(TINY).state_dict(), again.state_dict()
     name = 'diffusion.model.mid_attn.condition_norm.running_mean'
     assert not torch.equal(fresh[name], moved[name])  # the batch norm's statistics travel too
-    pictures = [generate(m, conditions, 1, 'ddpm', 3, 2.0, seed=1) for m in (model, again)]
-    assert pictures[0].shape == (6, 1, 16, 16) and pictures[0].std() > 0
+    drawn = [generate(m, conditions, 1, 'ddpm', 3, 2.0, seed=1) for m in (model, again)]
+    assert drawn[0].shape == (6, 1, 16, 16) and drawn[0].std() > 0
     np.testing.assert_allclose(
-        *pictures, atol=1e-3
+        *drawn, atol=1e-3
     )  # two memory layouts, and 3 steps that exaggerate rounding
     np.testing.assert_allclose(
-        generate(again, conditions[2:3], 1, 'ddpm', 3, seed=1), pictures[0][2:3], atol=1e-3
+        generate(again, conditions[2:3], 1, 'ddpm', 3, seed=1), drawn[0][2:3], atol=1e-3
     )
 
 

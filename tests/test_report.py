@@ -1,4 +1,4 @@
-"""Tables, scorecard and report: views of rows, the rule, and a page that a browser opens without scrolling sideways."""
+"""Tables, scorecard, sentences and page: views of rows, rules, and HTML that fits its window."""
 
 import html
 import json
@@ -7,19 +7,35 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from radgen.core import names
-from radgen.core.names import MODEL_NAMES, TRAINED_MODELS
+from radgen.core.names import NOT_RUN, TRAINED_MODELS
 from radgen.core.paths import RadgenError
 from radgen.core.results import COLUMNS, Rows, write_rows
 from radgen.core.rows import quotable
-from radgen.report import page, scorecard, tables
-from radgen.report.checklists import INSTRUMENTS, UNANSWERED, RunFacts, checklist
-from radgen.report.scorecard import fig_scorecard
+from radgen.report import page, scorecard
+from radgen.report.checklists import ANSWERED, INSTRUMENTS, ITEMS, UNANSWERED, checklist
+from radgen.report.conclusions import carried_sentence, conclusion
+from radgen.report.control_tables import CONTROL_SECTIONS, table_controls
+from radgen.report.describe import (
+    describe_cohort,
+    describe_fidelity,
+    describe_generation,
+    describe_outcomes,
+    describe_survival,
+    describe_training,
+    sibling_sentence,
+)
+from radgen.report.display import text_table
+from radgen.report.facts import FACTS, RunFacts
+from radgen.report.figures import FIGURES, figures_for, find_figures
+from radgen.report.plots import fig_scorecard
+from radgen.report.tables import table_fidelity, table_siblings
 
 CHROMIUM = next(
     (
@@ -29,21 +45,8 @@ CHROMIUM = next(
     ),
     None,
 )
-VOID = {
-    'area',
-    'base',
-    'br',
-    'col',
-    'embed',
-    'hr',
-    'img',
-    'input',
-    'link',
-    'meta',
-    'source',
-    'track',
-    'wbr',
-}
+TEMPLATE = files('radgen.report').joinpath('template.html').read_text(encoding='utf-8')
+VOID = set('area base br col embed hr img input link meta source track wbr'.split())
 
 
 def make_rows(cohort='published', image_size=128, **text):
@@ -158,10 +161,10 @@ def rows():
 
 
 @pytest.fixture(scope='module')
-def page(rows, tmp_path_factory):
-    """A page with all tables, one picture and long unbreakable words."""
+def html_page(rows, tmp_path_factory):
+    """A page with all tables, one figure and long unbreakable words."""
     from radgen.core.style import save_figure
-    from radgen.evaluate.plots import fig_fidelity
+    from radgen.evaluate.image_plots import fig_fidelity
 
     folder = tmp_path_factory.mktemp('report')
     save_figure(fig_fidelity(rows), 'fidelity', folder, simulated=True)
@@ -173,11 +176,11 @@ def page(rows, tmp_path_factory):
     )
     made = page.tables(make_rows('phantom'), simulated=True)
     return page.render_report(
-        make_rows('phantom'), made, page.find_figures(folder), facts, folder / 'report.html'
+        make_rows('phantom'), made, find_figures(folder), facts, folder / 'report.html'
     )
 
 
-# the rule ------------------------------------------------------------------------------------------------------------------------
+# The rule
 
 NAN = math.nan
 RULE = [  # value, low, high, published, control, null, better, verdict, comparable -> conclusion
@@ -239,35 +242,66 @@ def test_every_conclusion_is_tried_and_explained():
     assert {r[-1] for r in RULE} == set(scorecard.CONCLUSIONS) <= set(page.GLOSSARY)
 
 
-# tables --------------------------------------------------------------------------------------------------------------------------
+# Tables
+
+
+def as_text(table, name):
+    "A table as it is read."
+    kind = page.kind_of(name)
+    table = kind.prepare(table)
+    return text_table(table, kind.columns(table))
 
 
 def test_tables_are_views_of_rows(rows):
     made = page.tables(rows)
     assert list(made) == list(page.TABLES)
     two = made['table2_fidelity'].set_index(['model', 'condition', 'protocol'])
-    assert two.loc[('CPDM', 'multiomic', 'patient'), 'MSE at 128 px'] == '0.0170 [0.0163, 0.0177]'
-    assert two.loc[('CPDM', 'multiomic', 'patient'), 'Inception FID'] == 'unavailable'
-    assert 'its weights are not cached' in two.loc[('CPDM', 'multiomic', 'patient'), 'note']
+    ours = two.loc[('cpdm', 'multiomic', 'patient')]
+    assert (ours.mse, ours.mse_low, ours.mse_high) == (0.017, 0.01632, 0.01768)
+    assert ours.inception_fid_verdict == 'unavailable: its weights are not cached'
+    assert np.isnan(ours.inception_fid) and 'its weights are not cached' in ours.note
     for model in TRAINED_MODELS[1:]:
-        assert (
-            two.loc[(MODEL_NAMES[model], 'expression', 'paper'), 'note'] == names.NOT_RUN
-            and two.loc[(MODEL_NAMES[model], 'expression', 'paper'), 'KID'] == 'unavailable'
-        )
+        line = two.loc[(model, 'expression', 'paper')]
+        assert line.note == NOT_RUN and line.kid_verdict == 'unavailable'
     three = made['table3_classification']
-    assert set(three[three.extractor == 'vgg16'].verdict) == {'unavailable: not yet built'}
-    assert three.query("extractor == 'radiomics' and condition == 'expression'")[
-        ['AUROC', 'AUROC, omics without an image', 'AUROC, permuted labels', 'positives']
-    ].values.tolist() == [['0.80 [0.75, 0.85]', '0.96 [0.94, 0.98]', '0.50 (0.40 to 0.60)', '60']]
+    assert set(three[three.extractor == 'vgg16'].verdict) == {NOT_RUN}
     assert made['table4_survival'].verdict.tolist() == ['not estimable: 0 events, 10 needed'] * 2
-    assert made['table1_cohort'].set_index('what').loc['patients'].tolist() == ['1,091', '28']
-    five = made['table5_single_genomics']
-    assert five.query("quantity == 'patients given a generated MRI'")[
-        ['multiomic', 'expression']
-    ].values.tolist() == [['–', '1,063']]
-    assert (rows.role.isin(['control', 'reference', 'null', 'upper_bound'])).sum() == (
-        made['table6_controls'].role != 'model'
-    ).sum()
+    assert made['table1_cohort'].set_index('what').loc['patients'].tolist() == [1091, 28]
+    five = made['table5_single_genomics'].query("metric == 'patients_generated'")
+    assert five.expression.tolist() == [1063] and five.multiomic.isna().all()
+    others = rows.role.isin(['control', 'reference', 'null', 'upper_bound'])
+    assert others.sum() == (made['table6_controls'].role != 'model').sum()
+
+
+def test_numbers_become_text_when_they_are_shown(rows):
+    made = page.tables(rows)
+    two = as_text(made['table2_fidelity'], 'table2_fidelity')
+    two = two.set_index(['model', 'condition', 'protocol'])
+    ours = two.loc[('CPDM', 'multiomic', 'patient')]
+    assert ours['MSE at 128 px'] == '0.0170 [0.0163, 0.0177]'
+    assert ours['Inception FID'] == 'unavailable'
+    three = as_text(made['table3_classification'], 'table3_classification')
+    three = three.query("extractor == 'radiomics' and condition == 'expression'").iloc[0]
+    columns = ['AUROC', 'AUROC, omics without an image', 'AUROC, permuted labels', 'positives']
+    expected = ['0.80 [0.75, 0.85]', '0.96 [0.94, 0.98]', '0.50 (0.40 to 0.60)', '60']
+    assert three[columns].tolist() == expected
+    one = as_text(made['table1_cohort'], 'table1_cohort')
+    assert one.set_index('what').loc['patients'].tolist() == ['1,091', '28']
+    five = as_text(made['table5_single_genomics'], 'table5_single_genomics')
+    five = five.query("quantity == 'patients given a generated MRI'")
+    assert five[['multiomic', 'expression']].values.tolist() == [['–', '1,063']]
+
+
+def test_written_tables_hold_numbers(rows, tmp_path):
+    paths = page.write_tables(page.tables(rows), tmp_path)
+    two = pd.read_csv(tmp_path / 'table2_fidelity.csv')
+    for column in ('mse', 'mse_low', 'mse_high', 'kid', 'n', 'n_imaged', 'image_size'):
+        assert pd.api.types.is_numeric_dtype(two[column]), column
+    seven = pd.read_csv(tmp_path / 'table7_scorecard.csv')
+    assert list(seven) == scorecard.SCORE_COLUMNS and seven.published.dtype == float
+    for path in paths:
+        cells = pd.read_csv(path, dtype=str, keep_default_na=False).to_numpy().ravel()
+        assert not [x for x in cells if re.match(r'-?[\d.,]+ [\[(]', x)], path
 
 
 def test_tables_do_not_depend_on_the_order_of_columns_and_survive_csv(tmp_path):
@@ -277,7 +311,7 @@ def test_tables_do_not_depend_on_the_order_of_columns_and_survive_csv(tmp_path):
     write_rows(rows, tmp_path / 'rows.csv')
     again = page.tables(read_rows(tmp_path / 'rows.csv'))
     for name, table in page.tables(rows[COLUMNS[::-1]]).items():
-        pd.testing.assert_frame_equal(table, again[name])
+        pd.testing.assert_frame_equal(table, again[name], check_dtype=False, rtol=1e-5)
     for path in page.write_tables(again, tmp_path / 'tables'):
         assert len(pd.read_csv(path))
 
@@ -286,11 +320,9 @@ def test_nothing_run_gives_empty_tables_and_a_page(tmp_path):
     empty = Rows().frame()
     made = page.tables(empty)
     assert all(len(t) == 0 for n, t in made.items() if n != 'table7_scorecard')
-    assert {
-        c
-        for k in ('paper', 'patient')
-        for c in made['table7_scorecard'][f'conclusion, {k} protocol']
-    } == {names.NOT_RUN}
+    seven = as_text(made['table7_scorecard'], 'table7_scorecard')
+    ends = [seven[f'conclusion, {k} protocol'] for k in ('paper', 'patient')]
+    assert set(pd.concat(ends)) == {NOT_RUN}
     text = page.render_report(
         empty, made, {}, dict(cohort='published', profile='smoke'), tmp_path
     ).read_text()
@@ -298,11 +330,9 @@ def test_nothing_run_gives_empty_tables_and_a_page(tmp_path):
 
 
 def test_legacy_fid_is_quoted_at_128_pixels_only(rows):
-    assert not [
-        c
-        for c in tables.table_fidelity(make_rows(image_size=64))
-        if 'legacy FID' in c or '128' in c
-    ]
+    small = table_fidelity(make_rows(image_size=64))
+    assert 'legacy_fid' not in small and set(small.paired_size) == {64}
+    assert not [c for c in as_text(small, 'table2_fidelity') if 'legacy FID' in c or '128' in c]
     assert set(
         scorecard.scorecard(make_rows(image_size=64)).query("metric == 'legacy_fid'").conclusion
     ) == {'unavailable'}
@@ -315,9 +345,9 @@ def test_legacy_fid_is_quoted_at_128_pixels_only(rows):
     assert set(shown['patient protocol']) == {'ratio 1.60 [1.54, 1.66]'} and set(
         shown['best trivial control']
     ) == {'ratio 2.00 (mean image)'}
-    assert set(shown['conclusion, patient protocol']) == {
-        'not comparable: computed at 64 pixels as a ratio to the mean image; here above its controls'
-    }
+    size = 'computed at 64 pixels as a ratio to the mean image'
+    expected = f'not comparable: {size}; here above its controls'
+    assert set(shown['conclusion, patient protocol']) == {expected}
     assert set(scorecard.scorecard(rows).query("metric == 'legacy_fid'").conclusion) == {
         'reproduced'
     }
@@ -331,10 +361,11 @@ def test_controls_over_many_fold_assignments_stay_in_table_6(rows):
     assert (
         scorecard.scorecard(both).control.dropna() == scorecard.scorecard(rows).control.dropna()
     ).all()
-    pd.testing.assert_frame_equal(tables.table_fidelity(both), tables.table_fidelity(rows))
-    assert tables.table_controls(both).query(
-        "section == 'Trivial controls over many fold assignments'"
-    ).detail.eq('mean of 40 fold assignments, 128 px').sum() == len(many)
+    pd.testing.assert_frame_equal(table_fidelity(both), table_fidelity(rows))
+    table = table_controls(both)
+    text = as_text(table, 'table6_controls')
+    text = text[text.section == 'Trivial controls over many fold assignments']
+    assert text.detail.eq('mean of 40 fold assignments, 128 px').sum() == len(many)
 
 
 def test_scorecard(rows):
@@ -380,7 +411,7 @@ def test_scorecard(rows):
     ].tolist() == ['–', '–']  # outcomes are judged over patients only
     assert table.loc[
         ('ER+/HER2+ subtype, AUROC', 'expression'),
-        ['best trivial control', 'upper_bound', 'null (95 %)', 'preprint', 'published'],
+        ['best trivial control', 'upper bound', 'null (95 %)', 'preprint', 'published'],
     ].tolist() == [
         '0.96 (omics, logistic)',
         '0.96 (omics, logistic)',
@@ -406,7 +437,7 @@ def test_simulated_patients_confirm_nothing():
 
 
 def two_sizes(**text):
-    "A run that draws 32 pixels and is asked at 128 as well: six models, leaked images, trainings, an audit."
+    "A run at 32 pixels, scored at 128 as well: six models, sibling images, training, an audit."
     large, out = make_rows(**text), []
     fid = large[large.metric.isin(['legacy_fid', 'mse', 'ssim', 'kid'])]
     out += [
@@ -499,21 +530,17 @@ def two_sizes(**text):
 
 def test_fidelity_is_quoted_at_the_released_size():
     rows = two_sizes()
-    two = tables.table_fidelity(rows).set_index(['model', 'condition', 'protocol'])
-    line = two.loc[('CPDM', 'multiomic', 'patient')]
-    assert (
-        line['MSE at 128 px'],
-        line['legacy FID at 128 px'],
-        line['legacy FID ÷ mean image'],
-        line.pixels,
-    ) == ('0.0170 [0.0163, 0.0177]', '1.60 [1.54, 1.66]', '1.60 [1.54, 1.66]', '32')
-    assert (
-        set(two.index.get_level_values(0)) >= {MODEL_NAMES[m] for m in TRAINED_MODELS}
-        and not two.note.str.contains('not part').any()
-    )
-    assert (
-        two.loc[('CPDM, paper preset', 'multiomic', 'patient'), 'note']
-        == 'trained 150 steps a fold, 0.83 % of the released length; width 32 of 128, 32 of 128 pixels'
+    two = table_fidelity(rows).set_index(['model', 'condition', 'protocol'])
+    line = two.loc[('cpdm', 'multiomic', 'patient')]
+    assert (line.mse, line.legacy_fid, line.legacy_fid_ratio) == (0.017, 1.6, 1.6)
+    assert (line.image_size, line.paired_size) == (32, 128)
+    text = as_text(table_fidelity(rows), 'table2_fidelity').iloc[0]
+    assert text['MSE at 128 px'] == '0.0170 [0.0163, 0.0177]' and text.pixels == '32'
+    assert set(two.index.get_level_values(0)) >= set(TRAINED_MODELS)
+    assert not two.note.str.contains('not part').any()
+    assert two.loc[('cpdm_paper', 'multiomic', 'patient'), 'note'] == (
+        'trained 150 steps per fold, 0.83 % of the released length; '
+        'width 32 of 128, 32 of 128 pixels'
     )
     score, alone = scorecard.scorecard(rows), scorecard.scorecard(make_rows())
     assert not (score.conclusion == 'not comparable').any() and set(score.metric) == set(
@@ -541,22 +568,19 @@ def test_sizes_are_told_apart_within_a_notebook():
     ).sum() == 8 and len(kept) == len(rows) + len(other) - (rows.metric == 'legacy_fid').sum()
 
 
-def test_leaked_images_stand_apart():
-    table = tables.table_siblings(two_sizes())
-    assert (
-        table.model.tolist()[:3] == ['CPDM', 'mean training image', 'nearest-condition copy']
-        and set(table.condition) == {'multiomic', 'expression'}
-        and set(table.pixels) == {'128'}
-    )
-    assert table.iloc[0][['MSE, all', 'MSE, leaked', 'MSE, unleaked']].tolist() == [
-        '0.0170 [0.0163, 0.0177]',
-        '0.0085 [0.0082, 0.0088]',
-        '0.0340 [0.0326, 0.0354]',
-    ]
-    assert table.iloc[0][['n, all', 'n, leaked', 'n, unleaked']].tolist() == ['58', '36', '22']
+def test_images_with_a_sibling_stand_apart():
+    table = table_siblings(two_sizes())
+    assert table.model.tolist()[:3] == ['cpdm', 'mean_image', 'nearest_copy']
+    assert set(table.condition) == {'multiomic', 'expression'} and set(table.image_size) == {128}
+    first = table.iloc[0]
+    assert first[['mse_all', 'mse_sibling', 'mse_no_sibling']].tolist() == [0.017, 0.0085, 0.034]
+    assert first[['n_all', 'n_sibling', 'n_no_sibling']].tolist() == [58, 36, 22]
+    text = as_text(table, 'table2_siblings').iloc[0]
+    assert text['MSE, sibling in training'] == '0.0085 [0.0082, 0.0088]'
+    assert text['MSE, no sibling'] == '0.0340 [0.0326, 0.0354]'
 
 
-def leak_rows(sibling, no_sibling, image=0.019, half=0.002):
+def sibling_rows(sibling, no_sibling, image=0.019, half=0.002):
     rows = Rows(
         cohort='published',
         condition='multiomic',
@@ -588,40 +612,44 @@ def leak_rows(sibling, no_sibling, image=0.019, half=0.002):
 
 
 @pytest.mark.parametrize(
-    'leaked,unleaked,has,lacks',
+    'sibling,no_sibling,has,lacks',
     [
-        (0.008, 0.037, 'MSE is reached only with a sibling in training', 'without one, too'),
-        (0.008, 0.012, 'MSE is reached without one, too', 'only with'),
-        (0.030, 0.040, 'MSE is not reached with one either', 'only with'),
-        (0.008, 0.037, 'mean image matches or beats the model in MSE', 'overlap: nothing'),
-        (
-            0.012,
-            0.013,
-            'overlap: nothing here shows that siblings make the difference',
-            'score better',
-        ),
+        (0.008, 0.037, 'MSE is reached only on those', 'without a sibling, too'),
+        (0.008, 0.012, 'MSE is reached without a sibling, too', 'only on those'),
+        (0.030, 0.040, 'MSE is not reached with a sibling either', 'only on those'),
+        (0.008, 0.037, 'mean image matches or beats the model in MSE', 'since the intervals'),
+        (0.012, 0.013, 'Nothing shows that siblings make the difference', 'score better'),
     ],
 )
-def test_leak_sentence_follows_the_intervals(sibling, no_sibling, has, lacks):
-    text = scorecard.sibling_sentence(leak_rows(sibling, no_sibling))
-    assert has in text and lacks not in text and '36 of 58' in text
-    assert 'published' not in scorecard.sibling_sentence(
-        leak_rows(sibling, no_sibling).assign(cohort='phantom')
-    )
+def test_sibling_sentence_follows_the_intervals(sibling, no_sibling, has, lacks):
+    rows = sibling_rows(sibling, no_sibling)
+    text = sibling_sentence(rows)
+    start = 'With image-level folds, 36 of 58 held-out images have a sibling in training.'
+    assert text.startswith(start) and has in text and lacks not in text
+    assert 'published' not in sibling_sentence(rows.assign(cohort='phantom'))
+
+
+def test_conditions_share_a_sentence():
+    one = sibling_rows(0.008, 0.037)
+    both = sibling_sentence(pd.concat([one, one.assign(condition='expression')]))
+    assert both == sibling_sentence(one)
+    other = one.assign(condition='expression', ci_high=one.ci_high + 0.001)
+    text = sibling_sentence(pd.concat([one, other]))
+    assert text.count('have a sibling in training') == 1 and 'multiomic: MSE' in text
 
 
 @pytest.mark.parametrize(
     'retrieval,auroc,begins',
     [
-        (0.62, 0.8, 'Whether the pictures carry'),
-        (0.5, 0.8, 'The outcome AUROC of generated images can be high (ER+/HER2+ subtype 0.80)'),
-        (0.5, 0.55, 'Generated images neither'),
-        (0.8, 0.8, 'The pictures carry something'),
-        (0.8, 0.55, 'The pictures carry something'),
-        (0.5, None, 'No outcome could be judged'),
+        (0.62, 0.8, 'Whether images hold anything'),
+        (0.5, 0.8, 'The outcome AUROC of generated images is above chance, and retrieval is not'),
+        (0.5, 0.55, 'Generated images are at chance both'),
+        (0.8, 0.8, 'Images hold something'),
+        (0.8, 0.55, 'Images hold something'),
+        (0.5, None, 'Retrieval is at chance, and no outcome could be judged'),
     ],
 )
-def test_link_sentence_follows_retrieval_and_scores(retrieval, auroc, begins):
+def test_carried_sentence_follows_retrieval_and_scores(retrieval, auroc, begins):
     rows = Rows(cohort='phantom_link0', condition='expression', protocol='patient', model='cpdm')
     rows.add(
         metric='retrieval',
@@ -652,44 +680,29 @@ def test_link_sentence_follows_retrieval_and_scores(retrieval, auroc, begins):
                 ci_low=v - 0.1,
                 ci_high=v + 0.1,
             )
-    few = rows.frame().assign(
-        estimator=lambda d: np.where(
-            (d.role == 'null') & (d.metric == 'retrieval'), '4 permutations', None
-        )
-    )
-    assert (
-        scorecard.carried_sentence(rows.frame()).startswith(begins)
-        and ('permuted' in scorecard.carried_sentence(few)) is False
-        and scorecard.carried_sentence(rows.frame().query("metric == 'auroc'")) == ''
-    )
+    rows = rows.frame()
+    assert carried_sentence(rows).startswith(begins)
+    made_by = np.where((rows.role == 'null') & (rows.metric == 'retrieval'), '4 permutations', None)
+    assert 'permuted' not in carried_sentence(rows.assign(estimator=made_by))
+    assert carried_sentence(rows.query("metric == 'auroc'")) == ''
 
 
 def test_table_6_comes_in_sections():
     rows = two_sizes()
-    table = tables.table_controls(rows)
-    assert (
-        table.section.ne(table.section.shift()).sum() == table.section.nunique()
-    )  # each section is one block
-    assert set(table.section) <= set(tables.CONTROL_SECTIONS) and set(
-        table[table.value == '77.000'].section
-    ) | set(table[table.value.str.startswith('77')].section) == {'Audit'}
+    table = table_controls(rows)
+    blocks = table.section.ne(table.section.shift()).sum()
+    assert blocks == table.section.nunique()  # each section is one block
+    assert set(table.section) <= set(CONTROL_SECTIONS)
+    assert set(table[table.value == 77].section) == {'Audit'}
     by = table.groupby('section').size()
     assert (by['Audit'], by['Coverage of the intervals'], by['How many patients']) == (3, 1, 1)
-    assert table[table.section == 'How many patients'].detail.tolist() == [
-        'radiomics, xgboost, 28 imaged patients'
-    ]
-    assert set(table[table.section == 'With and without a sibling in training'].source) == {
-        'CPDM',
-        'mean training image',
-        'nearest-condition copy',
-    }
-    assert (
-        rows[
-            rows.role.isin(['control', 'reference', 'null', 'upper_bound']) & rows.image_size.ne(32)
-        ].index.size
-        <= (table.role != 'model').sum()
-        <= rows.role.isin(['control', 'reference', 'null', 'upper_bound']).sum()
-    )
+    text = as_text(table, 'table6_controls').set_index('section')
+    assert text.detail['How many patients'] == 'radiomics, xgboost, 28 imaged patients'
+    sources = table[table.section == 'With and without a sibling in training'].model
+    assert set(sources) == {'cpdm', 'mean_image', 'nearest_copy'}
+    others = rows[rows.role.isin(['control', 'reference', 'null', 'upper_bound'])]
+    listed = (table.role != 'model').sum()
+    assert others.image_size.ne(32).sum() <= listed <= len(others)
 
 
 def test_scorecard_as_markdown(rows, tmp_path):
@@ -699,7 +712,7 @@ def test_scorecard_as_markdown(rows, tmp_path):
     assert (
         text == scorecard.scorecard_markdown(tmp_path / 'results.csv')
         and len(lines) == 2 + 2 * len(scorecard.PUBLISHED)
-        and len({l.count('|') for l in lines}) == 1
+        and len({line.count('|') for line in lines}) == 1
     )
     assert '| 0.82 (0.85) | – | 0.80 [0.75, 0.85] | 0.96 (omics, logistic) |' in text
 
@@ -719,19 +732,21 @@ def test_figures_are_told_apart_by_model(tmp_path):
         'fig3_loss_expression_cvae_patient_fold0',
     ):
         (tmp_path / f'{name}.svg').write_text('<svg/>')
-    figures = page.find_figures(tmp_path)
+    figures = find_figures(tmp_path)
     titles = lambda prefix: {
-        f['title'].split('. ', 1)[1]: f['more'] for f in page._figures_for(figures, prefix, False)
+        f['title'].split('. ', 1)[1]: f['more'] for f in figures_for(figures, prefix, False)
     }
     assert titles('fig2_') == {
         'Architecture of the CPDM': False,
         'Architecture of the CPDM (CPDM, paper preset)': True,
     }
-    assert titles('fig3_') == {
-        'Training and held-out loss (multi-omic condition, paper protocol)': False,
-        'Training and held-out loss (CPDM, paper preset, multi-omic condition, paper protocol)': True,
-        'Training and held-out loss (conditional VAE, expression condition, patient protocol)': True,
+    variants = {
+        'multi-omic condition, paper protocol': False,
+        'CPDM, paper preset, multi-omic condition, paper protocol': True,
+        'conditional VAE, expression condition, patient protocol': True,
     }
+    loss = 'Training and held-out loss'
+    assert titles('fig3_') == {f'{loss} ({variant})': more for variant, more in variants.items()}
     text = page.render_report(
         Rows().frame(), {}, figures, dict(cohort='published', profile='smoke'), tmp_path / 'r.html'
     ).read_text()
@@ -742,7 +757,7 @@ def test_figures_are_told_apart_by_model(tmp_path):
     )
 
 
-# checklists ----------------------------------------------------------------------------------------------------------------------
+# Checklists
 
 
 def test_checklist_answers_come_from_facts(rows):
@@ -777,42 +792,83 @@ def test_checklist_answers_come_from_facts(rows):
 
 
 def test_no_checklist_answer_is_typed():
-    "Without rows, provenance and ledger every fact is silent; every fact that an item names exists and is of use."
-    facts = RunFacts(Rows().frame())
-    named = {fact for items in INSTRUMENTS.values() for _, _, fact in items} - {None, 'answered'}
-    assert all(getattr(facts, fact)() is None for fact in named)
+    "Without rows, provenance and ledger every fact is silent; every fact that is named exists."
+    empty = RunFacts(Rows().frame())
+    named = set(ITEMS.fact) - {'', ANSWERED}
+    assert all(FACTS[fact](empty) is None for fact in named)
     ledger = pd.DataFrame(
         dict(source='a', item=['1', '2'], decision=['dropped', 'changed'], reason=['twice', 'cut'])
     )
-    full = RunFacts(
-        two_sizes(),
-        dict(
-            code='x',
-            packages=dict(pyradiomics='3'),
-            data={'a': '0'},
-            cores=2,
-            latest_run=dict(notebooks=['a'], wall_s=60.0),
-        ),
-        ledger,
+    latest = dict(notebooks=['a'], wall_s=60.0)
+    made_by = dict(packages=dict(pyradiomics='3'), data={'a': '0'}, cores=2, latest_run=latest)
+    full = RunFacts(two_sizes(), dict(code='x', **made_by), ledger)
+    silent = {f for f in named if FACTS[f](full) is None}
+    assert silent <= set(
+        'predicted_site robustness folds disjoint inside_folds internal classical dimensions '
+        'outcomes missing characteristics tests out_of_range'.split()
     )
-    assert {f for f in named if getattr(full, f)() is None} <= {
-        'confounding',
-        'robustness',
-        'folds',
-        'disjoint',
-        'inside_folds',
-        'internal',
-        'classical',
-        'dimensions',
-        'outcomes',
-        'missing',
-        'characteristics',
-        'tests',
-        'outside',
-    }
 
 
-# the page ------------------------------------------------------------------------------------------------------------------------
+# What a table or figure shows
+
+
+DESCRIBED = {
+    describe_cohort: 'metric == "count"',
+    describe_training: 'metric.str.startswith("training")',
+    describe_generation: 'metric.isin(["patients_generated", "n_out_of_range"])',
+    describe_fidelity: 'metric.isin(["mse", "kid"])',
+    describe_outcomes: 'metric == "auroc"',
+    describe_survival: 'metric == "concordance"',
+}
+
+
+@pytest.mark.parametrize('describe', DESCRIBED, ids=lambda f: f.__name__)
+def test_descriptions_rest_on_their_rows(describe):
+    from radgen.report.example import example_rows
+
+    rows = example_rows()
+    its_own = rows.query(DESCRIBED[describe])
+    assert describe(rows) == describe(its_own) != ''
+    assert describe(rows.drop(its_own.index)) == describe(rows[:0]) == ''
+    for i in its_own.index:  # any row may be missing
+        describe(its_own.drop(i))
+    for text in describe(rows).split('. '):
+        assert text[0].isupper() or text[0].isdigit()
+        assert not any(word in text for word in ('nan ', 'None', '_'))
+
+
+def test_what_is_not_estimable_is_described_so():
+    rows = make_rows()
+    text = describe_survival(rows)
+    assert 'not estimable' in text and '0 events, 10 needed' in text
+    missing = rows.assign(verdict='not estimable: 3 patients, 5 needed', value=np.nan)
+    assert 'not estimable: 3 patients, 5 needed' in describe_fidelity(missing)
+
+
+def test_a_conclusion_is_of_its_notebook():
+    rows = make_rows(source_notebook='04_fidelity')
+    assert conclusion(rows, '04_fidelity') and not conclusion(rows, '05_outcomes')
+    assert scorecard.headline(scorecard.scorecard(rows)) in conclusion(rows, '08_scorecard')
+
+
+# The page
+
+
+def test_every_word_of_the_page_is_used():
+    assert set(page.CAPTIONS['tables']) == set(page.TABLES)
+    assert all(f'id == {k!r}' in TEMPLATE for k in page.SECTIONS)
+    prefixes = set(re.findall(r"figure\('(\w+)'\)", TEMPLATE))
+    assert all(any(k.startswith(p) for p in prefixes) for k in FIGURES) and prefixes <= set(FIGURES)
+
+
+def test_files_of_the_page_are_packaged():
+    "An installed package has the files that stand beside the module."
+    root = Path(page.__file__).resolve().parent.parent.parent
+    text = (root / 'setup.py').read_text()
+    patterns = re.findall(r"'([^']+)'", re.search(r"package_data=\{'': (\[.*?\])\}", text)[1])
+    beside = [p for p in Path(page.__file__).parent.iterdir() if p.is_file() and p.suffix != '.py']
+    assert {'template.html', 'style.css', 'table.html'} <= {p.name for p in beside}
+    assert all(any(p.match(pattern) for pattern in patterns) for p in beside)
 
 
 class Checker(HTMLParser):
@@ -857,13 +913,15 @@ class Checker(HTMLParser):
             self.wrong.append(tag)
 
 
-def test_page_is_well_formed_and_self_contained(page):
-    text = page.read_text()
+def test_page_is_well_formed_and_self_contained(html_page):
+    text = html_page.read_text()
     check = Checker()
     check.feed(text)
     check.close()
     assert not check.wrong and not check.open and check.lang == 'en'
-    assert len(check.ids) == len(set(check.ids)) and {l[1:] for l in check.links} <= set(check.ids)
+    assert len(check.ids) == len(set(check.ids)) and {link[1:] for link in check.links} <= set(
+        check.ids
+    )
     assert (
         not check.loads
         and '@import' not in text
@@ -874,17 +932,17 @@ def test_page_is_well_formed_and_self_contained(page):
     assert {*page.TABLES, *page.SECTIONS} <= set(check.ids)
 
 
-def test_page_says_simulated_everywhere(page):
-    text = page.read_text()
+def test_page_says_simulated_everywhere(html_page):
+    text = html_page.read_text()
     assert '<title>SIMULATED' in text and 'class="banner"' in text
     captions = re.findall(r'<figcaption.*?</figcaption>', text, re.S)
     assert captions and all('SIMULATED' in c for c in captions)
 
 
-def test_page_shows_what_is_missing(page):
-    text = page.read_text()
+def test_page_shows_what_is_missing(html_page):
+    text = html_page.read_text()
     for words in (
-        'unavailable: not yet built',
+        NOT_RUN,
         'not estimable: 0 events, 10 needed',
         'Figure 4. Held-out patients: real beside generated: not made in this run.',
     ):
@@ -915,42 +973,43 @@ def test_everything_is_escaped(tmp_path):
         page.render_report(rows, {}, {}, dict(cohort='published'), tmp_path)
 
 
+MEASURE = """
+addEventListener('DOMContentLoaded', () => {
+  const frame = document.querySelector('iframe');
+  frame.onload = () => {
+    const page = frame.contentDocument.documentElement;
+    const boxes = [...page.querySelectorAll('.scroll')];
+    const images = [...page.querySelectorAll('img')];
+    document.title = JSON.stringify({
+      width: frame.clientWidth, page: page.scrollWidth, seen: page.clientWidth,
+      boxes: boxes.length, inner: boxes.filter(b => b.scrollWidth > b.clientWidth).length,
+      images: images.every(i => i.complete && i.naturalWidth > 0)});
+  };
+  frame.srcdoc = PAGE;
+});
+"""
+QUIET = (
+    '--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking '
+    '--disable-component-update --disable-sync --window-size=1400,900 '
+    '--virtual-time-budget=10000 --dump-dom'
+).split()
+
+
+def in_frame(text, width):
+    "A page that shows another one in a frame of this width, and measures it from outside."
+    script = MEASURE.replace('PAGE', json.dumps(text).replace('</', '<\\/'))
+    frame = f'<iframe style="border:0;width:{width}px;height:844px"></iframe>'
+    head = '<!DOCTYPE html><title>waiting</title><body style="margin:0">'
+    return f'{head}<script>{script}</script>{frame}'
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason='no Chromium or Chrome on this machine')
 @pytest.mark.parametrize('width', [390, 1280])
-def test_page_does_not_scroll_sideways(page, tmp_path, width):
-    """The page in a frame of this width, measured by the frame's parent (the page itself admits no script)."""
-    measure = """const f = document.querySelector('iframe'); f.onload = () => { const d = f.contentDocument.documentElement;
-      const boxes = [...d.querySelectorAll('.scroll')];
-      document.title = JSON.stringify({width: f.clientWidth, page: d.scrollWidth, seen: d.clientWidth, boxes: boxes.length, inner: boxes.filter(b => b.scrollWidth > b.clientWidth).length,
-        images: [...d.querySelectorAll('img')].every(i => i.complete && i.naturalWidth > 0)}) }"""
+def test_page_does_not_scroll_sideways(html_page, tmp_path, width):
+    """Measured by the frame's parent, since the page itself admits no script."""
     outer = tmp_path / 'outer.html'
-    outer.write_text(
-        f'<!DOCTYPE html><title>waiting</title><body style="margin:0"><script>addEventListener("DOMContentLoaded", () => {{ {measure}; f.srcdoc = document.querySelector("template").innerHTML }})</script>'
-        f'<iframe style="border:0;width:{width}px;height:844px"></iframe><template></template>'
-    )
-    outer.write_text(
-        outer.read_text()
-        .replace(
-            'f.srcdoc = document.querySelector("template").innerHTML',
-            'f.srcdoc = ' + json.dumps(page.read_text()).replace('</', '<\\/'),
-        )
-        .replace('<template></template>', '')
-    )
-    args = [
-        CHROMIUM,
-        '--headless',
-        '--no-sandbox',
-        '--disable-gpu',
-        '--no-first-run',
-        '--disable-background-networking',
-        '--disable-component-update',
-        '--disable-sync',
-        f'--user-data-dir={tmp_path / "profile"}',
-        '--window-size=1400,900',
-        '--virtual-time-budget=10000',
-        '--dump-dom',
-        outer.as_uri(),
-    ]
+    outer.write_text(in_frame(html_page.read_text(), width))
+    args = [CHROMIUM, *QUIET, f'--user-data-dir={tmp_path / "profile"}', outer.as_uri()]
     done = subprocess.run(args, capture_output=True, text=True, timeout=120)
     found = json.loads(html.unescape(re.search(r'<title>(.*?)</title>', done.stdout)[1]))
     assert found['width'] == width and found['page'] <= found['seen'], found
@@ -969,9 +1028,9 @@ def test_page_tells_what_was_found(tmp_path, monkeypatch):
     text = page.render_report(
         rows, made, {}, dict(cohort='published', profile='smoke'), tmp_path
     ).read_text()
-    assert html.escape(scorecard.sibling_sentence(rows)) in text.replace(
-        '&#39;', '&#x27;'
-    ) and html.escape(scorecard.carried_sentence(rows)) in text.replace('&#39;', '&#x27;')
+    assert html.escape(sibling_sentence(rows)) in text.replace('&#39;', '&#x27;') and html.escape(
+        carried_sentence(rows)
+    ) in text.replace('&#39;', '&#x27;')
     assert '<li>Retrieval: &lt;b&gt;nothing&lt;/b&gt; shows it.</li>' in text
     for name in made['table6_controls'].section.unique():
         assert f'<span>{html.escape(name)}</span>' in text

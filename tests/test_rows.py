@@ -1,6 +1,7 @@
 "Committed rows: the script that gives them the terms of version 0.2.0."
 
 import importlib.util
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -64,14 +65,19 @@ def test_renaming_twice_is_renaming_once(script):
     pd.testing.assert_frame_equal(script.rename(once), once)
 
 
-def test_the_script_changes_a_file_in_place(tmp_path):
-    path = tmp_path / 'results.csv'
-    old_rows().to_csv(path, index=False)
-    command = [sys.executable, SCRIPT, path]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+def test_the_script_changes_a_run_in_place(tmp_path):
+    run = shutil.copytree(ROOT / 'figures' / 'files' / 'quick', tmp_path / 'files' / 'quick')
+    before = pd.read_csv(run / 'results.csv', dtype=str, keep_default_na=False)
+    old = before.replace({'metric': {'radiomics_frechet': 'frd'}, 'subset': {'sibling': 'leaked'}})
+    old.to_csv(run / 'results.csv', index=False)
+    for table in run.glob('table[1-7]*.csv'):
+        table.unlink()
+    done = subprocess.run([sys.executable, SCRIPT, run], capture_output=True, text=True, check=True)
     assert 'renamed' in done.stdout
-    assert 'frd' not in set(pd.read_csv(path).metric)
-    assert '0.0311914' in path.read_text()  # digits as they were
+    after = pd.read_csv(run / 'results.csv', dtype=str, keep_default_na=False)
+    pd.testing.assert_frame_equal(after, before)  # digits as they were
+    committed = pd.read_csv(ROOT / 'figures' / 'files' / 'quick' / 'table2_siblings.csv')
+    pd.testing.assert_frame_equal(pd.read_csv(run / 'table2_siblings.csv'), committed)
 
 
 @pytest.mark.parametrize('path', COMMITTED, ids=lambda p: str(p.parent.relative_to(ROOT)))

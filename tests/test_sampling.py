@@ -1,4 +1,4 @@
-"Sampling: one image a (patient, sample, seed) whatever the batch; samplers right on a case with a known answer; stores that continue."
+"Sampling: one image per patient, sample and seed; samplers of a known case; stores continue."
 
 from types import SimpleNamespace
 
@@ -102,7 +102,7 @@ def test_generating_changes_no_state(model, patients):
         (lambda t: t.rename(columns=dict(a='z')), 'missing'),
         (lambda t: t[['a', 'b']], 'missing'),
         (lambda t: t.assign(d=1.0), 'unknown'),
-        (lambda t: pd.concat([t, t[:1]]), 'TCGA-XX-0000 has more than one row'),
+        (lambda t: pd.concat([t, t[:1]]), 'more than one row .TCGA-XX-0000'),
         (lambda t: t.mask(t.index.to_series() == 'TCGA-XX-0003', np.inf), 'TCGA-XX-0003'),
         (lambda t: t.to_numpy(), 'table'),
     ],
@@ -206,13 +206,6 @@ def test_store_continues_where_it_stopped(model, patients, tmp_path, monkeypatch
     settings = dict(n_samples=2, steps=2, shard_size=2, progress=False)
     monkeypatch.setattr(module, 'generate', failing)
     store = ImageStore(tmp_path / 'store')
-    monkeypatch.setattr(
-        module,
-        'check_settings',
-        lambda s, check=module.check_settings: (
-            dict(sampler='ddim', guidance=2.0, seed=0, kind=None) | s
-        ),
-    )
     with pytest.raises(MemoryError):
         store.write(model, patients, **settings)
     monkeypatch.undo()
@@ -265,10 +258,25 @@ def test_store_of_another_model_or_table_is_refused(model, patients, tmp_path):
         store.write(model, patients + 1, steps=1)
     with pytest.raises(RadgenError, match='n_patients'):
         store.write(model, patients[:4], steps=1)
-    with pytest.raises(RadgenError, match='unknown setting step'):
+    with pytest.raises(RadgenError, match="unknown setting 'step', did you mean 'steps'"):
         store.write(model, patients, step=1)
     store.shard(0).write_bytes(store.shard(0).read_bytes()[:200])
     with pytest.raises(RadgenError, match='shard-00000.npy: damaged'):
         store.read()
-    with pytest.raises(RadgenError, match='no images of patient NOBODY'):
+    with pytest.raises(RadgenError, match='no images of 1 patients .NOBODY'):
         store.read(['NOBODY'])
+
+
+@pytest.mark.parametrize('shard_size, start', [(256, 0), (4, 0), (4, 4)])
+def test_progress_of_a_store_counts_patients(model, patients, tmp_path, capsys, shard_size, start):
+    "Not full shards: nine patients are nine, and what was there before is counted once."
+    store = ImageStore(tmp_path / 'store')
+    store.write(model, patients, steps=1, shard_size=shard_size, progress=False)
+    for number in range(start // 4, 3):
+        store.shard(number).unlink(missing_ok=True)
+    capsys.readouterr()
+    store.write(model, patients, steps=1, shard_size=shard_size)
+    lines = capsys.readouterr().out.replace('\r', '\n').split('\n')
+    counts = [line.split()[2] for line in lines if line.startswith('generating store')]
+    assert counts[0] == f'{start}/9' and counts[-1] == '9/9'
+    assert store.complete and len(store.read()) == 9

@@ -1,4 +1,4 @@
-"""Survival: concordance against its definition, no leak, no comparison across folds, honest verdicts, and the published controls."""
+"""Survival: concordance by its definition, no leak, nothing across folds, published controls."""
 
 import numpy as np
 import pandas as pd
@@ -7,24 +7,29 @@ from sklearn.decomposition import PCA
 
 from radgen.core.paths import RadgenError
 from radgen.core.results import MIN_EVENTS, Rows
-from radgen.data.published import load_published, published_available
-from radgen.evaluate.outcomes import OmicsStep
-from radgen.evaluate.survival import (
+from radgen.data.published import load_published
+from radgen.data.release import published_available
+from radgen.evaluate.cox import (
     RiskTable,
-    concordance,
-    concordance_ipcw,
-    concordant_pairs,
     cox_oof,
     fit_cox,
-    km_logrank,
     omics_direct_risk,
     oof_concordance,
     percentile_among,
-    random_risk_spread,
+    survival_table,
+)
+from radgen.evaluate.folds import OmicsStep
+from radgen.evaluate.prognosis import (
+    km_logrank,
     survival_null,
     survival_null_rows,
     survival_rows,
-    survival_table,
+)
+from radgen.evaluate.survival import (
+    concordance,
+    concordance_ipcw,
+    concordant_pairs,
+    random_risk_spread,
 )
 
 needs_data = pytest.mark.skipif(
@@ -113,10 +118,10 @@ def test_ipcw_is_its_definition(step):
 
 
 def test_ipcw_agrees_with_torchsurv():
-    "An independent implementation, on distinct times (it takes the censoring curve at, not just before, a tied time)."
+    "An independent implementation, on distinct times: it takes the censoring curve at a tie."
     import torch
 
-    from radgen.evaluate.distances import torchmetrics_parts
+    from radgen.evaluate.inception import torchmetrics_parts
 
     torchmetrics_parts()  # also declares what the front of torchvision needs
     from torchsurv.metrics.cindex import ConcordanceIndex
@@ -271,14 +276,14 @@ def test_bad_input_is_one_line():
     for call, words in (
         (lambda: cox_oof(X, -t, e, p), 'times must be positive'),
         (lambda: cox_oof(X, t, e * 3, p), 'events must be 0, 1 or empty'),
-        (lambda: cox_oof(X, t[1:], e, p), 'give one entry a row'),
+        (lambda: cox_oof(X, t[1:], e, p), 'give one entry per row'),
         (
             lambda: cox_oof(pd.concat([X, X]), np.r_[t, t + 1], np.r_[e, e], np.r_[p, p]),
             'two different survival times',
         ),
         (
-            lambda: omics_direct_risk(X.set_axis(p), 'multiomic', t, e, ['nobody'] * 60),
-            'nobody has no such condition',
+            lambda: omics_direct_risk(X.set_axis(p), 'multiomic', t, e, ['P9999'] * 60),
+            'P9999 has no such condition',
         ),
     ):
         with pytest.raises(RadgenError, match=words) as err:
@@ -307,7 +312,7 @@ def published():
 
 @needs_data
 def test_published_ridge_cox(published):
-    "15 genes, ridge Cox: pooled over folds near 0.58 for all TCGA; on the few deaths of the subtype patients anything near 0.7 passes."
+    "15 genes, ridge Cox: near 0.58 for all TCGA, near 0.7 on the few deaths of the subtypes."
     genes, survival, subtype = published
     assert len(survival) == 1076 and survival.event.sum() == 151
     values = [
@@ -326,14 +331,14 @@ def test_published_ridge_cox(published):
         for s in range(3)
     ]
     assert np.mean(values) == pytest.approx(0.581, abs=0.02)
-    few = survival[survival.index.isin(subtype)]
-    assert len(few) == 119 and few.event.sum() == 16
+    cohort = survival[survival.index.isin(subtype)]
+    assert len(cohort) == 119 and cohort.event.sum() == 16
     scores = [
         cox_oof(
-            genes.loc[few.index],
-            few.time_days,
-            few.event,
-            few.index,
+            genes.loc[cohort.index],
+            cohort.time_days,
+            cohort.event,
+            cohort.index,
             seed=s,
             penalizers=(0.1,),
             encode=OmicsStep('expression'),
@@ -349,10 +354,10 @@ def test_published_ridge_cox(published):
 
 @needs_data
 def test_published_random_scores(published):
-    "One 80/20 split of the subtype patients: random scores reach what was published about once in 25 splits."
+    "One 80/20 split: random scores reach what was published about once in 25 splits."
     _, survival, subtype = published
-    few = survival[survival.index.isin(subtype)]
-    spread = random_risk_spread(few.time_days, few.event, n_splits=3000)
+    cohort = survival[survival.index.isin(subtype)]
+    spread = random_risk_spread(cohort.time_days, cohort.event, n_splits=3000)
     low, high = np.quantile(spread, [0.05, 0.95])
     assert low == pytest.approx(0.14, abs=0.03) and high == pytest.approx(0.86, abs=0.03)
     assert np.mean(spread >= 0.88) == pytest.approx(0.04, abs=0.015)

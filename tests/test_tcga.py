@@ -15,24 +15,18 @@ import pytest
 
 from radgen.conditions.encoder import ConditionEncoder
 from radgen.core.paths import RadgenError, sha256
-from radgen.data import commons, tcga
+from radgen.data import commons_download, tcga
 from radgen.data.cohort import Ledger
-from radgen.data.tcga import (
+from radgen.data.methylation import methylation_by_gene, probe_genes
+from radgen.data.tcga import fetch_tcga, load_tcga, plan_tcga
+from radgen.data.tcga_omics import check_patients, most_variable, tcga_conditions
+from radgen.data.tcga_outcomes import (
     RECEPTORS,
-    XENA,
-    check_patients,
-    fetch_tcga,
-    fetch_xena,
-    load_tcga,
-    methylation_by_gene,
-    most_variable,
-    plan_tcga,
-    probe_genes,
     read_receptors,
     read_tcga_mutations,
     read_tcga_survival,
-    tcga_conditions,
 )
+from radgen.data.xena import XENA, fetch_xena, xena_address
 
 
 def one_line(error, *parts):
@@ -43,7 +37,7 @@ def one_line(error, *parts):
         assert part in text, f'{part!r} not in {text!r}'
 
 
-# --- a miniature of the hub ------------------------------------------------------------------------------------------
+# --- a miniature of the hub -------------------------------------------------------------
 
 PATIENTS = [f'TCGA-{s}-{i:04d}' for i, s in enumerate(['AO', 'E2', 'AR', 'BH'] * 6)]
 SAMPLES = [f'{p}-01' for p in PATIENTS] + [f'{PATIENTS[0]}-11', f'{PATIENTS[1]}-06']
@@ -180,14 +174,12 @@ def load(hub, tmp_path, **options):
     )
 
 
-# --- fetching --------------------------------------------------------------------------------------------------------
+# --- fetching ---------------------------------------------------------------------------
 
 
 def test_addresses_are_those_of_the_hub():
-    assert (
-        tcga.quote(XENA.path['expression'], safe='') == 'TCGA.BRCA.sampleMap%2FHiSeqV2.gz'
-        and XENA.path['survival'] == 'survival/BRCA_survival.txt'
-    )
+    assert xena_address('expression').endswith('/TCGA.BRCA.sampleMap%2FHiSeqV2.gz')
+    assert XENA.path['survival'] == 'survival/BRCA_survival.txt'
     assert XENA.index.is_unique and XENA.path.map(lambda p: Path(p).name).is_unique
 
 
@@ -220,7 +212,7 @@ def test_the_hub_sends_something_else_later(hub, tmp_path):
     (hub.root / XENA.path['survival']).write_text('new')
     with pytest.raises(RadgenError) as e:
         fetch_xena('survival', tmp_path, hub.url, progress=False)
-    one_line(e, 'now sends another file', 'checksums.csv')
+    one_line(e, 'sent other content', 'checksums.csv')
     assert not path.exists()
 
 
@@ -277,7 +269,7 @@ def test_no_network_and_not_found(hub, tmp_path):
 
 def test_the_disk_is_looked_at_before(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        commons.shutil, 'disk_usage', lambda path: shutil._ntuple_diskusage(100, 90, 10)
+        commons_download.shutil, 'disk_usage', lambda path: shutil._ntuple_diskusage(100, 90, 10)
     )
     with pytest.raises(RadgenError) as e:
         fetch_xena('methylation', tmp_path, hub.url, progress=False)
@@ -346,11 +338,9 @@ ONE_SERIES = pd.DataFrame(
 
 @pytest.mark.parametrize('had', [True, False])
 def test_the_plan_names_the_release_that_the_rule_needs(hub, tmp_path, monkeypatch, had):
-    from radgen.data import published
-
     monkeypatch.setenv('RADGEN_DATA', str(tmp_path / 'data'))
-    monkeypatch.setattr(published, 'REGISTRY', {'SideViewBTF.csv': 'x', 'other.csv': 'y'})
-    monkeypatch.setattr(published, 'published_available', lambda: had)
+    monkeypatch.setattr(tcga, 'REGISTRY', {'SideViewBTF.csv': 'x', 'other.csv': 'y'})
+    monkeypatch.setattr(tcga, 'published_available', lambda: had)
 
     def choose(series, rule):  # stands for the real choice, which fetches the release
         (tmp_path / 'data' / 'published').mkdir(parents=True)
@@ -371,7 +361,7 @@ def test_the_plan_names_the_release_that_the_rule_needs(hub, tmp_path, monkeypat
     )
 
 
-# --- methylation -----------------------------------------------------------------------------------------------------
+# --- methylation ------------------------------------------------------------------------
 
 
 def by_hand(hub):
@@ -465,7 +455,7 @@ def test_truncated_methylation(hub, tmp_path):
     one_line(e, 'damaged', 'fetch it again')
 
 
-# --- labels, survival ------------------------------------------------------------------------------------------------
+# --- labels, survival -------------------------------------------------------------------
 
 
 def test_receptors(hub):
@@ -515,7 +505,7 @@ def test_survival_and_mutations(hub):
     ]
     table = read_tcga_mutations(hub.root / XENA.path['mutations'], ledger, ('TP53', 'NOTAGENE'))
     assert list(table) == ['TP53'] and len(table) == 15
-    lines = ledger.frame()[lambda l: l.source == 'BRCA_mc3_gene_level.txt.gz']
+    lines = ledger.frame()[lambda t: t.source == 'BRCA_mc3_gene_level.txt.gz']
     assert sorted(lines['item']) == sorted([*GENES, 'NOTAGENE', *SAMPLES[:15]])
 
 
@@ -532,7 +522,7 @@ def test_bad_tables(hub):
     one_line(e, 'TP53', 'TCGA-AO-0000-01', 'neither 0 nor 1')
 
 
-# --- conditions ------------------------------------------------------------------------------------------------------
+# --- conditions -------------------------------------------------------------------------
 
 
 def test_most_variable_genes():
@@ -564,7 +554,7 @@ def test_expression_is_given_linear_and_the_encoder_gets_the_log_back(hub, tmp_p
     )
 
 
-# --- the cohort ------------------------------------------------------------------------------------------------------
+# --- the cohort -------------------------------------------------------------------------
 
 
 def test_cohort_of_the_miniature(hub, tmp_path):
@@ -689,7 +679,7 @@ def test_signature_genes_absent(hub, tmp_path):
     one_line(e, 'none of the signature genes')
 
 
-# --- with images -----------------------------------------------------------------------------------------------------
+# --- with images ------------------------------------------------------------------------
 
 
 class Bucket(http.server.SimpleHTTPRequestHandler):
@@ -723,7 +713,7 @@ class Bucket(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope='module')
 def archive(tmp_path_factory):
-    "Five series in a bucket: two good, one of two phases, one without positions, one withdrawn; and how `mr_series` would list them."
+    "Five series of a bucket: two good, one of two phases, one without positions, one withdrawn."
     from radgen.phantom.dicom import breast, plane_grid, write_series
 
     root, rows = tmp_path_factory.mktemp('bucket'), []

@@ -1,10 +1,12 @@
-"Training: killed and continued to the same bits, mismatches refused by name, finished runs left alone."
+"Training: continued to the same bits, mismatches refused by name, finished runs left alone."
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,10 +15,14 @@ import torch
 
 from radgen.core.paths import RadgenError
 from radgen.core.seeds import batch_at, fork_rng
-from radgen.models.checkpoint import load_facts, load_model
+from radgen.models.checkpoint import load_model
 from radgen.models.cpdm import CPDM, CPDMConfig
+from radgen.models.cvae import CVAE
 from radgen.models.device import resolve_precision
-from radgen.models.trainer import fit, wsd_rate
+from radgen.models.registry import CLASSES, register
+from radgen.models.tensor_files import load_facts, load_tensors, save_tensors
+from radgen.models.trainer import fit
+from radgen.models.training_step import wsd_rate
 
 torch.set_num_threads(1)
 CONFIG = CPDMConfig.radgen(2, 8, dim=8, dim_mults=(1, 2), attention='none', kinds=('a', 'b'))
@@ -223,14 +229,12 @@ def test_encoder_is_fitted_once_a_patient(tmp_path):
 
 def test_random_state_of_the_caller_is_untouched(tmp_path):
     torch.manual_seed(3)
-    np.random.seed(3)
-    before, before_numpy = torch.get_rng_state(), np.random.get_state()[1].copy()
+    np.random.seed(3)  # noqa: NPY002 - the global state is what must not change
+    state = lambda: np.random.get_state()[1].tolist()  # noqa: NPY002
+    before, before_numpy = torch.get_rng_state(), state()
     x, c, k = data()
     fit(CPDM(CONFIG), x, c, tmp_path, kinds=k, held_out=(x[:2], c[:2], k[:2]), **SETTINGS)
-    assert (
-        torch.equal(before, torch.get_rng_state())
-        and (before_numpy == np.random.get_state()[1]).all()
-    )
+    assert torch.equal(before, torch.get_rng_state()) and before_numpy == state()
 
 
 def test_held_out_images_do_not_train(tmp_path):
@@ -303,7 +307,7 @@ def chosen_on(n=4, **changes):
 
 
 def test_the_length_is_chosen_on_patients_set_aside(tmp_path):
-    "The kept weights are those of the lowest validation loss, and training ends when patience does."
+    "The kept weights have the lowest validation loss, and training ends when patience does."
     model = train(tmp_path, **chosen_on())
     curve = pd.read_csv(tmp_path / 'loss.csv').dropna(subset='validation_loss')
     best = int(curve.step[curve.validation_loss.idxmin()])
@@ -348,3 +352,132 @@ def test_validation_is_part_of_the_identity(tmp_path):
     train(tmp_path, **chosen_on())
     with pytest.raises(RadgenError, match='validation'):
         train(tmp_path, **chosen_on(n=6))
+
+
+EDITS = """
+import radgen, torch
+from pathlib import Path
+from radgen.models.cpdm import CPDM, CPDMConfig
+from radgen.models.trainer import identity_of
+from radgen.models.training_data import make_data
+from radgen.models.training_step import TrainingSettings
+
+model = CPDM(CPDMConfig.radgen(2, 8, dim=8, dim_mults=(1, 2)))
+data = make_data(model.config, None, (torch.zeros(2, 8, 8), torch.zeros(2, 2)))
+code = lambda: identity_of(model, TrainingSettings(), data, ({}, None))['code']
+folder = Path(radgen.__file__).parent
+first = code()
+
+
+def edited(module, old, new):
+    path = folder / 'models' / f'{module}.py'
+    text = path.read_text(encoding='utf-8')
+    assert old in text, (module, old)
+    path.write_text(text.replace(old, new, 1), encoding='utf-8')
+    changed = code() != first
+    path.write_text(text, encoding='utf-8')
+    return changed
+
+
+print(
+    edited('released_unet', 'heads=4', 'heads=2'),  # deep in the network, imported by cpdm
+    edited('training_step', '0.99', '0.98'),
+    edited('released_unet', 'heads=4,', 'heads=4 ,'),  # layout
+    edited('released_unet', 'class Rel', '# a comment\\nclass Rel'),
+    edited('released_unet', '"A convolution', '"Some convolution'),  # a docstring
+    edited('cgan', 'gamma: float = 1.0', 'gamma: float = 2.0'),  # another model
+    code() != first,
+)
+"""
+
+
+def test_an_edit_deep_in_the_network_is_another_training(tmp_path):
+    "The fingerprint of a checkpoint covers what its model imports, without comments and layout."
+    import radgen
+
+    shutil.copytree(Path(radgen.__file__).parent, tmp_path / 'radgen')
+    environment = os.environ | dict(PYTHONPATH=str(tmp_path), OMP_NUM_THREADS='1')
+    command = [sys.executable, '-c', EDITS]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.stdout.split() == 'True True False False False False False'.split(), done.stderr
+
+
+HEAVY = (
+    'SimpleITK lifelines matplotlib radiomics seaborn shap sklearn torchmetrics torchvision xgboost'
+)
+
+
+def test_training_and_sampling_import_no_evaluation_library():
+    modules = 'radgen.models.trainer radgen.models.sampling radgen.models.checkpoint'.split()
+    source = f'import sys, {", ".join(modules)}; print(*sys.modules)'
+    done = subprocess.run([sys.executable, '-c', source], capture_output=True, text=True)
+    loaded = {name.split('.')[0] for name in done.stdout.split()}
+    assert 'torch' in loaded, done.stderr
+    assert not loaded & set(HEAVY.split())
+
+
+@pytest.fixture
+def own_class():
+    class Own(CPDM):
+        registry_name, config_class = 'own', CPDMConfig
+
+    yield Own
+    CLASSES.pop('own', None)
+
+
+def fit_own(cls, out):
+    x, c, k = data()
+    return fit(cls(CONFIG), x, c, out, kinds=k, **SETTINGS | dict(steps=1))
+
+
+def test_a_class_of_your_own_is_loaded_once_registered(tmp_path, own_class):
+    trained = fit_own(own_class, tmp_path)
+    with pytest.raises(RadgenError, match="unknown model class 'own'.*registry.register"):
+        load_model(tmp_path)
+    register(own_class)
+    again = load_model(tmp_path)
+    assert type(again) is own_class and same(again, trained)
+
+
+def test_a_subclass_does_not_pass_for_its_parent(tmp_path):
+    class Nameless(CPDM):
+        pass
+
+    trained = fit_own(Nameless, tmp_path)
+    assert same(trained, fit_own(Nameless, tmp_path))  # its folder is known to the trainer
+    with pytest.raises(RadgenError, match='no registry name'):
+        load_model(tmp_path)
+    with pytest.raises(RadgenError, match='state registry_name'):
+        register(Nameless)
+    taken = type('Taken', (CPDM,), dict(registry_name='cvae', config_class=CPDMConfig))
+    with pytest.raises(RadgenError, match="'cvae' belongs to CVAE"):
+        register(taken)
+    assert CLASSES['cvae'] is CVAE
+
+
+@pytest.mark.parametrize('name', ['os:system', 'radgen.models.cpdm:CPDM', 'cpmd', ['cpdm']])
+def test_nothing_that_a_checkpoint_names_is_imported(tmp_path, name):
+    train(tmp_path, steps=1)
+    path = tmp_path / 'model.safetensors'
+    tensors, facts = load_tensors(path)
+    assert facts['class'] == 'cpdm' and 'config_class' not in facts
+    save_tensors(path, tensors, facts | {'class': name})
+    with pytest.raises(RadgenError, match='model.safetensors: unknown model class') as error:
+        load_model(tmp_path)
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    'settings, named',
+    [
+        (dict(step=3), "unknown key 'step', did you mean 'steps'"),
+        (dict(lr='1', steps=0), 'steps: .*lr: '),
+        (dict(schedule='cosine'), "'trapezoid' or 'constant'"),
+        (dict(on_mismatch='replace'), 'on_mismatch'),
+        (dict(checkpoint_every=0), 'checkpoint_every'),
+    ],
+)
+def test_settings_are_refused_by_name(tmp_path, settings, named):
+    with pytest.raises(RadgenError, match=named) as error:
+        train(tmp_path, **settings)
+    assert '\n' not in str(error.value)

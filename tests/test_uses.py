@@ -180,7 +180,7 @@ def test_what_is_only_asked_for(project):
 
 def test_patients_of_ones_own(project, tmp_path):
     "A manifest makes a study: it depends on its files and keeps its folder."
-    from radgen.data.files import write_files
+    from radgen.data.writing import write_files
     from radgen.phantom.cohort import make_phantom
 
     manifest = write_files(

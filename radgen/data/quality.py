@@ -5,141 +5,130 @@
 # %% auto #0
 __all__ = ['quality_page', 'write_pages']
 
-# %% ../../nbs/02_data/12_quality.ipynb #71e73059
+# %% ../../nbs/02_data/12_quality.ipynb #da3ed0d2
 import textwrap
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
-from ..core.paths import RadgenError, atomic
+from ..core.checks import require
+from ..core.paths import atomic
 from ..core.style import GREY, PALETTE, empty_panel, new_figure
-from radgen.data.projections import (
-    Volume,
-    quality,
-    quality_flags,
-    read_phases,
-    read_projection,
-    sagittal_projection,
-    scan_folder,
-    to_sagittal,
-)
+from .archive import read_projection
+from .dicom_files import scan_folder
+from .flags import quality, quality_flags
+from .projections import sagittal_projection, to_sagittal
+from .volumes import Volume, read_phases
 
-# %% ../../nbs/02_data/12_quality.ipynb #6cc3161c
-def _middle(tissue, axis):  # the slice that halves the tissue
+# %% ../../nbs/02_data/12_quality.ipynb #d852340e
+def _middle(tissue, axis):
+    "The slice that halves the tissue."
     profile = tissue.sum(tuple(a for a in range(3) if a != axis)).cumsum()
     return int(np.searchsorted(profile, profile[-1] / 2)) if profile[-1] else len(profile) // 2
 
 
+def _draw_planes(axes, v, threshold, acquired):
+    "Three planes through the middle of the tissue, true to scale."
+    i, j, k = (_middle(v.array > threshold, axis) for axis in range(3))
+    sx, sz, sy = v.spacing
+    cuts = {
+        'sagittal': (v.array[i], sz / sy),
+        'axial': (v.array[:, j].T, sy / sx),
+        'coronal': (v.array[:, :, k].T, sz / sx),
+    }
+    low, high = np.percentile(v.array, [0.5, 99.8])
+    grey = dict(cmap='gray', vmin=low, vmax=max(high, low + 1e-9), interpolation='nearest')
+    for ax, (name, (cut, aspect)) in zip(axes, cuts.items()):
+        ax.imshow(cut, aspect=aspect, **grey)
+        title = f'{name} (as acquired)' if name == acquired else name
+        ax.set(title=title, xticks=[], yticks=[])
+        across = 'front to back' if name == 'sagittal' else 'patient right to left'
+        ax.set_xlabel(across, color=GREY)
+
+# %% ../../nbs/02_data/12_quality.ipynb #8f9a8169
+def _draw_intensities(ax, array, q):
+    if q['constant']:
+        empty_panel(ax, 'every voxel has the same value')
+        return
+    ax.hist(array.ravel(), 100, color=PALETTE['model'], log=True)
+    ax.axvline(q['threshold'], color=PALETTE['control'], ls='--')
+    ax.set(title='intensities', xlabel='value', ylabel='voxels')
+
+
+def _facts_of(volume, q):
+    "Lines about a volume."
+    return [
+        volume.description or 'no description',
+        f'{volume.plane}, {volume.laterality or "side unknown"}',
+        f'{q["n_slices"]} slices every {q["slice_mm"]:.1f} mm',
+        f'{q["width_mm"]:.0f} x {q["depth_mm"]:.0f} x {q["height_mm"]:.0f} mm '
+        '(left-right, front-back, up-down)',
+    ]
+
+
+def _draw_words(ax, flags, facts):
+    ax.axis('off')
+    ax.set_title('flags' if flags else 'no flag')
+    item = dict(initial_indent='- ', subsequent_indent='   ')
+    flags = '\n'.join(w for f in flags for w in textwrap.wrap(f, 40, **item))
+    facts = '\n'.join(w for f in facts for w in textwrap.wrap(f, 42))
+    place = dict(transform=ax.transAxes)
+    ax.text(0, 0.98, flags, va='top', fontsize=7, color=PALETTE['control'], **place)
+    ax.text(0, 0, facts, va='bottom', fontsize=6.5, color=GREY, **place)
+
+# %% ../../nbs/02_data/12_quality.ipynb #f2b9b9d8
 def quality_page(
     volume: Volume,
-    projection: np.ndarray = None,  # [size, size] in [0, 1]; by default the mean of the whole volume
+    projection: np.ndarray | None = None,  # [size, size] in [0, 1]; by default the mean
     **limits,  # as for `quality_flags`
-):  # matplotlib figure
+) -> Figure:
     "Three planes, the projection, the intensities, the flags."
     q, v = quality(volume), to_sagittal(volume)
     flags = quality_flags(volume, q, **limits)
     projection = sagittal_projection(volume) if projection is None else projection
-    i, j, k = (_middle(v.array > q['threshold'], axis) for axis in range(3))
     fig, axes = new_figure(4.6, 2, 3)
-    low, high = np.percentile(v.array, [0.5, 99.8])
-    sx, sz, sy = v.spacing
-    planes = [
-        ('sagittal', v.array[i], sz / sy),
-        ('axial', v.array[:, j].T, sy / sx),
-        ('coronal', v.array[:, :, k].T, sz / sx),
-    ]
-    for ax, (name, picture, aspect) in zip(axes[0], planes):
-        ax.imshow(
-            picture,
-            cmap='gray',
-            vmin=low,
-            vmax=max(high, low + 1e-9),
-            aspect=aspect,
-            interpolation='nearest',
-        )
-        ax.set(
-            title=name + (' (as acquired)' if name == volume.plane.split()[-1] else ''),
-            xticks=[],
-            yticks=[],
-        )
-        ax.set_xlabel(
-            'front to back' if name == 'sagittal' else 'patient right to left', color=GREY
-        )
-    ax, hist, words = axes[1]
-    ax.imshow(projection, cmap='gray', vmin=0, vmax=1)
-    ax.set(title='projection', xticks=[], yticks=[])
-    if q['constant']:
-        empty_panel(hist, 'every voxel has the same value')
-    else:
-        hist.hist(volume.array.ravel(), 100, color=PALETTE['model'], log=True)
-        hist.axvline(q['threshold'], color=PALETTE['control'], ls='--')
-        hist.set(title='intensities', xlabel='value', ylabel='voxels')
-    words.axis('off')
-    words.set_title('flags' if flags else 'no flag')
-    facts = [
-        f'{volume.description or "no description"}',
-        f'{volume.plane}, {volume.laterality or "side unknown"}',
-        f'{q["n_slices"]} slices every {q["slice_mm"]:.1f} mm',
-        f'{q["width_mm"]:.0f} x {q["depth_mm"]:.0f} x {q["height_mm"]:.0f} mm (left-right, front-back, up-down)',
-    ]
-    lines = [
-        w for f in flags for w in textwrap.wrap(f, 40, initial_indent='- ', subsequent_indent='   ')
-    ]
-    words.text(
-        0,
-        0.98,
-        '\n'.join(lines),
-        va='top',
-        fontsize=7,
-        color=PALETTE['control'],
-        transform=words.transAxes,
-    )
-    words.text(
-        0,
-        0,
-        '\n'.join(w for f in facts for w in textwrap.wrap(f, 42)),
-        va='bottom',
-        fontsize=6.5,
-        color=GREY,
-        transform=words.transAxes,
-    )
+    _draw_planes(axes[0], v, q['threshold'], volume.plane.split()[-1])
+    image, intensities, words = axes[1]
+    image.imshow(projection, cmap='gray', vmin=0, vmax=1)
+    image.set(title='projection', xticks=[], yticks=[])
+    _draw_intensities(intensities, volume.array, q)
+    _draw_words(words, flags, _facts_of(volume, q))
     return fig
 
-# %% ../../nbs/02_data/12_quality.ipynb #13c701ad
+# %% ../../nbs/02_data/12_quality.ipynb #f5aa373b
+def _is_current(page, projection):
+    return page.exists() and page.stat().st_mtime >= projection.stat().st_mtime
+
+
+def _write_page(page, volume, projection):
+    import matplotlib.pyplot as plt
+
+    fig = quality_page(volume, projection)
+    with atomic(page) as tmp:
+        fig.savefig(tmp, dpi=110)
+    plt.close(fig)
+
+
 def write_pages(
     folder: str | Path,  # a tree of DICOM files
-    out: str | Path,  # what `project_folder` wrote of it; the pages go to its folder pages/
+    out: str | Path,  # from `project_folder`; the pages go to its folder pages/
     progress: bool = True,
 ) -> list[Path]:  # a PNG file for each projection
     "A quality page beside every projection of a folder."
-    import matplotlib.pyplot as plt
     from tqdm import tqdm
 
-    folder, out, files = Path(folder), Path(out), None
-    if not (out / 'series.csv').exists():
-        raise RadgenError(f'{out}: no series.csv; project the folder first')
+    folder, out = Path(folder), Path(out)
+    require((out / 'series.csv').exists(), f'{out}: no series.csv; project the folder first')
     table = pd.read_csv(out / 'series.csv', dtype={'phase': int})
-    pages = {r.Index: out / 'pages' / f'{Path(r.file).stem}.png' for r in table.itertuples()}
-    todo = table[
-        np.array(
-            [
-                not (pages[i].exists() and pages[i].stat().st_mtime >= (out / f).stat().st_mtime)
-                for i, f in table.file.items()
-            ],
-            bool,
-        )
-    ]
-    if len(todo):
-        files = scan_folder(folder, progress)
-    for uid in tqdm(
-        todo.series_uid.unique(), desc='quality pages', unit='series', disable=not progress
-    ):
-        part = todo[todo.series_uid == uid]
+    pages = [out / 'pages' / f'{Path(file).stem}.png' for file in table.file]
+    current = [_is_current(page, out / file) for page, file in zip(pages, table.file)]
+    todo = table.assign(page=pages)[~np.array(current, bool)]
+    files = scan_folder(folder, progress) if len(todo) else None
+    bar = dict(desc='quality pages', unit='series', disable=not progress)
+    for uid, part in tqdm(todo.groupby('series_uid', sort=False), **bar):
         phases = {v.phase: v for v in read_phases(files[files.uid == uid], uid)}
         for r in part.itertuples():
-            fig = quality_page(phases[r.phase], read_projection(out / r.file))
-            with atomic(pages[r.Index]) as tmp:
-                fig.savefig(tmp, dpi=110)
-            plt.close(fig)
-    return list(pages.values())
+            _write_page(r.page, phases[r.phase], read_projection(out / r.file))
+    return pages

@@ -6,45 +6,45 @@
 __all__ = ['PROTOCOLS', 'image_folds', 'patient_folds', 'folds_for', 'sibling_in_train', 'validation_patients', 'own_fold',
            'another_of_its_fold', 'table_folds', 'permute_within']
 
-# %% ../../nbs/02_data/02_splits.ipynb #8e0d8529
+# %% ../../nbs/02_data/02_splits.ipynb #3586015d
 import numpy as np
 import pandas as pd
 
+from ..core.checks import require, unknown_name
 from ..core.paths import RadgenError
 
-# %% ../../nbs/02_data/02_splits.ipynb #5ef08726
+# %% ../../nbs/02_data/02_splits.ipynb #0ebd574f
 PROTOCOLS = ('paper', 'patient')
 
 
 def _assign_to_folds(n, n_folds, seed, what):
-    if n_folds < 2:
-        raise RadgenError(f'{n_folds} folds: at least 2 are needed')
-    if n < n_folds:
-        raise RadgenError(f'{n} {what} cannot fill {n_folds} folds; set n_folds to {n} or fewer')
+    require(n_folds >= 2, f'{n_folds} folds: at least 2 are needed')
+    advice = f'set n_folds to {n} or fewer'
+    require(n >= n_folds, f'{n} {what} cannot fill {n_folds} folds; {advice}')
     folds = np.empty(n, dtype=int)
     folds[np.random.default_rng(seed).permutation(n)] = np.arange(n) % n_folds
     return folds
 
 
 def image_folds(
-    series: pd.DataFrame,  # one row a projection
+    series: pd.DataFrame,  # one row per projection
     n_folds: int,
     seed: int,
 ) -> np.ndarray:  # int [n_series]: the fold that holds the projection out
-    "Deal images into folds, whoever they belong to: the protocol of Chen et al. 2024."
+    "Assign images to folds, whoever they belong to: the protocol of Chen et al. 2024."
     return _assign_to_folds(len(series), n_folds, seed, 'images')
 
 
 def patient_folds(
-    series: pd.DataFrame,  # one row a projection, with patient_id
+    series: pd.DataFrame,  # one row per projection, with patient_id
     n_folds: int,
     seed: int,
 ) -> np.ndarray:  # int [n_series]
-    "Deal patients into folds; all projections of a patient are held out together."
+    "Assign patients to folds; all projections of a patient are held out together."
     codes, patients = pd.factorize(series.patient_id, sort=True)
     return _assign_to_folds(len(patients), n_folds, seed, 'imaged patients')[codes]
 
-
+# %% ../../nbs/02_data/02_splits.ipynb #f8f99973
 def folds_for(
     protocol: str,  # 'paper' or 'patient'
     series: pd.DataFrame,
@@ -53,7 +53,7 @@ def folds_for(
 ) -> np.ndarray:  # int [n_series]
     "The folds of a protocol."
     if protocol not in PROTOCOLS:
-        raise RadgenError(f'unknown protocol {protocol!r}; known: {", ".join(PROTOCOLS)}')
+        raise unknown_name('protocol', protocol, PROTOCOLS)
     return (image_folds if protocol == 'paper' else patient_folds)(series, n_folds, seed)
 
 # %% ../../nbs/02_data/02_splits.ipynb #f05ffe7c
@@ -65,56 +65,53 @@ def sibling_in_train(
     f = pd.Series(np.asarray(folds), index=series.index)
     return (f.groupby(series.patient_id).transform('nunique') > 1).to_numpy()
 
-# %% ../../nbs/02_data/02_splits.ipynb #e7690f38
+# %% ../../nbs/02_data/02_splits.ipynb #758fe3d2
 def validation_patients(
     series: pd.DataFrame,  # the training series of a fold, with patient_id
     share: float,  # of the patients, in [0, 1); 0: none
     seed: int,
 ) -> np.ndarray:  # bool [n_series]
     "Which training series are set aside, whole patients at a time."
-    if not 0 <= share < 1:
-        raise RadgenError(f'a share of {share} validation patients; it must lie in [0, 1)')
+    require(0 <= share < 1, f'a share of {share} validation patients; it must lie in [0, 1)')
     codes, patients = pd.factorize(series.patient_id, sort=True)
     n = round(share * len(patients))
     return np.isin(codes, np.random.default_rng(seed).permutation(len(patients))[:n])
 
-# %% ../../nbs/02_data/02_splits.ipynb #540d8749
+# %% ../../nbs/02_data/02_splits.ipynb #f68810ab
 def own_fold(
     model,  # as loaded, with the facts of its training
     protocol: str,  # under which it is to be judged
     held_out,  # ids of the series that it is to be judged on
     where='model',
-):  # the same model
-    "The model, if it was trained under this protocol and on none of these series."
+):
+    "The model itself, if it was trained under this protocol and on none of these series."
     facts, held_out = getattr(model, 'facts', {}) or {}, list(held_out)
-    if facts.get('protocol') != protocol:
-        raise RadgenError(
-            f'{where}: trained under protocol {facts.get("protocol")!r}, to be judged under {protocol!r}; train it under that protocol'
-        )
+    under = f'trained under protocol {facts.get("protocol")!r}, to be judged under {protocol!r}'
+    advice = 'train it under that protocol'
+    require(facts.get('protocol') == protocol, f'{where}: {under}; {advice}')
     seen = sorted(set(held_out) & set(facts.get('train_series', held_out)))
     if seen:
-        raise RadgenError(
-            f'{where}: {len(seen)} of the {len(held_out)} series to be judged were trained on, such as {seen[0]}; use the same n_folds and seed as in training'
-        )
+        n = f'{len(seen)} of the {len(held_out)} series to be judged'
+        advice = 'use the same n_folds and seed as in training'
+        raise RadgenError(f'{where}: {n} were trained on, such as {seen[0]}; {advice}')
     return model
 
-
+# %% ../../nbs/02_data/02_splits.ipynb #dc7d7b7d
 def another_of_its_fold(
     patients,  # ids, of one fold
     seed: int,
 ) -> np.ndarray:  # ids, a permutation without a fixed point
     "For each patient another one of the same fold."
     patients = np.asarray(patients)
-    if len(patients) < 2:
-        raise RadgenError(
-            f'{len(patients)} held-out patient in a fold: exchanging conditions needs at least 2; use fewer folds'
-        )
-    order = np.random.default_rng(seed).permutation(len(patients))
-    other = np.empty(len(patients), dtype=int)
+    n = len(patients)
+    advice = 'exchanging conditions needs at least 2; use fewer folds'
+    require(n >= 2, f'{n} held-out patient in a fold: {advice}')
+    order = np.random.default_rng(seed).permutation(n)
+    other = np.empty(n, dtype=int)
     other[order] = np.roll(order, 1)
     return patients[other]
 
-# %% ../../nbs/02_data/02_splits.ipynb #840b8f0f
+# %% ../../nbs/02_data/02_splits.ipynb #fedbca90
 def table_folds(
     patients,  # [n] patient of each row
     y,  # [n] label or event in {0, 1}
@@ -126,12 +123,11 @@ def table_folds(
 
     patients, y = np.asarray(patients), np.asarray(y)
     n = len(np.unique(patients))
-    if n < n_folds:
-        raise RadgenError(f'{n} patients cannot fill {n_folds} folds; set n_folds to {n} or fewer')
+    advice = f'set n_folds to {n} or fewer'
+    require(n >= n_folds, f'{n} patients cannot fill {n_folds} folds; {advice}')
+    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
     folds = np.empty(len(y), dtype=int)
-    for k, (_, held_out) in enumerate(
-        StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed).split(patients, y, patients)
-    ):
+    for k, (_, held_out) in enumerate(splitter.split(patients, y, patients)):
         folds[held_out] = k
     return folds
 

@@ -45,7 +45,7 @@ def fetch_cohort(
     if cohort == 'tcga':
         _fetch_tcga()
     elif cohort == 'published':
-        from radgen.data.published import fetch
+        from radgen.data.release import fetch
 
         print(f'published: complete, every checksum right, in {fetch()}')
     else:
@@ -163,7 +163,7 @@ def run_project(
     side: Param('of a bilateral series', str, choices=('whole', 'left', 'right')) = 'whole',
 ):
     "Project every DICOM series of a folder, each with a quality page; run again to go on."
-    from radgen.data.projections import project_folder
+    from radgen.data.archive import project_folder
     from radgen.data.quality import write_pages
 
     table = project_folder(folder, out, size, reduce, side)

@@ -144,7 +144,7 @@ def check_torch() -> str:
 
 def check_released_data() -> str:
     "The released data in the cache."
-    from radgen.data.published import missing_files
+    from radgen.data.release import missing_files
 
     folder = data_dir('published')
     absent = missing_files(folder)

@@ -123,7 +123,7 @@ def generate_images(
 
     model = load_model(Path(checkpoint))
     given = read_conditions(conditions, model.encoder.features)
-    _warn_extrapolation(model.encoder.outside(given))
+    _warn_extrapolation(model.encoder.fraction_out_of_range(given))
     store = ImageStore(Path(out)).write(model, given, progress=True, **options)
     if png:
         write_pngs(store, Path(out) / 'png')

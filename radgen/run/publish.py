@@ -33,7 +33,7 @@ def without_folders(
     below = x.replace(f'{Path.cwd()}/', '')
     return _FOLDERS.sub(lambda m: m[0] if m[1] is None else m[1], below)
 
-# %% ../../nbs/11_run/07_publish.ipynb #dbfb89c0
+# %% ../../nbs/11_run/07_publish.ipynb #9f07600b
 IMAGE_LEFT_OUT = 'image left out: it may show pixels of real patients'
 READABLE = ('text/plain', 'text/html', 'text/markdown', 'text/latex', 'image/png', 'image/jpeg')
 _DRAWN = re.compile(r'<(?:img|svg|canvas|video|object|embed|iframe)\b|data:image', re.I)
@@ -55,7 +55,7 @@ def may_show_images(
     "Whether no image of the notebook can show a real patient."
     return cohort.startswith('phantom') or parameters.get('show_pixels') is False
 
-# %% ../../nbs/11_run/07_publish.ipynb #2c8af102
+# %% ../../nbs/11_run/07_publish.ipynb #80f65624
 def _has_image(kind, data):
     return kind.startswith('image/') or bool(_DRAWN.search(str(data)))
 
@@ -74,7 +74,7 @@ def readable_output(
     plain = {k: v if k.startswith('image/') else without_folders(v) for k, v in data.items()}
     return output | {'data': plain, 'metadata': {}}
 
-# %% ../../nbs/11_run/07_publish.ipynb #33239356
+# %% ../../nbs/11_run/07_publish.ipynb #720d3159
 def _readable_cell(cell, images):
     tags = cell['metadata'].get('tags')
     cell = cell | {'metadata': {'tags': tags} if tags else {}}
@@ -149,7 +149,7 @@ def within_limit(
         nb = _with_width(nb, width)
     return _text(nb)
 
-# %% ../../nbs/11_run/07_publish.ipynb #2022d59a
+# %% ../../nbs/11_run/07_publish.ipynb #fbaefe43
 def _publish_one(path, folder, cohort, log):
     "Publish one executed notebook; one that stays too large is logged and left out."
     nb = json.loads(path.read_text())

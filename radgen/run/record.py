@@ -56,7 +56,7 @@ def _data_sums(cohort):
         return {p.name: sha256(p) for p in study_files(cohort) if p.is_file()}
     if cohort != 'published':
         return {}
-    from radgen.data.published import REGISTRY
+    from radgen.data.release import REGISTRY
 
     return dict(REGISTRY)
 
