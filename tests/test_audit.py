@@ -309,7 +309,7 @@ def test_denoising_score_is_the_training_loss(small_cpdm):
     )
     t = torch.tensor(((np.arange(4) + 0.5) * T / 4).astype(int))
     small_cpdm.eval()
-    packed = small_cpdm._packed(
+    packed = small_cpdm.pack(
         torch.from_numpy(z).repeat(4, 1), torch.ones(4), None, torch.zeros(4, 3)
     )
     with torch.no_grad():
@@ -756,13 +756,10 @@ def test_a_sentence_word_by_word():
         rows.add(metric='retrieval_candidates', value=47),
     )
     assert sentences(rows.frame()) == [
-        "Retrieval (image scorer): given a held-out patient's real image, the true condition is "
-        'ranked above 0.71 [0.62, 0.80] of the other 47; permuted 0.41 to 0.59: the condition is '
-        'carried.'
+        'With the image scorer, retrieval shows that the condition is carried '
+        '(mean normalized rank 0.71 [0.62, 0.80] among 48 candidates, permuted 0.41 to 0.59).'
     ]
-    both = pd.concat([rows.frame(), rows.frame().assign(condition='expression')])
-    assert [s.split('.')[0] for s in sentences(both)] == [
-        'Multiomic, folds over patients',
-        'Expression, folds over patients',
-    ]
+    lower = rows.frame().assign(condition='expression', value=lambda d: d.value - 0.01)
+    both = sentences(pd.concat([rows.frame(), lower]))
+    assert len(both) == 1 and '(multiomic: mean' in both[0] and '; expression: mean' in both[0]
     assert sentences(rows.frame().iloc[:0]) == []

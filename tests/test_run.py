@@ -386,7 +386,7 @@ def test_the_version():
     [
         ('models/released_unet.py', {'02_train', '07d_ablations'}, {'06_survival', '08_scorecard'}),
         ('evaluate/scores.py', {'05_outcomes', '06_survival'}, {'02_train', '07_controls'}),
-        ('core/rows.py', {'08_scorecard'}, {'02_train'}),
+        ('report/page.py', {'08_scorecard'}, {'02_train', '05_outcomes'}),
         ('run/graph.py', set(), set(parameters.paper_notebooks())),
     ],
 )

@@ -52,7 +52,7 @@ def test_papermill_with_a_parameter_on_the_command_line(project, tmp_path):
     before = written.read_bytes()
     papermill = Path(sys.executable).parent / 'papermill'
     nb, out = 'nbs/paper/04_fidelity.ipynb', str(tmp_path / 'out.ipynb')
-    command = [papermill, nb, out, '-p', 'seed', '1']
+    command = [papermill, nb, out, '-p', 'n_boot', '50']
     options = dict(cwd=project.root, env=project.env, capture_output=True, text=True)
     done = subprocess.run(command, **options)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -61,7 +61,7 @@ def test_papermill_with_a_parameter_on_the_command_line(project, tmp_path):
 
 
 PAPER = sorted((ROOT / 'nbs' / 'paper').glob('[0-9]*.ipynb'))
-READ_UPSTREAM = [p.stem for p in PAPER if 'require_upstream(' in p.read_text()]
+READ_UPSTREAM = [p.stem for p in PAPER if 'stored(' in p.read_text()]
 
 
 @pytest.mark.parametrize('stem', READ_UPSTREAM)
