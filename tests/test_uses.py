@@ -61,7 +61,8 @@ def test_papermill_with_a_parameter_on_the_command_line(project, tmp_path):
 
 
 PAPER = sorted((ROOT / 'nbs' / 'paper').glob('[0-9]*.ipynb'))
-READ_UPSTREAM = [p.stem for p in PAPER if 'stored(' in p.read_text()]
+WORDS = 'stored(', 'require_upstream('
+READ_UPSTREAM = [p.stem for p in PAPER if any(w in p.read_text() for w in WORDS)]
 
 
 @pytest.mark.parametrize('stem', READ_UPSTREAM)
