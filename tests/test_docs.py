@@ -213,7 +213,7 @@ def test_generator_page_runs():
     block = next(b for page, b in blocks('python') if page == 'howto/generator.md')
     values = {}
     exec(compile(block, 'howto/generator.md', 'exec'), values)
-    assert values['found'].share.mean() == 1.0
+    assert values['retrieval'].rank.mean() == 1.0
 
 
 def commands():
