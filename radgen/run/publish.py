@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['IMAGE_LEFT_OUT', 'READABLE', 'FILE_LIMIT', 'FIGURES_LIMIT', 'WIDTHS', 'without_folders', 'executed_with',
-           'may_show_images', 'readable_output', 'as_published', 'smaller_png', 'within_limit', 'publish']
+           'may_show_images', 'readable_output', 'as_published', 'moved_links', 'smaller_png', 'within_limit',
+           'publish']
 
 # %% ../../nbs/11_run/07_publish.ipynb #bb0a7dee
 import base64
 import io
 import json
+import os
 import re
 from pathlib import Path
 
-from ..core.paths import atomic, figures_dir, make_folder, relpath, runs_dir
+from ..core.paths import atomic, figures_dir, make_folder, project_root, relpath, runs_dir
 from .parameters import notebook_parameters
 
 # %% ../../nbs/11_run/07_publish.ipynb #412aef22
@@ -103,6 +105,30 @@ def as_published(
     cells = [_readable_cell(c, images) for c in nb['cells']]
     return {**nb, 'cells': cells, 'metadata': _readable_metadata(nb['metadata'])}
 
+# %% ../../nbs/11_run/07_publish.ipynb #ac6e2cbf
+def _moved(text, folder):
+    "Relative links of a text that moves from nbs/paper to a folder."
+    root = project_root()
+
+    def sub(match):
+        target = (root / 'nbs' / 'paper' / match[1]).resolve()
+        return f']({os.path.relpath(target, folder)})'
+
+    return re.sub(r'\]\((\.\.?/[^)\s]+)\)', sub, text)
+
+
+def moved_links(
+    nb: dict,  # an executed notebook, its links relative to nbs/paper
+    folder: Path,  # where it is published
+) -> dict:
+    "The notebook with links that work from its new folder; none outside of the project is moved."
+    if not Path(folder).resolve().is_relative_to(project_root()):
+        return nb
+    text = lambda c: ''.join(c['source'])
+    move = lambda c: {**c, 'source': _moved(text(c), Path(folder).resolve())}
+    cells = [move(c) if c['cell_type'] == 'markdown' else c for c in nb['cells']]
+    return {**nb, 'cells': cells}
+
 # %% ../../nbs/11_run/07_publish.ipynb #9e741916
 FILE_LIMIT = 1_000_000  # bytes of a published notebook
 FIGURES_LIMIT = 40_000_000  # bytes of figures/, all runs together
@@ -154,7 +180,7 @@ def _publish_one(path, folder, cohort, log):
     "Publish one executed notebook; one that stays too large is logged and left out."
     nb = json.loads(path.read_text())
     images = may_show_images(cohort, executed_with(path, nb))
-    text = within_limit(as_published(nb, images))
+    text = within_limit(moved_links(as_published(nb, images), folder))
     n = len(text.encode())
     if n > FILE_LIMIT:
         return log(f'{path.name}: not published, {n:,} bytes are more than {FILE_LIMIT:,}')
