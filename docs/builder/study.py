@@ -4,7 +4,6 @@ import ast
 import csv
 import html
 import json
-import re
 from pathlib import Path
 
 from . import notebooks
@@ -15,14 +14,6 @@ from .words import COHORTS, GROUPED, SECTIONS
 INLINE = 40  # rows; a longer table has a page of its own
 SHORT = 28  # characters; a shorter cell is kept on one line
 LANDING = '_parts/scorecard.md'
-COLUMNS = (
-    'quantity',
-    'condition',
-    'published',
-    'patient protocol',
-    'best trivial control',
-    'conclusion, patient protocol',
-)
 
 
 def run_folders(root: Path) -> list[str]:
@@ -282,30 +273,14 @@ def stage_sources(site: Site, runs: list[str]) -> list[str]:
     return [*lines, '']
 
 
-def over_patients(text: str) -> str:
-    "Of a cell that says something for each protocol, what it says for folds over patients."
-    found = re.search(r'(?:^|; )patient (.+?)(?:;|$)', text)
-    return found[1] if found and text.startswith('paper ') else text
-
-
 def stage_landing(site: Site) -> None:
-    "The scorecard of the released data, for the first page."
-    path, text = site.root / 'figures' / 'published' / 'quick' / 'table7_scorecard.csv', ''
-    if path.exists():
-        header, *rows = rows_of(path)
-        if all(c in header for c in COLUMNS):
-            keep = [header.index(c) for c in COLUMNS]
-            heads = [
-                'quantity',
-                'condition',
-                'published',
-                'ours, folds over patients',
-                'best trivial control',
-                'conclusion',
-            ]
-            values = [[over_patients(r[i]) for i in keep] for r in rows]
-            text = '\n'.join(raw(html_table(heads, values, 'wrapped')))
-    site.pages[LANDING] = text
+    "Findings and scorecard of the released data, for the first page: those of the README."
+    path = site.root / 'README.md'
+    readme = path.read_text(encoding='utf-8') if path.exists() else ''
+    lines = [x for x in readme.split('\n## Two commands')[0].split('\n') if x[:2] in ('* ', '| ')]
+    items = [x for x in lines if x.startswith('* ')]
+    table = [x for x in lines if x.startswith('| ')]
+    site.pages[LANDING] = '\n'.join([*items, '', *table, ''])
 
 
 def stage(site: Site) -> None:
