@@ -62,7 +62,7 @@ def _high_scores(rows, condition, model):
         row = first_ok(pick(scores, label=label), extractor=EXTRACTORS, classifier=CLASSIFIERS)
         null = beside(rows, row, 'auroc')['null']
         if null is not None and is_finite(null.ci_high) and row.value > null.ci_high:
-            high.append(f'{label_text(label)} {row.value:.2f}')
+            high.append(f'{label_text(label)} {number_text(row)}')
     return scores, high
 
 # %% ../../nbs/10_report/11_conclusions.ipynb #59d92695
@@ -73,14 +73,25 @@ def _carried_claims(is_carried, is_undecided, any_score, high):
     if is_carried:
         claims = [('Images hold something of the patient’s real image', False)]
         above = (
-            'Their outcome AUROC is above chance' if high else 'No outcome AUROC is above chance'
+            'Their outcome AUROC is above chance'
+            if high
+            else 'No outcome AUROC is shown to be above chance'
         )
         return [*claims, (above, True)]
     if not any_score:
-        return [('Retrieval is at chance, and no outcome could be judged', False)]
+        return [
+            ('Retrieval is not shown to be above chance, and no outcome could be judged', False)
+        ]
     if not high:
-        return [('Generated images are at chance both in outcomes and in retrieval', False)]
-    claim = 'The outcome AUROC of generated images is above chance, and retrieval is not'
+        return [
+            (
+                'Neither outcomes nor retrieval of generated images are shown to be above chance',
+                False,
+            )
+        ]
+    claim = (
+        'The outcome AUROC of generated images is above chance, and retrieval is not shown to be'
+    )
     nothing = 'Nothing shows that images hold anything of the patient’s real image'
     return [(claim, True), (nothing, False)]
 
@@ -207,14 +218,14 @@ def describe_factorization(
 def describe_coverage(
     rows: pd.DataFrame,  # tidy rows, among others those of the coverage study
 ) -> str:  # '' where none was made
-    "For how many quantities the 95 % interval has its nominal coverage."
+    "For how many quantities the 95 % interval covers less than it claims."
     coverage = ok_rows(pick(text_filled(rows), metric='coverage'))
     if not len(coverage):
         return ''
-    nominal = (coverage.ci_low <= 0.95) & (coverage.ci_high >= 0.95)
+    below = coverage.ci_high < 0.95
     least = coverage.loc[coverage.value.idxmin()]
     return (
-        f'The 95 % interval has its nominal coverage for {nominal.sum()} of {len(coverage)} '
+        f'The 95 % interval covers less than it claims for {below.sum()} of {len(coverage)} '
         f'quantities (lowest {decimal(least.value)}, {least.label}, {least.estimator}).'
     )
 

@@ -128,6 +128,18 @@ def describe_generation(
         groups[condition] = out
     return ' '.join(sentences_of(groups))
 
+# %% ../../nbs/10_report/10_describe.ipynb #af1da4cb
+def _sign(metric):
+    return 1 if FIDELITY_METRICS[metric][1] == 'higher' else -1
+
+
+def _best_end(row):
+    return max(_sign(row.metric) * row.ci_low, _sign(row.metric) * row.ci_high)
+
+
+def _worst_end(row):
+    return min(_sign(row.metric) * row.ci_low, _sign(row.metric) * row.ci_high)
+
 # %% ../../nbs/10_report/10_describe.ipynb #8bcfd5a2
 def _fidelity_claim(ours, control, better):
     "What follows of one metric, against the best trivial control."
@@ -137,6 +149,8 @@ def _fidelity_claim(ours, control, better):
         better=better,
     )
     name, metric = model_text(ours.model), metric_heading(ours.metric)
+    if _sign(ours.metric) * control.value > _best_end(ours):
+        return f'The {name} does worse than a trivial control in {metric}'
     if end == 'matched by a control':
         return f'Nothing shows that the {name} does better than a trivial control in {metric}'
     return f'The {name} does better than both trivial controls in {metric}'
@@ -180,18 +194,6 @@ def describe_fidelity(
     return ' '.join(_over_conditions(every, make))
 
 # %% ../../nbs/10_report/10_describe.ipynb #91e88464
-def _sign(metric):
-    return 1 if FIDELITY_METRICS[metric][1] == 'higher' else -1
-
-
-def _best_end(row):
-    return max(_sign(row.metric) * row.ci_low, _sign(row.metric) * row.ci_high)
-
-
-def _worst_end(row):
-    return min(_sign(row.metric) * row.ci_low, _sign(row.metric) * row.ci_high)
-
-
 def _by_subset(rows, model):
     "Metric -> the model's rows with and without a sibling, where both have intervals."
     pairs = {}
@@ -220,19 +222,20 @@ def _difference_finding(pairs):
     if apart:
         names = joined(map(metric_heading, apart))
         claim = f'Images with a sibling score better in {names}, and the intervals do not overlap'
-    metric = _main_metric(pairs)
+    metric = apart[0] if apart and _main_metric(pairs) not in apart else _main_metric(pairs)
     sibling, alone = (with_interval(r, DIGITS[metric]) for r in pairs[metric])
     return Finding('siblings', claim, f'{metric_heading(metric)} {sibling} against {alone}')
 
 
 def _beaten_findings(rows, pairs):
-    "Metrics in which the mean image matches or beats the model on images without a sibling."
+    "Metrics in which the model is not shown to beat the mean image without a sibling."
     beaten = []
     for metric, (_, alone) in pairs.items():
         image = first_ok(pick(rows, metric=metric, model='mean_image', subset='no_sibling'))
         if image is not None and _sign(metric) * image.value >= _worst_end(alone):
             beaten.append(metric_heading(metric))
-    claim = f'Without a sibling the mean image matches or beats the model in {joined(beaten)}'
+    better = 'nothing shows that the model does better than the mean image'
+    claim = f'Without a sibling, {better} in {joined(beaten)}'
     return [Finding('siblings', claim)] if beaten else []
 
 # %% ../../nbs/10_report/10_describe.ipynb #06c02a8b
@@ -240,9 +243,10 @@ def _reached_findings(pairs):
     "Which published values are reached, and on which images."
     published = {r.metric: r.published for r in PUBLISHED.itertuples()}
     at_size = [m for m, (a, _) in pairs.items() if a.image_size == 128 and m in published]
-    reaches = lambda m, row: _best_end(row) >= _sign(m) * published[m]
-    alone = [m for m in at_size if reaches(m, pairs[m][1])]
-    only = [m for m in at_size if reaches(m, pairs[m][0]) and m not in alone]
+    target = lambda m: _sign(m) * published[m]
+    alone = [m for m in at_size if _best_end(pairs[m][1]) >= target(m)]
+    by_value = [m for m in at_size if _sign(m) * pairs[m][0].value >= target(m)]
+    only = [m for m in by_value if m not in alone]
     never = [m for m in at_size if m not in only + alone]
     endings = {
         'reached only on those': only,
@@ -302,7 +306,7 @@ _OUTCOME_CLAIMS = {
     'matched by a control': (
         'Nothing shows that generated images do better than the omics without an image'
     ),
-    'not above chance': 'Generated images are not above chance',
+    'not above chance': 'Generated images are not shown to be above chance',
     'not estimable': 'The score of generated images is not estimable',
 }
 
@@ -313,8 +317,8 @@ def _score_numbers(scored, name):
     labels = joined(label_text(r.label) for r, _ in scored)
     most = 'at most ' if len(scored) > 1 else ''
     control = others['control']
-    against = '' if control is None else f' against {decimal(control.value)}'
-    return f'{labels}, {name} {most}{decimal(row.value)}{against}'
+    alone = '' if control is None else f', omics alone {decimal(control.value)}'
+    return f'{labels}, {name} {most}{with_interval(row)}{alone}'
 
 
 def _missing_numbers(rows):

@@ -88,7 +88,9 @@ def _source_finding(nndr, real):
 
 
 def _smooth_finding(ratio, nndr, real, too_few):
-    claim = 'Samples lie close to training images by smoothness, not copying'
+    claim = (
+        'Samples lie close to training images, and no training patient stands out as their source'
+    )
     claim += '. There are too few permutations for a test' if too_few else ''
     name = f'distance ratio {with_interval(ratio)}'
     parts = [name if nndr is None else f'NNDR {with_interval(nndr)}']
@@ -100,12 +102,12 @@ def _no_copy_finding(ratio, p):
     if ratio.ci_low > 1:
         how = 'Samples are further from training images than real images are'
     elif ratio.ci_high >= 1:
-        how = 'Samples are no closer to training images than real images are'
+        how = 'Nothing shows that samples are closer to training images than real images are'
     else:
         how = 'Samples are closer to training images, but the test does not confirm it'
     tested = '' if p is None else f'p = {decimal(p.value, 3)}'
     numbers = _numbers(f'distance ratio {with_interval(ratio)}', tested)
-    return Finding('copying', f'There is no sign of copying. {how}', numbers)
+    return Finding('copying', f'No copying is shown. {how}', numbers)
 
 
 def _copying(look, model):
@@ -130,7 +132,7 @@ def _rank_finding(look, model, scorer, row):
     claim = _claim(
         *(row, null, 0.5),
         f'{by}, retrieval shows that the condition is carried',
-        f'{by}, retrieval is at chance. Nothing shows that images carry the condition',
+        f'{by}, retrieval is not shown to be above chance',
         f'{by}, whether the condition is carried',
     )
     among = f' among {pool.value + 1:.3g} candidates' if pool is not None else ''
@@ -220,7 +222,7 @@ def _tstr_finding(look, model, label):
     claim = _claim(
         *(row, null, 0.5),
         f'{what[0].upper()}{what[1:]} is above chance',
-        f'{what[0].upper()}{what[1:]} is not above chance',
+        f'{what[0].upper()}{what[1:]} is not shown to be above chance',
         f'Whether {what} is above chance',
     )
     gain = look.one('tstr_gain', **of)
@@ -285,7 +287,7 @@ def _extrapolation(look, model):
     p = look.one('extrapolation_p')
     if row is None:
         return absent('extrapolation', 'Extrapolation', look.why('extrapolation'))
-    claim = 'Unpaired patients lie no further out than imaged patients are'
+    claim = 'Unpaired patients are not shown to lie further out than imaged patients'
     if p is not None and p.value <= 0.05:
         claim = 'Unpaired patients lie further out than imaged patients do'
     share = f'{with_interval(row)} of {row.n:.0f} beyond the 95th percentile'
@@ -298,7 +300,7 @@ def _variety(look, model):
     real = look.one('ms_ssim', estimator='real images of two patients', model='real')
     if two is None or real is None:
         return absent('diversity', 'MS-SSIM', look.why('ms_ssim'))
-    claim = 'Samples are as varied as real images, as far as this can tell'
+    claim = 'No difference in variety between samples and real images is shown'
     if two.ci_low > real.ci_high:
         claim = 'Samples are less varied than real images'
     elif two.ci_high < real.ci_low:
