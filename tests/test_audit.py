@@ -162,8 +162,8 @@ def test_a_copier_is_distinguished_from_the_mean_image():
     }
     assert (
         'the model copies' in said['copier']
-        and 'smoothness, not copying' in said['smooth']
-        and 'no sign of copying' in said['honest']
+        and 'no training patient stands out' in said['smooth']
+        and 'No copying is shown' in said['honest']
     )
 
 

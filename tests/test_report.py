@@ -617,7 +617,7 @@ def sibling_rows(sibling, no_sibling, image=0.019, half=0.002):
         (0.008, 0.037, 'MSE is reached only on those', 'without a sibling, too'),
         (0.008, 0.012, 'MSE is reached without a sibling, too', 'only on those'),
         (0.030, 0.040, 'MSE is not reached with a sibling either', 'only on those'),
-        (0.008, 0.037, 'mean image matches or beats the model in MSE', 'since the intervals'),
+        (0.008, 0.037, 'does better than the mean image in MSE', 'since the intervals'),
         (0.012, 0.013, 'Nothing shows that siblings make the difference', 'score better'),
     ],
 )
@@ -643,10 +643,10 @@ def test_conditions_share_a_sentence():
     [
         (0.62, 0.8, 'Whether images hold anything'),
         (0.5, 0.8, 'The outcome AUROC of generated images is above chance, and retrieval is not'),
-        (0.5, 0.55, 'Generated images are at chance both'),
+        (0.5, 0.55, 'Neither outcomes nor retrieval'),
         (0.8, 0.8, 'Images hold something'),
         (0.8, 0.55, 'Images hold something'),
-        (0.5, None, 'Retrieval is at chance, and no outcome could be judged'),
+        (0.5, None, 'Retrieval is not shown to be above chance, and no outcome'),
     ],
 )
 def test_carried_sentence_follows_retrieval_and_scores(retrieval, auroc, begins):
