@@ -26,6 +26,7 @@ VALUES = {stem: {**DEFAULTS[stem], **SETTINGS[stem]} for stem in NOTEBOOKS}
 CONDITIONS = VALUES["08_scorecard"]["conditions"]
 PROTOCOLS = VALUES["03_generate"]["protocols"]
 DRAWS_UNPAIRED = VALUES["03_generate"]["model"]
+SEEDS = [f"-seed{s}" if s else "" for s in SETTINGS["run"]["seeds"]]
 # No part of a run unless asked for, but shown once they are there.
 ASKED_FOR = [
     "01a_series", "01b_factorization", "07b_coverage", "07c_learning_curve", "07d_ablations"
@@ -65,12 +66,17 @@ def folds(model, protocol):
     return [*range(VALUES["02_train"]["n_folds"][protocol]), *final]
 
 
-def trainings(condition):
+def models_of(condition, seed):
+    "All models have the first training seed; the studied model has every one."
+    return [DRAWS_UNPAIRED] if seed else models(condition)
+
+
+def trainings(condition, seed=""):
     "The training notebooks of a condition: all folds in one, or one each."
-    jobs = [(m, p) for m in models(condition) for p in PROTOCOLS]
+    jobs = [(m, p) for m in models_of(condition, seed) for p in PROTOCOLS]
     if SETTINGS["run"]["folds_per_run"] == "all":
-        return [EXECUTED.format(f"02_train-{condition}-{m}-{p}") for m, p in jobs]
-    names = [f"02_train-{condition}-{m}-{p}-fold{f}" for m, p in jobs for f in folds(m, p)]
+        return [EXECUTED.format(f"02_train-{condition}-{m}-{p}{seed}") for m, p in jobs]
+    names = [f"02_train-{condition}-{m}-{p}-fold{f}{seed}" for m, p in jobs for f in folds(m, p)]
     return [EXECUTED.format(name) for name in names]
 
 
@@ -78,8 +84,18 @@ def condition_parameters(stem, w, **more):
     return parameters(stem, condition=w.condition, **more)
 
 
+def seed_parameter(w):
+    return dict(train_seed=int(w.seed.removeprefix("-seed"))) if w.seed else {}
+
+
 def train_parameters(w, folds):
-    return condition_parameters("02_train", w, model=w.model, protocol=w.protocol, folds=folds)
+    own = dict(model=w.model, protocol=w.protocol, folds=folds, **seed_parameter(w))
+    return condition_parameters("02_train", w, **own)
+
+
+def images_parameters(stem, w):
+    own = dict(models=models_of(w.condition, w.seed), **seed_parameter(w))
+    return condition_parameters(stem, w, **own)
 
 
 def this_fold(w):
@@ -87,8 +103,9 @@ def this_fold(w):
 
 
 def each(stem):
-    "A notebook executed for every condition."
-    return [EXECUTED.format(f"{stem}-{c}") for c in CONDITIONS]
+    "A notebook executed for every condition, and where it has one, for every training seed."
+    seeds = SEEDS if "train_seed" in DEFAULTS[stem] else [""]
+    return [EXECUTED.format(f"{stem}-{c}{s}") for c in CONDITIONS for s in seeds]
 
 
 def rows(name):
@@ -100,12 +117,13 @@ wildcard_constraints:
     model="[a-z_]+",
     protocol="[a-z]+",
     fold="[0-9]+|final",
+    seed="(-seed[0-9]+)?",
 
 
 def results(stem):
     "All that a notebook of this stem is executed for."
     if stem == "02_train":
-        return [f for c in CONDITIONS for f in trainings(c)]
+        return [f for c in CONDITIONS for s in SEEDS for f in trainings(c, s)]
     return each(stem) if "condition" in DEFAULTS[stem] else [EXECUTED.format(stem)]
 
 
@@ -146,38 +164,38 @@ rule factorization:
 rule train:
     input: EXECUTED.format("01_cohort"), **source("02_train")
     output:
-        notebook=EXECUTED.format("02_train-{condition}-{model}-{protocol}"),
-        rows=rows("02_train-{condition}-{model}-{protocol}"),
+        notebook=EXECUTED.format("02_train-{condition}-{model}-{protocol}{seed}"),
+        rows=rows("02_train-{condition}-{model}-{protocol}{seed}"),
     params: values=lambda w: train_parameters(w, folds(w.model, w.protocol))
-    log: "logs/02_train-{condition}-{model}-{protocol}.log"
+    log: "logs/02_train-{condition}-{model}-{protocol}{seed}.log"
     shell: RUN
 
 
 rule train_fold:
     input: EXECUTED.format("01_cohort"), **source("02_train")
-    output: notebook=EXECUTED.format("02_train-{condition}-{model}-{protocol}-fold{fold}")
+    output: notebook=EXECUTED.format("02_train-{condition}-{model}-{protocol}-fold{fold}{seed}")
     params: values=lambda w: train_parameters(w, this_fold(w))
-    log: "logs/02_train-{condition}-{model}-{protocol}-fold{fold}.log"
+    log: "logs/02_train-{condition}-{model}-{protocol}-fold{fold}{seed}.log"
     shell: RUN
 
 
 rule generate:
-    input: lambda w: trainings(w.condition), **source("03_generate")
+    input: lambda w: trainings(w.condition, w.seed), **source("03_generate")
     output:
-        notebook=EXECUTED.format("03_generate-{condition}"),
-        rows=rows("03_generate-{condition}"),
-    params: values=lambda w: condition_parameters("03_generate", w, models=models(w.condition))
-    log: "logs/03_generate-{condition}.log"
+        notebook=EXECUTED.format("03_generate-{condition}{seed}"),
+        rows=rows("03_generate-{condition}{seed}"),
+    params: values=lambda w: images_parameters("03_generate", w)
+    log: "logs/03_generate-{condition}{seed}.log"
     shell: RUN
 
 
 rule fidelity:
-    input: EXECUTED.format("03_generate-{condition}"), **source("04_fidelity")
+    input: EXECUTED.format("03_generate-{condition}{seed}"), **source("04_fidelity")
     output:
-        notebook=EXECUTED.format("04_fidelity-{condition}"),
-        rows=rows("04_fidelity-{condition}"),
-    params: values=lambda w: condition_parameters("04_fidelity", w, models=models(w.condition))
-    log: "logs/04_fidelity-{condition}.log"
+        notebook=EXECUTED.format("04_fidelity-{condition}{seed}"),
+        rows=rows("04_fidelity-{condition}{seed}"),
+    params: values=lambda w: images_parameters("04_fidelity", w)
+    log: "logs/04_fidelity-{condition}{seed}.log"
     shell: RUN
 
 

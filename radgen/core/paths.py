@@ -85,10 +85,12 @@ def model_dir(
     model: str,  # 'cpdm', ...
     protocol: str,  # 'paper' (image-level folds) or 'patient' (patient-level folds)
     fold: int | str,  # a fold's number, or 'final' for the model of all imaged patients
+    train_seed: int = 0,  # another training on the same folds has another number
 ) -> Path:  # runs/<cohort>/<profile>/<condition>/<model>/<protocol>/fold<k>
     "Where one trained model lives."
     last = f'fold{fold}' if str(fold) != 'final' else 'final'
-    return runs_dir(cohort, profile) / condition / model / protocol / last
+    again = f'seed{train_seed}' if train_seed else ''
+    return runs_dir(cohort, profile) / condition / model / protocol / again / last
 
 # %% ../../nbs/01_core/01_paths.ipynb #28ae5f4a
 def relpath(

@@ -19,7 +19,7 @@ def text_filled(
     "The rows with '' in place of missing text, so that fields can be compared."
     rows = as_rows(rows)
     text = [c for c in rows if rows[c].dtype == object]
-    return rows.assign(**{c: rows[c].fillna('').astype(str) for c in text})
+    return rows.assign(**{c: rows[c].astype(str).mask(rows[c].isna(), '') for c in text})
 
 
 def pick(

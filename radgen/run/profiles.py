@@ -35,10 +35,18 @@ def _trained_model(name):
     return name
 
 
+def _training_seeds(seeds):
+    if seeds[:1] != [0] or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise ValueError('training seeds begin with 0 and are different, e.g. [0, 1, 2]')
+    return seeds
+
+
 class RunSettings(Strict):
     "What the Snakefile needs of a profile."
 
     folds_per_run: Literal['all', 'one'] = 'all'  # one: a job for each fold, for a cluster
+    # trainings of the studied model on the same folds: the first is shown, all are compared
+    seeds: Annotated[list[int], AfterValidator(_training_seeds)] = [0]
     # condition -> models; a condition without an entry has all
     models: dict[str, list[Annotated[str, AfterValidator(_trained_model)]]] = {}
 

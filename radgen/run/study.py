@@ -24,6 +24,7 @@ class Study:
     profile: str
     notebook: str  # names the rows: runs/<cohort>/<profile>/rows/<notebook>.csv
     show_pixels: bool = True  # whether images of real patients are shown in the notebook
+    train_seed: int = 0  # above 0: another training on the same folds
 
     def __post_init__(self):
         use_style()
@@ -39,13 +40,18 @@ class Study:
         return runs_dir(self.cohort, self.profile)
 
     @property
+    def name(self) -> str:
+        "The notebook, with the training seed where it is not the first."
+        return self.notebook + (f'-seed{self.train_seed}' if self.train_seed else '')
+
+    @property
     def figures(self) -> Path:
         "The folder of what may be committed."
         return figures_dir(self.cohort, self.profile)
 
     def rows(self, **fields) -> Rows:
         "A collector of tidy rows of this notebook."
-        named = dict(cohort=self.cohort, profile=self.profile, source_notebook=self.notebook)
+        named = dict(cohort=self.cohort, profile=self.profile, source_notebook=self.name)
         return Rows(**named | fields)
 
 # %% ../../nbs/11_run/08a_study.ipynb #dd27e460
@@ -55,7 +61,7 @@ def write(
 ) -> pd.DataFrame:  # the rows as a table
     "Write the rows of a notebook to its run."
     frame = rows.frame() if isinstance(rows, Rows) else rows
-    write_rows(frame, study.run / 'rows' / f'{study.notebook}.csv')
+    write_rows(frame, study.run / 'rows' / f'{study.name}.csv')
     return frame
 
 
@@ -68,7 +74,9 @@ def show(
 ) -> object:  # the figure, or None where it may not be shown
     "Save a figure where it belongs and show it."
     private = pixels and not study.simulated
-    folder = study.figures if commit and not private else study.run / 'figures'
+    commit = commit and not private and not study.train_seed  # one training is shown
+    folder = study.figures if commit else study.run / 'figures'
+    name += f'_seed{study.train_seed}' * bool(study.train_seed)
     save_figure(figure, name, folder, simulated=study.simulated)
     if not private or study.show_pixels:
         return figure
@@ -83,7 +91,8 @@ def folder_of(
     fold: int | str,  # or 'final'
 ) -> Path:
     "Where one trained model of the run lives."
-    return model_dir(study.cohort, study.profile, condition, model, protocol, fold)
+    which = condition, model, protocol, fold, study.train_seed
+    return model_dir(study.cohort, study.profile, *which)
 
 
 def command_for(

@@ -83,7 +83,8 @@ def train_fold(
         given
     )
     size = data.images.shape[-1]
-    network = build(model, encoder.n_out, size, kinds, **settings.network)
+    seed = more.get('seed', 0)
+    network = build(model, encoder.n_out, size, kinds, **settings.network, seed=seed)
     held_out, aside = (data_of(data, condition, p) for p in (parts.held_out, parts.aside))
     watched = dict(held_out=held_out, validation=aside)
     more = settings.fit | more | watched | dict(facts=facts or {}, on_mismatch='restart')
