@@ -96,7 +96,7 @@ def relpath(
 ) -> str:  # relative to the working directory where it lies below it
     "A path as a message shows it."
     path = Path(path)
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError):  # not below it: shown whole
         return str(path.resolve().relative_to(Path.cwd()))
     return str(path)
 
@@ -120,7 +120,7 @@ def require_upstream(
     if path.exists():
         return path
     command = paper_command(made_by)
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError):  # outside runs/: cohort and profile are not known
         cohort, profile, *rest = path.resolve().relative_to(home() / 'runs').parts
         path = Path(*rest)
         command = paper_command(made_by, cohort, profile)
@@ -144,7 +144,7 @@ def atomic(
         remedy = 'free some space or choose another folder, then run again'
         raise RadgenError(f'{path}: cannot be written ({e.strerror or e}); {remedy}') from e
     finally:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # the error of the block counts, not that of tidying up
             tmp.unlink(missing_ok=True)
 
 # %% ../../nbs/01_core/01_paths.ipynb #34edb7f6
