@@ -8,6 +8,7 @@ import json, os, sys
 
 os.environ.setdefault("RADGEN_PYTHON", sys.executable)
 sys.path.insert(0, os.environ.get("RADGEN_ROOT", os.path.dirname(workflow.main_snakefile)))
+from radgen.core.names import is_phantom
 from radgen.core.paths import runs_dir
 from radgen.run.graph import notebook_inputs
 from radgen.run.parameters import notebook_parameters, paper_notebooks
@@ -33,7 +34,7 @@ ASKED_FOR = [
 ]
 STUDY = [stem for stem in NOTEBOOKS if stem not in (*ASKED_FOR, "08_scorecard")]
 # `radgen paper --audit`. Coverage and learning curve need a known truth.
-SIMULATED = COHORT.startswith("phantom")
+SIMULATED = is_phantom(COHORT)
 WITH_AUDIT = ["01b_factorization"]
 WITH_AUDIT += ["07b_coverage", "07c_learning_curve"] if SIMULATED else ["07d_ablations"]
 WITHOUT_ASKING = ["01a_series"] if COHORT == "tcga" else []

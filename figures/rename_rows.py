@@ -65,6 +65,7 @@ def views(rows: pd.DataFrame) -> dict:
 
 def redraw(folder: Path):
     "Make the tables and plots of a committed run again from its rows."
+    from radgen.core.names import is_phantom
     from radgen.core.paths import read_json
     from radgen.core.results import read_rows
     from radgen.core.style import save_figure
@@ -75,7 +76,7 @@ def redraw(folder: Path):
     made.pop('table8_checklists')  # its answers need the ledger, which only a run has
     write_tables(made, folder)
     for name, figure in views(rows).items():
-        save_figure(figure, name, folder, simulated=folder.parent.name.startswith('phantom'))
+        save_figure(figure, name, folder, simulated=is_phantom(folder.parent.name))
     for old in (folder / 'table2_leaked.csv', *folder.glob('audit_utility_*')):
         old.unlink(missing_ok=True)
 

@@ -741,7 +741,7 @@ def test_images_without_names_or_kinds(phantom, manifest):
     [
         ('', ['expected `key: value`']),
         ('- a\n- b', ['expected `key: value`']),
-        ('omics: {a: b', ['not readable as YAML']),
+        ('omics: {a: b', ['line 1: not readable as YAML']),
         ('name: x\n', ['neither omics nor features']),
         ('omics: {cnv: a.csv}\nlabel: b.csv', ["did you mean 'labels'?"]),
         ('omics: rna.csv', ['write `omics: {expression: ...}`']),

@@ -19,7 +19,7 @@ from radgen.core.paths import RadgenError
 from radgen.core.results import COLUMNS, Rows, write_rows
 from radgen.core.rows import quotable
 from radgen.report import page, scorecard
-from radgen.report.checklists import ANSWERED, INSTRUMENTS, ITEMS, UNANSWERED, checklist
+from radgen.report.checklists import ANSWERED, ITEMS, UNANSWERED, checklist
 from radgen.report.conclusions import carried_sentence, conclusion
 from radgen.report.control_tables import CONTROL_SECTIONS, table_controls
 from radgen.report.describe import (
@@ -1034,7 +1034,7 @@ def test_page_tells_what_was_found(tmp_path, monkeypatch):
     assert '<li>Retrieval: &lt;b&gt;nothing&lt;/b&gt; shows it.</li>' in text
     for name in made['table6_controls'].section.unique():
         assert f'<span>{html.escape(name)}</span>' in text
-    for name in INSTRUMENTS:
+    for name in ITEMS.instrument.unique():
         assert f'<span>{name}</span>' in text
     check = Checker()
     check.feed(text)

@@ -282,6 +282,8 @@ def test_errors_are_one_line(line, complaint, capsys, tmp_path, monkeypatch):
         ('shared: [1]', 'shared: must be a mapping `key: value`, got [1]'),
         ('- 1', 'expected `key: value`, got [1]'),
         ('shared: {', 'line 1: not readable as YAML'),
+        ('shared: {}\nday: 2024-99-99', "line 2: not readable as YAML ('2024-99-99' is no"),
+        ('shared: ' + '[' * 5000, 'line 1: not readable as YAML (nested too deeply'),
         ('run: {folds_per_run: some}', "run.folds_per_run: must be 'all' or 'one', got 'some'"),
         ('run: {fold: 1}', "unknown key 'run.fold'"),
         ('run: {models: {multiomic: [cpbm]}}', "unknown model 'cpbm', did you mean 'cpdm'?"),

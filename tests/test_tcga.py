@@ -276,18 +276,20 @@ def test_the_disk_is_looked_at_before(hub, tmp_path, monkeypatch):
     one_line(e, 'downloading HumanMethylation450.gz needs', 'are free at')
 
 
-def test_the_plan_tells_before_what_is_fetched(hub, tmp_path):
-    series = pd.DataFrame(
-        dict(
-            patient_id=['TCGA-AO-0000'],
-            series_uid=['1.2'],
-            n_files=[3],
-            bytes=[2_000_000],
-            licence=['CC BY 3.0'],
-            bucket=['b'],
-        )
+ONE_SERIES = pd.DataFrame(
+    dict(
+        patient_id=['TCGA-AO-0000'],
+        series_uid=['1.2'],
+        n_files=[3],
+        bytes=[2_000_000],
+        licence=['CC BY 3.0'],
+        bucket=['b'],
     )
-    plan = plan_tcga(folder=tmp_path, xena_url=hub.url, series=series)
+)
+
+
+def test_the_plan_tells_before_what_is_fetched(hub, tmp_path):
+    plan = plan_tcga(folder=tmp_path, xena_url=hub.url, series=ONE_SERIES)
     assert (
         plan.index.tolist()
         == [
@@ -308,7 +310,7 @@ def test_the_plan_tells_before_what_is_fetched(hub, tmp_path):
     )
     fetch_xena('survival', tmp_path / 'xena', hub.url, progress=False)
     offline = plan_tcga(
-        folder=tmp_path, xena_url='http://127.0.0.1:9', series=series, omics=('expression',)
+        folder=tmp_path, xena_url='http://127.0.0.1:9', series=ONE_SERIES, omics=('expression',)
     )
     assert (
         offline.at_hand['survival']
@@ -322,18 +324,6 @@ def test_the_plan_takes_no_error_page_for_a_file(hub, tmp_path):
     hub.gone.add(XENA.path['survival'])
     plan = plan_tcga(folder=tmp_path, xena_url=hub.url, omics=('expression',), series=ONE_SERIES)
     assert np.isnan(plan.gigabytes['survival']) and plan.gigabytes.drop('survival').notna().all()
-
-
-ONE_SERIES = pd.DataFrame(
-    dict(
-        patient_id=['TCGA-AO-0000'],
-        series_uid=['1.2'],
-        n_files=[3],
-        bytes=[2_000_000],
-        licence=['CC BY 3.0'],
-        bucket=['b'],
-    )
-)
 
 
 @pytest.mark.parametrize('had', [True, False])

@@ -9,6 +9,7 @@ __all__ = ['METHOD_NAMES', 'COMPARISON_ROLES', 'fig_relevance', 'fig_loadings', 
 import numpy as np
 import pandas as pd
 
+from ..core.rows import ok_rows
 from radgen.core.style import (
     PALETTE,
     SERIES_COLOURS,
@@ -97,17 +98,13 @@ COMPARISON_ROLES = dict(
 )
 
 
-def _estimable(rows):
-    return rows[(rows.verdict == 'ok') & rows.value.notna()]
-
-
 def _method_name(row):
     return METHOD_NAMES.get(row.model, row.model)
 
 
 def _draw_r2(ax, part, named, xlabel):
     "R2 of each method on one omic, or the reason why there is none."
-    good = _estimable(part)
+    good = ok_rows(part)
     if len(good):
         names = [_method_name(r) if named else '' for r in good.itertuples()]
         draw_estimates(ax, [(n, r, None) for n, r in zip(names, good.itertuples())], 0, xlabel)
@@ -117,7 +114,7 @@ def _draw_r2(ax, part, named, xlabel):
 
 def _draw_recovery(ax, rows):
     "Mean canonical correlation of each method with the truth, over its null."
-    good = _estimable(rows)
+    good = ok_rows(rows)
     null = {r.model: r for r in good[good.role == 'null'].itertuples()}
     fitted = good[good.role != 'null'].itertuples()
     lines = [(_method_name(r), r, null.get(r.model)) for r in fitted]
@@ -154,5 +151,5 @@ def fig_factor_comparison(
             title = f'{omic}, {kind} hidden'.replace('scattered ', '')
             axes[i, j].set_title(title, fontsize=7)
     _draw_recovery(axes[-1, 0], truth)
-    role_legend(fig, pd.concat([r2, _estimable(truth)]), COMPARISON_ROLES)
+    role_legend(fig, pd.concat([r2, ok_rows(truth)]), COMPARISON_ROLES)
     return fig

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['COHORTS', 'LABEL_TEXTS', 'MODEL_NAMES', 'TRAINED_MODELS', 'ESTIMATORS', 'SOURCE_NAMES', 'FIDELITY_METRICS',
-           'PAIRED_METRICS', 'OUTCOME_METRICS', 'METRIC_NAMES', 'DIGITS', 'NOT_RUN', 'label_text', 'model_text',
-           'source_text', 'metric_heading', 'metric_text', 'is_finite', 'value_text', 'count_text', 'number_text',
-           'null_text']
+           'PAIRED_METRICS', 'OUTCOME_METRICS', 'METRIC_NAMES', 'DIGITS', 'NOT_RUN', 'is_phantom', 'label_text',
+           'model_text', 'source_text', 'metric_heading', 'metric_text', 'is_finite', 'value_text', 'count_text',
+           'number_text', 'null_text']
 
 # %% ../../nbs/01_core/07_names.ipynb #a717c9b5
 import math
@@ -14,6 +14,14 @@ import numbers
 
 # %% ../../nbs/01_core/07_names.ipynb #68e823ed
 COHORTS = ('phantom', 'phantom_link0', 'published', 'tcga', 'files')  # in this order everywhere
+
+
+def is_phantom(
+    cohort: str,  # name
+) -> bool:
+    "Are the patients of this cohort simulated?"
+    return str(cohort).startswith('phantom')
+
 
 LABEL_TEXTS = {
     'subgroup': 'ER+/HER2+ subtype',

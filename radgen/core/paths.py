@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'RadgenError', 'project_root', 'home', 'data_dir', 'make_folder', 'runs_dir', 'figures_dir', 'model_dir',
-           'relpath', 'require_upstream', 'atomic', 'sha256', 'write_json', 'read_json', 'package_versions',
-           'code_version', 'provenance']
+           'relpath', 'paper_command', 'require_upstream', 'atomic', 'sha256', 'write_json', 'read_json',
+           'package_versions', 'code_version', 'provenance']
 
 # %% ../../nbs/01_core/01_paths.ipynb #f733d502
 import contextlib
@@ -98,11 +98,21 @@ def relpath(
 ) -> str:  # relative to the working directory where it lies below it
     "A path as a message shows it."
     path = Path(path)
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError):  # not below it: shown whole
         return str(path.resolve().relative_to(Path.cwd()))
     return str(path)
 
 # %% ../../nbs/01_core/01_paths.ipynb #2ea0d5fb
+def paper_command(
+    upto: str,  # a paper notebook, e.g. '03_generate'
+    cohort: str = '',  # '' and '': the command's own defaults
+    profile: str = '',
+) -> str:
+    "The command that runs a study up to a notebook."
+    run = f'--cohort {cohort} --profile {profile} ' if cohort else ''
+    return f'radgen paper {run}--upto {upto}'
+
+
 def require_upstream(
     path: str | Path,  # a file or folder of a run
     made_by: str,  # the paper notebook that writes it, e.g. '03_generate'
@@ -111,11 +121,11 @@ def require_upstream(
     path = Path(path)
     if path.exists():
         return path
-    command = f'radgen paper --upto {made_by}'
-    with contextlib.suppress(ValueError):
+    command = paper_command(made_by)
+    with contextlib.suppress(ValueError):  # outside runs/: cohort and profile are not known
         cohort, profile, *rest = path.resolve().relative_to(home() / 'runs').parts
         path = Path(*rest)
-        command = f'radgen paper --cohort {cohort} --profile {profile} --upto {made_by}'
+        command = paper_command(made_by, cohort, profile)
     raise RadgenError(f'{path} is missing; make it: {command}')
 
 # %% ../../nbs/01_core/01_paths.ipynb #dbbb8b0f
@@ -136,7 +146,7 @@ def atomic(
         remedy = 'free some space or choose another folder, then run again'
         raise RadgenError(f'{path}: cannot be written ({e.strerror or e}); {remedy}') from e
     finally:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # the error of the block counts, not that of tidying up
             tmp.unlink(missing_ok=True)
 
 # %% ../../nbs/01_core/01_paths.ipynb #34edb7f6

@@ -9,7 +9,7 @@ __all__ = ['AUDIT_NOTEBOOKS', 'EXTRACTORS', 'CLASSIFIERS', 'WHOLE_SET', 'text_fi
 # %% ../../nbs/01_core/08_rows.ipynb #cec2f147
 import pandas as pd
 
-from .names import ESTIMATORS
+from .names import ESTIMATORS, is_phantom
 from .results import as_rows
 
 # %% ../../nbs/01_core/08_rows.ipynb #249bcdd7
@@ -152,4 +152,4 @@ def is_simulated(
     "Do these rows come from simulated patients? By `facts`, else by the cohort's name."
     if facts and facts.get('simulated') is not None:
         return bool(facts['simulated'])
-    return bool(rows.cohort.dropna().astype(str).str.startswith('phantom').any())
+    return bool(rows.cohort.dropna().map(is_phantom).any())

@@ -154,7 +154,7 @@ def _read_uids(path):
     tags = ['SOPInstanceUID', 'SeriesInstanceUID']
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
-    except Exception as e:
+    except Exception as e:  # pydicom raises errors of any type for damaged files
         raise _Damaged(f'{path.name} is not readable as DICOM ({type(e).__name__})') from e
     return [header.get(tag) for tag in tags]
 

@@ -144,7 +144,7 @@ def _header(path):
     row = dict.fromkeys(FILE_COLUMNS) | dict(path=str(path), uid='', problem='')
     try:
         ds, pixels = _read(path, row)
-    except Exception as e:
+    except Exception as e:  # pydicom raises errors of any type for damaged files
         return row | dict(problem=_unreadable(e))
     row |= _described(ds)
     return row | dict(problem=_problem(ds, row, pixels))

@@ -17,6 +17,7 @@ from ..core.checks import listing, require
 from ..core.paths import RadgenError, home
 from .cohort import Ledger, resize_images
 from .descriptions import series_kind
+from .release_images import image_errors
 from .tables import patient_table, patients_of
 
 # %% ../../nbs/02_data/10_images.ipynb #8ce28267
@@ -39,15 +40,12 @@ def _decode(path):
 @contextlib.contextmanager
 def _readable(path):
     "Whatever Pillow or numpy raise is one line that names the file."
-    from PIL import Image
-
-    broken = OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError
     try:
         yield
     except FileNotFoundError:
         absent = 'no such image; correct the path in the table of images'
         raise RadgenError(f'{path}: {absent}') from None
-    except broken as e:
+    except image_errors() as e:
         what = f'not a readable image ({type(e).__name__})'
         raise RadgenError(f'{path}: {what}; give PNG, TIFF, JPEG or npy') from e
 

@@ -75,7 +75,11 @@ def read_table(
     return table if columns is None else table[columns]
 
 # %% ../../nbs/02_data/06c_release_tables.ipynb #6293a522
-def barcode_of(written, path):
+def barcode_of(
+    written: str,  # an identifier, as in the file
+    path: str | Path,  # named in the error
+) -> str:  # TCGA-XX-XXXX
+    "The barcode of an identifier, or an error that names the file."
     try:
         return patient_barcode(written)
     except RadgenError as e:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from ..core.names import count_text, label_text
+from ..core.names import count_text, is_phantom, label_text
 from ..core.rows import ok_rows, own_rows, pick, text_filled
 
 # %% ../../nbs/10_report/12_facts.ipynb #79d3219d
@@ -109,7 +109,7 @@ def data_source(run: RunFacts) -> Answer | None:
     if files:
         text = f'cohort {listed(run.cohorts)}: {len(files)} files, each with its SHA-256'
         return Answer(text, 'provenance.json/data')
-    if not run.cohorts or not all(n.startswith('phantom') for n in run.cohorts):
+    if not run.cohorts or not all(map(is_phantom, run.cohorts)):
         return None
     seeds = listed(count_text(s) for s in dict.fromkeys(run.rows.seed.dropna()))
     text = f'simulated by this code, seed {seeds or "as in the parameters"}'

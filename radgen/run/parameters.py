@@ -33,7 +33,7 @@ def read_notebook(
         return [{**c, 'source': ''.join(c['source'])} for c in cells]
     except FileNotFoundError:
         raise RadgenError(f'{path}: no such notebook') from None
-    except Exception as e:
+    except Exception as e:  # no JSON, or JSON of any other shape
         reason = f'{type(e).__name__}: {str(e)[:80]}'
         raise RadgenError(f'{path}: not readable as a notebook ({reason})') from None
 

@@ -15,6 +15,7 @@ import os
 import re
 from pathlib import Path
 
+from ..core.names import is_phantom
 from ..core.paths import atomic, figures_dir, make_folder, project_root, relpath, runs_dir
 from .parameters import notebook_parameters
 
@@ -55,7 +56,7 @@ def may_show_images(
     parameters: dict,  # of `executed_with`
 ) -> bool:
     "Whether no image of the notebook can show a real patient."
-    return cohort.startswith('phantom') or parameters.get('show_pixels') is False
+    return is_phantom(cohort) or parameters.get('show_pixels') is False
 
 # %% ../../nbs/11_run/07_publish.ipynb #80f65624
 def _has_image(kind, data):

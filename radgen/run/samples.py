@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 
 from ..core.checks import require
+from ..core.paths import paper_command
 from ..data.cohort import resize_images
 from ..evaluate.features import fold_pca, pixel_features, radiomics_features
 from ..models.store import ImageStore
-from .study import Study, command_for
+from .study import Study
 
 # %% ../../nbs/11_run/08c_samples.ipynb #bbf9f4ad
 def stored(
@@ -26,7 +27,8 @@ def stored(
     "The generated images of a model, or the command that generates them."
     store = ImageStore(folder / kind)
     made = f'{folder.parent.name}/{folder.name}: no {kind} were generated'
-    require(store.complete, f'{made}; run `{command_for(study, "03_generate")}`')
+    command = paper_command('03_generate', study.cohort, study.profile)
+    require(store.complete, f'{made}; run `{command}`')
     return store
 
 # %% ../../nbs/11_run/08c_samples.ipynb #c622bab9

@@ -20,6 +20,7 @@ from ..core.progress import duration
 def _recorded_times(cohort, profile):
     "Job -> seconds, of the latest recorded run: here, else where the committed results were made."
     for figures in (figures_dir(cohort, profile), project_root() / 'figures' / cohort / profile):
+        # no record, or one of another version: the next place, or no estimate
         with contextlib.suppress(RadgenError, KeyError):
             record = read_json(figures / 'provenance.json')['notebooks']
             return {job: facts['wall_s'] for job, facts in record.items()}
@@ -33,6 +34,7 @@ def wall_times(
     "What each notebook took: here last time, else where the committed results were made."
     times = _recorded_times(cohort, profile)
     for path in (runs_dir(cohort, profile) / 'notebooks').glob('[0-9]*.json'):
+        # a file that is being written or lacks a time: the job goes without an estimate
         with contextlib.suppress(RadgenError, KeyError):
             times[path.stem] = read_json(path)['wall_s']
     return times

@@ -15,6 +15,7 @@ import pandas as pd
 
 from ..core.checks import require
 from ..core.fingerprints import code_digest, digest
+from ..core.names import is_phantom
 from ..phantom.cohort import draw_projections, make_phantom
 from .repetitions import in_pieces
 
@@ -76,4 +77,4 @@ def only_simulated(
 ):
     "Refuse a cohort of which no population is known."
     message = f'cohort {cohort!r}: repetitions need a simulated population; run it for phantom'
-    require(cohort.startswith('phantom'), message)
+    require(is_phantom(cohort), message)
