@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['carried_sentence', 'describe_clusters', 'describe_controls', 'describe_audit', 'describe_factorization',
-           'coverage_beside', 'describe_coverage', 'describe_learning_curve', 'describe_ablations', 'conclusion']
+           'describe_coverage', 'describe_learning_curve', 'describe_ablations', 'conclusion']
 
 # %% ../../nbs/10_report/11_conclusions.ipynb #bee94ccb
 import re
@@ -24,16 +24,22 @@ from radgen.core.rows import (
     pick,
     text_filled,
 )
-from radgen.report.describe import (
-    describe_cohort,
-    describe_fidelity,
-    describe_generation,
-    describe_outcomes,
-    describe_survival,
-    describe_training,
-    sibling_sentence,
-)
+from .describe import describe_generation, sibling_sentence
 from .findings import Finding, decimal, sentences_of, with_interval
+from radgen.report.follows import (
+    coverage_beside,
+    describe_series,
+    follows_ablations,
+    follows_audit,
+    follows_cohort,
+    follows_controls,
+    follows_coverage,
+    follows_fidelity,
+    follows_learning,
+    follows_outcomes,
+    follows_survival,
+    follows_training,
+)
 from .scorecard import headline, scorecard
 from .sentences import MIN_PERMUTATIONS, sentences
 
@@ -180,6 +186,7 @@ def _sibling_share(rows):
 
 def describe_controls(
     rows: pd.DataFrame,  # tidy rows, among others those of the controls
+    topics: tuple = ('siblings', 'controls'),
 ) -> str:  # '' where no control was computed
     "How often a sibling trains, and what that does to a trivial control (Table 6)."
     every = ok_rows(text_filled(rows))
@@ -187,10 +194,11 @@ def describe_controls(
     groups = {}
     for condition in sorted(set(every.condition), key=lambda c: c != 'multiomic'):
         part = pick(every, condition=condition)
-        groups[condition] = _sibling_share(part) + _copy_by_folds(part)
+        findings = _sibling_share(part) + _copy_by_folds(part)
+        groups[condition] = [f for f in findings if f.topic in topics]
     return ' '.join(sentences_of({k: v for k, v in groups.items() if v}))
 
-
+# %% ../../nbs/10_report/11_conclusions.ipynb #66b9afed
 def describe_audit(
     rows: pd.DataFrame,  # tidy rows, among others those of the audit
     topics: tuple = ('copying', 'retrieval'),  # of `radgen.report.sentences.TOPICS`
@@ -215,21 +223,6 @@ def describe_factorization(
     return f'{claim} ({best.split()[1]}{against}).'
 
 # %% ../../nbs/10_report/11_conclusions.ipynb #48822fdc
-_SAME_INTERVAL = ['label', 'estimator', 'extractor', 'classifier', 'n_imaged']
-
-
-def coverage_beside(
-    rows: pd.DataFrame,  # tidy rows, among others those of the coverage study
-) -> pd.DataFrame:  # rows of metric 'coverage', with the columns attainable and is_low
-    "Coverage beside what a perfect interval reaches: the attainable coverage, else 95 %."
-    every = ok_rows(text_filled(rows))
-    coverage, best = (pick(every, metric=m) for m in ('coverage', 'coverage_attainable'))
-    best = best[[*_SAME_INTERVAL, 'value']].rename(columns=dict(value='attainable'))
-    table = coverage.merge(best.drop_duplicates(_SAME_INTERVAL), on=_SAME_INTERVAL, how='left')
-    table = table.fillna({'attainable': 0.95})
-    return table.assign(is_low=table.ci_high < table.attainable)
-
-
 def describe_coverage(
     rows: pd.DataFrame,  # tidy rows, among others those of the coverage study
 ) -> str:  # '' where none was made
@@ -289,19 +282,20 @@ def describe_ablations(
     return f'The variant {best.label!r} has the lowest MSE ({decimal(best.value, 4)}{against}).'
 
 # %% ../../nbs/10_report/11_conclusions.ipynb #11a04478
-_DESCRIBED_BY = {  # stem of the notebook -> what it concludes
-    '01_cohort': (describe_cohort, describe_clusters),
-    '01b_factorization': (describe_factorization,),
-    '02_train': (describe_training,),
-    '03_generate': (describe_generation,),
-    '04_fidelity': (describe_fidelity, sibling_sentence),
-    '05_outcomes': (describe_outcomes,),
-    '06_survival': (describe_survival,),
-    '07_controls': (describe_controls,),
-    '07a_audit': (describe_audit,),
-    '07b_coverage': (describe_coverage,),
-    '07c_learning_curve': (describe_learning_curve,),
-    '07d_ablations': (describe_ablations,),
+_FOLLOWS = {  # stem of the notebook -> what it concludes
+    '01_cohort': follows_cohort,
+    '01a_series': describe_series,
+    '01b_factorization': describe_factorization,
+    '02_train': follows_training,
+    '03_generate': describe_generation,
+    '04_fidelity': follows_fidelity,
+    '05_outcomes': follows_outcomes,
+    '06_survival': follows_survival,
+    '07_controls': follows_controls,
+    '07a_audit': follows_audit,
+    '07b_coverage': follows_coverage,
+    '07c_learning_curve': follows_learning,
+    '07d_ablations': follows_ablations,
 }
 
 
@@ -314,5 +308,4 @@ def conclusion(
         parts = [headline(scorecard(rows)), sibling_sentence(rows), carried_sentence(rows)]
         return ' '.join(filter(None, parts))
     mine = rows[rows.source_notebook.fillna('').astype(str).str.startswith(notebook)]
-    texts = (describe(mine) for describe in _DESCRIBED_BY.get(notebook, ()))
-    return ' '.join(filter(None, texts))
+    return _FOLLOWS[notebook](mine) if notebook in _FOLLOWS else ''
