@@ -100,9 +100,8 @@ def describe_training(
     steps = of('training_steps', 'train')
     after = '' if steps is None else f' after {steps.value:,.0f} steps per fold'
     if train.model == 'cgan':  # two networks against each other: no loss says who fits better
-        return (
-            f'The {model_text("cgan")} has adversarial losses, which are compared with none{after}.'
-        )
+        name = model_text(train.model)
+        return f'The losses of the {name}{after} are adversarial and not compared.'
     how = 'above' if held_out.value > train.value else 'not above'
     return (
         f'The held-out loss of the {model_text(train.model)} is {how} the training loss{after} '
