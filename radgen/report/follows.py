@@ -258,13 +258,15 @@ _COPIES = {  # words of a sentence -> what they come to, the strongest first
 
 def _copies(rows):
     "Whether the model copies, with the kind of folds where the other kind says otherwise."
-    said = {}
+    outcomes = {}
     for folds, protocol in {'image': 'paper', 'patient': 'patient'}.items():
         text = ' '.join(sentences(pick(rows, protocol=protocol), ('copying',)))
-        said[folds] = next((said for words, said in _COPIES.items() if words in text), '')
-    strongest = next((x for x in dict.fromkeys(_COPIES.values()) if x in said.values()), '')
-    where = [folds for folds, x in said.items() if x == strongest]
-    if not strongest or len(where) == 2 or not all(said.values()):
+        outcomes[folds] = next(
+            (outcomes for words, outcomes in _COPIES.items() if words in text), ''
+        )
+    strongest = next((x for x in dict.fromkeys(_COPIES.values()) if x in outcomes.values()), '')
+    where = [folds for folds, x in outcomes.items() if x == strongest]
+    if not strongest or len(where) == 2 or not all(outcomes.values()):
         return strongest
     return f'{strongest} with {where[0]}-level folds'
 

@@ -55,7 +55,7 @@ def _draw_beside(ax, y, line):
     if is_finite(line.truth):
         ends = [y - 0.32, y + 0.32]
         ax.plot([line.truth] * 2, ends, color=PALETTE['upper_bound'], lw=1, ls=(0, (1, 1)))
-    of_outcome = line.control_name == 'chance'  # is told by the panel where there is no score
+    of_outcome = line.control_name == 'chance'  # left out where there is no score
     if is_finite(line.control) and (is_finite(line.value) or not of_outcome):
         ax.plot(line.control, y + 0.2, 's', color=PALETTE['control'], ms=4.2)
 
