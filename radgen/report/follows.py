@@ -261,9 +261,7 @@ def _copies(rows):
     outcomes = {}
     for folds, protocol in {'image': 'paper', 'patient': 'patient'}.items():
         text = ' '.join(sentences(pick(rows, protocol=protocol), ('copying',)))
-        outcomes[folds] = next(
-            (outcomes for words, outcomes in _COPIES.items() if words in text), ''
-        )
+        outcomes[folds] = next((end for words, end in _COPIES.items() if words in text), '')
     strongest = next((x for x in dict.fromkeys(_COPIES.values()) if x in outcomes.values()), '')
     where = [folds for folds, x in outcomes.items() if x == strongest]
     if not strongest or len(where) == 2 or not all(outcomes.values()):
