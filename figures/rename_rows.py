@@ -32,6 +32,23 @@ VALUES = {
 }
 
 
+NOT_BUILT = 'unavailable: not yet built'  # and what it said of
+UNAVAILABLE = {
+    'extractor': dict.fromkeys(('vgg16', 'resnet50', 'inceptionv3'), 'no CNN extractor'),
+    'classifier': {'deepsurv': 'no DeepSurv model'},
+}
+
+
+def rename_verdicts(rows: pd.DataFrame) -> pd.DataFrame:
+    "Verdicts that say what is missing."
+    rows = rows.copy()
+    for column, reasons in UNAVAILABLE.items():
+        for value, reason in reasons.items():
+            missing = (rows['verdict'] == NOT_BUILT) & (rows[column] == value)
+            rows.loc[missing, 'verdict'] = f'unavailable: {reason}'
+    return rows
+
+
 def rename(rows: pd.DataFrame) -> pd.DataFrame:
     "Rows with the values of version 0.2.0; what is already renamed stays as it is."
     rows = rows.copy()
@@ -39,7 +56,7 @@ def rename(rows: pd.DataFrame) -> pd.DataFrame:
     for column, values in VALUES.items():
         rows[column] = rows[column].replace(values)
     rows.loc[prevalence, 'role'] = 'chance'
-    return rows
+    return rename_verdicts(rows) if 'verdict' in rows else rows
 
 
 def views(rows: pd.DataFrame) -> dict:

@@ -35,6 +35,7 @@ from radgen.report.display import text_table
 from radgen.report.facts import FACTS, RunFacts
 from radgen.report.figures import FIGURES, figures_for, find_figures
 from radgen.report.plots import fig_scorecard
+from radgen.report.readme import scorecard_markdown, short_table
 from radgen.report.tables import table_fidelity, table_siblings
 
 CHROMIUM = next(
@@ -239,7 +240,15 @@ def test_conclude(
 
 
 def test_every_conclusion_is_tried_and_explained():
-    assert {r[-1] for r in RULE} == set(scorecard.CONCLUSIONS) <= set(page.GLOSSARY)
+    said = {r[-1] for r in RULE} | {'matched by the omics'}
+    assert said == set(scorecard.CONCLUSIONS) <= set(page.GLOSSARY)
+
+
+def test_the_omics_are_no_control():
+    "The same rule, in other words where an outcome is compared with the omics."
+    for *given, expected in RULE:
+        end = scorecard.conclude(*given, whose='the omics')
+        assert end == expected.replace('a control', 'the omics')
 
 
 # Tables
@@ -343,7 +352,7 @@ def test_legacy_fid_is_quoted_at_128_pixels_only(rows):
     ratio = make_rows(image_size=64).replace({'metric': {'legacy_fid': 'legacy_fid_ratio'}})
     shown = scorecard.table_scorecard(scorecard.scorecard(ratio)).query("quantity == 'legacy FID'")
     assert set(shown['patient protocol']) == {'ratio 1.60 [1.54, 1.66]'} and set(
-        shown['best trivial control']
+        shown['trivial control or chance']
     ) == {'ratio 2.00 (mean image)'}
     size = 'computed at 64 pixels as a ratio to the mean image'
     expected = f'not comparable: {size}; here above its controls'
@@ -379,12 +388,14 @@ def test_scorecard(rows):
         726,
     ] and score.published.unique().tolist() == [2.02, 0.02, 0.59, 0.82, 0.84, 0.88, 726]
     subtype = line(metric='auroc', condition='expression', protocol='patient')
-    assert (subtype.extractor, subtype.value, subtype.control, subtype.conclusion) == (
+    assert (subtype.extractor, subtype.value, subtype.conclusion) == (
         'radiomics',
         0.8,
-        0.96,
-        'matched by a control',
+        'matched by the omics',
     )  # not the better of two extractors
+    assert (subtype.control, subtype.control_name) == (0.5, 'chance')
+    bound = ['upper_bound', 'upper_bound_low', 'upper_bound_high', 'upper_bound_name']
+    assert subtype[bound].tolist() == [0.96, 0.94, 0.98, 'omics, logistic']
     assert (
         line(metric='mse', condition='multiomic', protocol='paper').control == 0.019
     )  # the better of the two controls
@@ -411,15 +422,26 @@ def test_scorecard(rows):
     ].tolist() == ['–', '–']  # outcomes are judged over patients only
     assert table.loc[
         ('ER+/HER2+ subtype, AUROC', 'expression'),
-        ['best trivial control', 'upper bound', 'null (95 %)', 'preprint', 'published'],
+        ['trivial control or chance', 'upper bound', 'null (95 %)', 'preprint', 'published'],
     ].tolist() == [
-        '0.96 (omics, logistic)',
-        '0.96 (omics, logistic)',
+        '0.50 (chance)',
+        '0.96 [0.94, 0.98] (omics, logistic)',
         '0.50 (0.40 to 0.60)',
         '0.85',
         '0.82',
     ]
     assert len(table) == len(scorecard.PUBLISHED) * 2 and table.index.is_unique
+
+
+def test_chance_of_a_precision_recall_curve_is_the_prevalence(rows):
+    prevalence = Rows(cohort='published', condition='multiomic', role='chance', metric='auprc')
+    prevalence.add(label='subgroup', subset='test', extractor='radiomics', value=0.3)
+    score = scorecard.scorecard(pd.concat([rows, prevalence.frame()]))
+    line = score.query("metric == 'auprc' and protocol == 'patient'").set_index('condition')
+    assert line.control['multiomic'] == 0.3 and np.isnan(line.control['expression'])
+    assert set(line.conclusion) == {'matched by the omics'}
+    text = short_table(score)
+    assert '| 0.30 (chance) | 0.96 (omics, logistic) |' in text and 'nan' not in text
 
 
 def test_simulated_patients_confirm_nothing():
@@ -428,10 +450,11 @@ def test_simulated_patients_confirm_nothing():
         'reproduced',
         'not reproduced',
         'matched by a control',
+        'matched by the omics',
         'above its controls',
     }
     assert score.published.notna().all() and 'simulated' in scorecard.headline(score)
-    assert 'not comparable: simulated patients; here matched by a control' in set(
+    assert 'not comparable: simulated patients; here matched by the omics' in set(
         scorecard.table_scorecard(score)['conclusion, patient protocol']
     )
 
@@ -546,9 +569,10 @@ def test_fidelity_is_quoted_at_the_released_size():
     assert not (score.conclusion == 'not comparable').any() and set(score.metric) == set(
         alone.metric
     )
+    bounds = [c for c in score if c.startswith('upper_bound')]
     pd.testing.assert_frame_equal(
-        score.drop(columns=['upper_bound', 'upper_bound_name']),
-        alone.drop(columns=['upper_bound', 'upper_bound_name']),
+        score.drop(columns=bounds),
+        alone.drop(columns=bounds),
     )  # 32-pixel rows and the audit change nothing
     assert set(score.query("metric == 'mse'").upper_bound_name) == {'real image, reduced'}
     assert len(fig_scorecard(score).axes) == 6 * 2
@@ -707,14 +731,16 @@ def test_table_6_comes_in_sections():
 
 def test_scorecard_as_markdown(rows, tmp_path):
     write_rows(rows, tmp_path / 'results.csv')
-    text = scorecard.scorecard_markdown(tmp_path)
+    text = scorecard_markdown(tmp_path)
     lines = text.split('\n')
     assert (
-        text == scorecard.scorecard_markdown(tmp_path / 'results.csv')
+        text == scorecard_markdown(tmp_path / 'results.csv')
         and len(lines) == 2 + 2 * len(scorecard.PUBLISHED)
         and len({line.count('|') for line in lines}) == 1
     )
-    assert '| 0.82 (0.85) | – | 0.80 [0.75, 0.85] | 0.96 (omics, logistic) |' in text
+    assert '| 0.82 (0.85) | – | 0.80 [0.75, 0.85] | 0.50 (chance) |' in text
+    beside = '| 0.96 [0.94, 0.98] (omics, logistic) | 0.50 (0.40 to 0.60) |'
+    assert f'{beside} matched by the omics |' in text
 
 
 def test_models_are_those_of_the_study():

@@ -52,6 +52,16 @@ def test_values_get_their_names(script):
     assert new.iloc[10].equals(old_rows().iloc[10])
 
 
+def test_verdicts_say_what_is_missing(script):
+    rows = old_rows()[-3:].assign(
+        verdict='unavailable: not yet built',
+        extractor=['vgg16', 'radiomics', 'radiomics'],
+        classifier=['xgboost', 'deepsurv', 'cox'],
+    )
+    expected = ['no CNN extractor', 'no DeepSurv model', 'not yet built']
+    assert list(script.rename(rows).verdict) == [f'unavailable: {x}' for x in expected]
+
+
 def test_numbers_and_order_stay(script):
     old = old_rows()
     before = old.copy()

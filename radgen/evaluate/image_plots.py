@@ -224,6 +224,17 @@ def _drawn_metrics(lines):  # beside the legacy FID its ratio says nothing new
     doubled = 'legacy_fid_ratio' if 'legacy_fid' in metrics else None
     return [m for m in metrics if m != doubled]
 
+# %% ../../nbs/07_evaluate/17_image_plots.ipynb #57c79827
+def _draw_condition(axes, metrics, lines, real, order):
+    "A row of panels: the models and controls that have rows under one condition."
+    for ax, metric in zip(axes, metrics):
+        part = lines[lines.metric == metric]
+        _draw_reference(ax, real[real.metric == metric])
+        _draw_points(ax, part, order)
+        _line_axis(ax, order)
+        if not len(part):
+            ax.text(0.5, 0.5, 'none', transform=ax.transAxes, ha='center', color=GREY)
+
 # %% ../../nbs/07_evaluate/17_image_plots.ipynb #90eaf2bb
 def fig_fidelity(
     rows: pd.DataFrame,  # tidy rows: fidelity metrics of model, control and reference
@@ -238,25 +249,23 @@ def fig_fidelity(
     if not len(lines):
         why = f': {every.verdict.iloc[0]}' if len(every) else ''
         return empty_figure(f'no fidelity could be measured{why}')
-    metrics, order = _drawn_metrics(lines), _line_order(lines.line, estimators)
-    conditions = sorted(dict.fromkeys(lines.condition.fillna('')), key=lambda c: c != 'multiomic')
-    height = 0.5 + (0.3 if len(order) < 7 else 0.215) * len(order)
-    shape = (0.95 + len(conditions) * height, len(conditions), len(metrics))
-    fig, axes = new_figure(*shape, sharey=True, sharex='col')
+    metrics, conditions = _drawn_metrics(lines), lines.condition.fillna('')
+    parts = {
+        c: lines[conditions == c] for c in sorted(set(conditions), key=lambda c: c != 'multiomic')
+    }
+    orders = {c: _line_order(part.line, estimators) for c, part in parts.items()}
+    heights = [0.5 + (0.3 if len(o) < 7 else 0.215) * len(o) for o in orders.values()]
+    shape = 0.95 + sum(heights), len(parts), len(metrics)
+    layout = dict(sharey='row', sharex='col', gridspec_kw=dict(height_ratios=heights))
+    fig, axes = new_figure(*shape, **layout)
     real = rows[(rows.model == 'real') & (rows.role == 'reference')]
-    for i, condition in enumerate(conditions):
-        for ax, metric in zip(axes[i], metrics):
-            part = lines[(lines.condition.fillna('') == condition) & (lines.metric == metric)]
-            same = (real.metric == metric) & real.condition.fillna('').isin([condition, ''])
-            _draw_reference(ax, real[same])
-            _draw_points(ax, part, order)
-            _line_axis(ax, order)
-            if i == 0:
-                values = lines[lines.metric == metric][['value', 'ci_low', 'ci_high']]
-                stretch_axis(ax, metric, values.to_numpy(float).ravel())
-                _metric_title(ax, metric, part.image_size.max() if part.image_size.any() else 0)
-            if not len(part):
-                ax.text(0.5, 0.5, 'none', transform=ax.transAxes, ha='center', color=GREY)
-        axes[i, 0].set_ylabel(condition, weight='bold')
+    for row, (condition, part) in zip(axes, parts.items()):
+        same = real[real.condition.fillna('').isin([condition, ''])]
+        _draw_condition(row, metrics, part, same, orders[condition])
+        row[0].set_ylabel(condition, weight='bold')
+    for ax, metric in zip(axes[0], metrics):
+        drawn = lines[lines.metric == metric]
+        stretch_axis(ax, metric, drawn[['value', 'ci_low', 'ci_high']].to_numpy(float).ravel())
+        _metric_title(ax, metric, drawn.image_size.max() if drawn.image_size.any() else 0)
     _fidelity_legend(fig, set(lines.protocol), (rows.role == 'reference').any())
     return fig

@@ -243,14 +243,31 @@ def _draw_kept(ax, part):
         ax.axvline(step, color=GREY, lw=0.8, ls=':', label='' if k else 'weights kept')
 
 # %% ../../nbs/06_models/19_plots.ipynb #bb7ec4cf
-def _loss_panel(ax, part):
+def _loss_scale(curves):
+    "Name of the scale that shows every loss, and what the label calls it."
+    losses = curves[[c for c in CURVES if c in curves]].to_numpy(float)
+    if np.nanmin(losses, initial=1) > 0:
+        return 'log', 'log scale'
+    return 'symlog', 'symmetric log scale'
+
+
+def _set_loss_scale(ax, scale):
+    if scale == 'symlog':
+        ax.set_yscale('symlog', linthresh=1)
+        ax.axhline(0, color=GREY, lw=0.5, zorder=0)
+        ax.yaxis.set_minor_locator(mpl.ticker.NullLocator())
+    else:
+        ax.set_yscale('log')
+        ax.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+    ax.yaxis.set_major_formatter(mpl.ticker.ScalarFormatter())
+
+# %% ../../nbs/06_models/19_plots.ipynb #9eb6de71
+def _loss_panel(ax, part, scale):
     "One condition under one protocol."
     _draw_curves(ax, part)
     _draw_kept(ax, part)
-    ax.set_yscale('log')
-    ax.yaxis.set_major_formatter(mpl.ticker.ScalarFormatter())
-    ax.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
-    ax.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+    _set_loss_scale(ax, scale)
     folds = set(map(str, part.fold))
     counted = [f'{len(folds - {"final"})} folds'] * bool(folds - {'final'})
     title = ' and '.join(counted + ['final model'] * ('final' in folds))
@@ -268,6 +285,7 @@ def fig_loss(
         fig, axes = new_figure(1.6)
         empty_panel(axes[0, 0], 'no training curve was recorded')
         return fig
+    scale, name = _loss_scale(curves)
     conditions, protocols = curves.condition.unique(), curves.protocol.unique()
     height = 0.45 + 1.75 * len(conditions)
     shape = len(conditions), len(protocols)
@@ -277,11 +295,11 @@ def fig_loss(
             ax.set_title(f'{condition}, protocol: {protocol}')
             part = curves[(curves.condition == condition) & (curves.protocol == protocol)]
             if len(part):
-                _loss_panel(ax, part)
+                _loss_panel(ax, part, scale)
             else:
                 empty_panel(ax, 'not trained in this run')
     for ax in axes[-1]:
         ax.set_xlabel('step')
     for ax in axes[:, 0]:
-        ax.set_ylabel('loss')
+        ax.set_ylabel(f'loss\n({name})')
     return fig

@@ -24,16 +24,22 @@ from radgen.core.rows import (
     pick,
     text_filled,
 )
-from radgen.report.describe import (
-    describe_cohort,
-    describe_fidelity,
-    describe_generation,
-    describe_outcomes,
-    describe_survival,
-    describe_training,
-    sibling_sentence,
-)
+from .describe import describe_generation, sibling_sentence
 from .findings import Finding, decimal, sentences_of, with_interval
+from radgen.report.follows import (
+    coverage_beside,
+    describe_series,
+    follows_ablations,
+    follows_audit,
+    follows_cohort,
+    follows_controls,
+    follows_coverage,
+    follows_fidelity,
+    follows_learning,
+    follows_outcomes,
+    follows_survival,
+    follows_training,
+)
 from .scorecard import headline, scorecard
 from .sentences import MIN_PERMUTATIONS, sentences
 
@@ -180,6 +186,7 @@ def _sibling_share(rows):
 
 def describe_controls(
     rows: pd.DataFrame,  # tidy rows, among others those of the controls
+    topics: tuple = ('siblings', 'controls'),
 ) -> str:  # '' where no control was computed
     "How often a sibling trains, and what that does to a trivial control (Table 6)."
     every = ok_rows(text_filled(rows))
@@ -187,10 +194,11 @@ def describe_controls(
     groups = {}
     for condition in sorted(set(every.condition), key=lambda c: c != 'multiomic'):
         part = pick(every, condition=condition)
-        groups[condition] = _sibling_share(part) + _copy_by_folds(part)
+        findings = _sibling_share(part) + _copy_by_folds(part)
+        groups[condition] = [f for f in findings if f.topic in topics]
     return ' '.join(sentences_of({k: v for k, v in groups.items() if v}))
 
-
+# %% ../../nbs/10_report/11_conclusions.ipynb #66b9afed
 def describe_audit(
     rows: pd.DataFrame,  # tidy rows, among others those of the audit
     topics: tuple = ('copying', 'retrieval'),  # of `radgen.report.sentences.TOPICS`
@@ -214,22 +222,34 @@ def describe_factorization(
     claim = f'{best.split()[0]} has the highest mean R² on scattered hidden entries'
     return f'{claim} ({best.split()[1]}{against}).'
 
-
+# %% ../../nbs/10_report/11_conclusions.ipynb #48822fdc
 def describe_coverage(
     rows: pd.DataFrame,  # tidy rows, among others those of the coverage study
 ) -> str:  # '' where none was made
-    "For how many quantities the 95 % interval covers less than it claims."
-    coverage = ok_rows(pick(text_filled(rows), metric='coverage'))
-    if not len(coverage):
+    "For how many quantities the 95 % interval covers less than a perfect one, and than 95 %."
+    table = coverage_beside(rows)
+    if not len(table):
         return ''
-    below = coverage.ci_high < 0.95
-    least = coverage.loc[coverage.value.idxmin()]
+    nominal, least = (table.ci_high < 0.95).sum(), table.loc[table.value.idxmin()]
     return (
-        f'The 95 % interval covers less than it claims for {below.sum()} of {len(coverage)} '
-        f'quantities (lowest {decimal(least.value)}, {least.label}, {least.estimator}).'
+        f'The 95 % interval covers less than is attainable for {table.is_low.sum()} of '
+        f'{len(table)} quantities, and less than 95 % for {nominal}. The lowest coverage is '
+        f'{decimal(least.value)}, where {decimal(least.attainable)} is attainable '
+        f'({least.label}, {least.estimator}).'
     )
 
 # %% ../../nbs/10_report/11_conclusions.ipynb #e91e08a6
+def _curve_finding(claim, row):
+    how = 'is above chance' if row.ci_low > 0.5 else 'is not shown to be above chance'
+    return Finding('learning', f'{claim} {how}', with_interval(row))
+
+
+def _n_seeds(ranks):
+    "How many seeds the points of a curve rest on."
+    n = ranks.seed.nunique()
+    return f'Each point rests on {n} seed{"s"[: n > 1]}.' if n else ''
+
+
 def describe_learning_curve(
     rows: pd.DataFrame,  # tidy rows, among others those of the learning curve
 ) -> str:  # '' where none was drawn
@@ -239,13 +259,15 @@ def describe_learning_curve(
     ranks, groups = pick(every, metric='retrieval', role='model'), {}
     most = ranks.n_imaged.max()
     for link, part in ranks[ranks.n_imaged == most].groupby('subset', sort=False):
-        row = part.iloc[0]
-        how = 'is above chance' if row.ci_low > 0.5 else 'is not shown to be above chance'
-        claim = f'With {most:.0f} imaged patients, retrieval {how}'
-        groups[link] = [Finding('learning', claim, with_interval(row))]
-    return ' '.join(sentences_of(groups))
+        copies = pick(every, metric='retrieval', model='nearest_copy', subset=link, n_imaged=most)
+        claim = f'With {most:.0f} imaged patients, retrieval by'
+        groups[link] = [_curve_finding(f'{claim} the model', part.iloc[0])]
+        groups[link] += [
+            _curve_finding(f'{claim} the nearest copy', r) for _, r in copies[:1].iterrows()
+        ]
+    return ' '.join([*sentences_of(groups), _n_seeds(ranks)]).strip()
 
-
+# %% ../../nbs/10_report/11_conclusions.ipynb #b9730291
 def describe_ablations(
     rows: pd.DataFrame,  # tidy rows, among others those of the variants
 ) -> str:  # '' where none was tried
@@ -260,19 +282,20 @@ def describe_ablations(
     return f'The variant {best.label!r} has the lowest MSE ({decimal(best.value, 4)}{against}).'
 
 # %% ../../nbs/10_report/11_conclusions.ipynb #11a04478
-_DESCRIBED_BY = {  # stem of the notebook -> what it concludes
-    '01_cohort': (describe_cohort, describe_clusters),
-    '01b_factorization': (describe_factorization,),
-    '02_train': (describe_training,),
-    '03_generate': (describe_generation,),
-    '04_fidelity': (describe_fidelity, sibling_sentence),
-    '05_outcomes': (describe_outcomes,),
-    '06_survival': (describe_survival,),
-    '07_controls': (describe_controls,),
-    '07a_audit': (describe_audit,),
-    '07b_coverage': (describe_coverage,),
-    '07c_learning_curve': (describe_learning_curve,),
-    '07d_ablations': (describe_ablations,),
+_FOLLOWS = {  # stem of the notebook -> what it concludes
+    '01_cohort': follows_cohort,
+    '01a_series': describe_series,
+    '01b_factorization': describe_factorization,
+    '02_train': follows_training,
+    '03_generate': describe_generation,
+    '04_fidelity': follows_fidelity,
+    '05_outcomes': follows_outcomes,
+    '06_survival': follows_survival,
+    '07_controls': follows_controls,
+    '07a_audit': follows_audit,
+    '07b_coverage': follows_coverage,
+    '07c_learning_curve': follows_learning,
+    '07d_ablations': follows_ablations,
 }
 
 
@@ -285,5 +308,4 @@ def conclusion(
         parts = [headline(scorecard(rows)), sibling_sentence(rows), carried_sentence(rows)]
         return ' '.join(filter(None, parts))
     mine = rows[rows.source_notebook.fillna('').astype(str).str.startswith(notebook)]
-    texts = (describe(mine) for describe in _DESCRIBED_BY.get(notebook, ()))
-    return ' '.join(filter(None, texts))
+    return _FOLLOWS[notebook](mine) if notebook in _FOLLOWS else ''

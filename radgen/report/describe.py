@@ -86,7 +86,7 @@ def _first_run(rows):
         return rows
     return pick(rows, condition=first.condition, protocol=first.protocol)
 
-
+# %% ../../nbs/10_report/10_describe.ipynb #21f6b6c4
 def describe_training(
     rows: pd.DataFrame,  # tidy rows, among others those of the training notebook
 ) -> str:  # '' where nothing was trained
@@ -97,9 +97,12 @@ def describe_training(
     train, held_out = of('training_loss', 'train'), of('training_loss', 'test')
     if train is None or held_out is None:
         return ''
-    how = 'above' if held_out.value > train.value else 'not above'
     steps = of('training_steps', 'train')
     after = '' if steps is None else f' after {steps.value:,.0f} steps per fold'
+    if train.model == 'cgan':  # two networks against each other: no loss says who fits better
+        name = model_text(train.model)
+        return f'The losses of the {name}{after} are adversarial and not compared.'
+    how = 'above' if held_out.value > train.value else 'not above'
     return (
         f'The held-out loss of the {model_text(train.model)} is {how} the training loss{after} '
         f'({held_out.value:.3g} against {train.value:.3g}).'
@@ -298,12 +301,13 @@ def _outcome_end(row, others):
         control=float('nan') if control is None else control.value,
         null=null.ci_high if null_ok else float('nan'),
         verdict=row.verdict,
+        whose='the omics',
     )
 
 
 _OUTCOME_CLAIMS = {
     'above its controls': 'Generated images do better than the omics without an image',
-    'matched by a control': (
+    'matched by the omics': (
         'Nothing shows that generated images do better than the omics without an image'
     ),
     'not above chance': 'Generated images are not shown to be above chance',
