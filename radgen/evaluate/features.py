@@ -7,6 +7,8 @@ __all__ = ['FAMILIES', 'BIN_WIDTH', 'BATCH', 'NETWORKS', 'Unavailable', 'central
            'cnn_features', 'fold_pca']
 
 # %% ../../nbs/07_evaluate/01_features.ipynb #a7451f72
+import contextlib
+import copy
 import logging
 import warnings
 
@@ -34,51 +36,119 @@ FAMILIES = 'firstorder glcm glrlm glszm gldm ngtdm'.split()
 BIN_WIDTH = 25  # grey values per bin, of 256: PyRadiomics' default
 
 
-def _extractor(bin_width):
-    import radiomics
-    import SimpleITK as sitk
+class _Box:
+    "The central box of one image: its pixels, and its grey levels binned once for all families."
 
-    radiomics.setVerbosity(logging.CRITICAL)
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    from radiomics.featureextractor import RadiomicsFeatureExtractor
+    def __init__(self, image, settings):  # uint8 [H, W]
+        from radiomics.imageoperations import getBinEdges
 
-    extractor = RadiomicsFeatureExtractor(binWidth=bin_width, force2D=True, force2Ddimension=0)
-    extractor.disableAllFeatures()
-    for family in FAMILIES:
-        extractor.enableFeatureClassByName(family)
-    return extractor
+        box = image[None, *central_box(*image.shape)]
+        edges = getBinEdges([np.float32(box.min()), np.float32(box.max())], **settings)
+        self.pixels, self.mask = box.astype(np.float32), np.ones(box.shape, dtype=bool)
+        self.bins = np.digitize(np.arange(256, dtype=np.float32), edges)[box]
+        levels = np.flatnonzero(np.bincount(self.bins.ravel()))
+        self.levels = dict(grayLevels=levels, Ng=int(levels[-1]))
+
+    def GetSpacing(self):
+        return 1.0, 1.0, 1.0
 
 # %% ../../nbs/07_evaluate/01_features.ipynb #05f5ee59
-def _box_mask(height, width):
-    "The central box as a mask that PyRadiomics reads."
-    import SimpleITK as sitk
+def _feature_classes():  # {family: PyRadiomics' class, reading a `_Box`}
+    import radiomics
 
-    mask = np.zeros((1, height, width), dtype=np.uint8)
-    mask[(0, *central_box(height, width))] = 1
-    return sitk.GetImageFromArray(mask)
+    radiomics.setVerbosity(logging.CRITICAL)
+    quiet = logging.getLogger('radgen.radiomics')
+    quiet.disabled = True
+
+    class _Prepared(radiomics.base.RadiomicsFeaturesBase):
+        def __init__(self, box, mask, **settings):
+            self.logger, self.settings, self.voxelBased = quiet, settings, False
+            self.inputImage, self.imageArray, self.maskArray = box, box.pixels, mask
+            self.coefficients = dict(box.levels)
+
+        def _applyBinning(self, _):
+            return self.inputImage.bins
+
+    known = {f: radiomics.getFeatureClasses()[f] for f in FAMILIES}
+    names = {f: dict(featureNames=c.getFeatureNames()) for f, c in known.items()}
+    return {f: type(c.__name__, (c, _Prepared), names[f]) for f, c in known.items()}
+
+# %% ../../nbs/07_evaluate/01_features.ipynb #844f323a
+_PER_IMAGE = dict(  # what a feature class holds for each image, along the first axis
+    firstorder='targetVoxelArray p_i',
+    glcm='P_glcm px py ux uy pxAddy pxSuby HXY',
+    glrlm='P_glrlm Nr pr pg',
+    glszm='P_glszm Np Nz ps pg',
+    gldm='P_gldm Nz pd pg',
+    ngtdm='P_ngtdm Nvp p_i s_i ivector Ngp',
+)
 
 
-def _measure(pixels, bin_width):  # uint8 [n, H, W] -> list of {feature: value}
-    import SimpleITK as sitk
+def _held(one, family):  # an object of a feature class -> its arrays, by name
+    held = vars(one) | one.coefficients
+    return {name: held[name] for name in _PER_IMAGE[family].split()}
 
-    extractor, mask = _extractor(bin_width), _box_mask(*pixels.shape[1:])
 
-    def one(image):
-        measured = extractor.execute(sitk.GetImageFromArray(image[None].astype(np.float32)), mask)
-        kept = {k: float(v) for k, v in measured.items() if k.startswith('original_')}
-        return {k.removeprefix('original_'): v for k, v in kept.items()}
+def _group(one, family):  # equal for images that one call can measure
+    axes = [one.coefficients.get(k, np.empty(0)) for k in ('grayLevels', 'ivector', 'jvector')]
+    shapes = [a.shape for a in _held(one, family).values()]
+    return *shapes, *(a.tobytes() for a in axes)
 
+
+def _together(ones, family):  # objects of one group -> one object of all images
+    out, held = copy.copy(ones[0]), [_held(one, family) for one in ones]
+    out.coefficients = dict(out.coefficients)
+    for name in held[0]:
+        place = out.coefficients if name in out.coefficients else vars(out)
+        place[name] = np.concatenate([h[name] for h in held])
+    return out
+
+# %% ../../nbs/07_evaluate/01_features.ipynb #3cb492b7
+def _value(one, name):  # a feature of each image; None where PyRadiomics fails
+    with contextlib.suppress(Exception):
+        return getattr(one, f'get{name}FeatureValue')()
+
+
+def _fill(table, of, ones, family):  # features of one group, into rows `of` of {feature: [n]}
+    together = _together(ones, family) if len(ones) > 1 else None
+    for name, column in table.items():
+        value = None if together is None or name == 'MCC' else _value(together, name)
+        if value is None:
+            value = [_value(one, name) for one in ones]
+            value = [np.nan if v is None else np.squeeze(v) for v in value]
+        column[of] = value
+
+
+def _measure_family(boxes, family, made, settings):  # -> {feature: [n]} of one family
+    ones, groups = [made(box, box.mask, **settings) for box in boxes], {}
+    names = [name for name, deprecated in ones[0].featureNames.items() if not deprecated]
+    table = {name: np.empty(len(ones)) for name in names}
+    for k, one in enumerate(ones):
+        one._initCalculation()
+        groups.setdefault(_group(one, family), []).append(k)
+    for of in groups.values():
+        _fill(table, of, [ones[k] for k in of], family)
+    return {f'{family}_{name}': column for name, column in table.items()}
+
+# %% ../../nbs/07_evaluate/01_features.ipynb #86a233e9
+def _measure(pixels, bin_width):  # uint8 [n, H, W] -> features, a row per image
+    settings, table = dict(binWidth=bin_width, force2D=True, force2Ddimension=0), {}
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        return [one(image) for image in pixels]
+        boxes = [_Box(image, settings) for image in pixels]
+        for family, made in _feature_classes().items():
+            table |= _measure_family(boxes, family, made, settings)
+    return pd.DataFrame(table)
 
 # %% ../../nbs/07_evaluate/01_features.ipynb #42e21afa
-BATCH = 32  # images measured at once by one process
+BATCH = 64  # images measured at once by one process
 
 
 def _to_grey(images):  # [n, H, W] in [0, 1] -> uint8 [n, H, W]
     images = np.asarray(images)
     require(images.ndim == 3, f'images of shape {images.shape}: radiomics need [n, H, W]')
+    small = f'images of {images.shape[1]} x {images.shape[2]} pixels: 2 pixels per side at least'
+    require(min(images.shape[1:]) > 1, small)
     bad = ~np.isfinite(images).all((1, 2))
     count = f'{bad.sum()} of {len(images)} images'
     require(not bad.any(), lambda: f'image {bad.argmax()} holds NaN or infinity ({count})')
@@ -112,7 +182,7 @@ def radiomics_features(
     parallel = Parallel(n_jobs=n_jobs, return_as='generator')
     done = parallel(delayed(_measure)(b, bin_width) for b in batches)
     bar = tqdm(done, total=len(batches), desc='radiomics', disable=not progress)
-    table = pd.DataFrame([features for batch in bar for features in batch])
+    table = pd.concat(bar, ignore_index=True)
     return _undefined_as_missing(table).iloc[which].reset_index(drop=True)
 
 # %% ../../nbs/07_evaluate/01_features.ipynb #38e79d17
