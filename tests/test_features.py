@@ -89,6 +89,13 @@ def test_other_bins_equal_the_extractor(bin_width):
     pd.testing.assert_frame_equal(mine, executed(images, bin_width), check_exact=True)
 
 
+def test_an_image_alone_is_measured_as_among_others():
+    images = np.concatenate([textures(40, 24), hard_images(24)])
+    alone = pd.concat([radiomics_features(images[k : k + 1]) for k in range(len(images))])
+    together = radiomics_features(images)
+    pd.testing.assert_frame_equal(alone.reset_index(drop=True), together, check_exact=True)
+
+
 def test_a_box_of_one_pixel_is_refused():
     with pytest.raises(RadgenError, match='2 pixels per side'):
         radiomics_features(np.zeros((1, 1, 8)))
