@@ -6,6 +6,8 @@
 __all__ = ['inception_rows', 'native_rows', 'fidelity_rows']
 
 # %% ../../nbs/07_evaluate/08_fidelity_table.ipynb #1eddf92d
+from pathlib import Path
+
 import numpy as np
 
 from ..core.checks import require
@@ -86,12 +88,12 @@ def native_rows(
     return paired_reference_rows(rows, native, patients, base=base, **splits, **fields)
 
 # %% ../../nbs/07_evaluate/08_fidelity_table.ipynb #0cabf796
-def _measured(sets, features, n_jobs, progress):  # {set: radiomics [n, d]} of all sets
+def _measured(sets, features, **how):  # {set: radiomics [n, d]} of all sets
     features, n = dict(features or {}), len(sets['real'])
     missing = [m for m in sets if m not in features]
     if missing:
         images = np.concatenate([sets[m] for m in missing])
-        table = radiomics_features(images, n_jobs=n_jobs, progress=progress)
+        table = radiomics_features(images, **how)
         features |= {m: table.iloc[k * n : (k + 1) * n] for k, m in enumerate(missing)}
     return features
 
@@ -119,6 +121,7 @@ def fidelity_rows(
     n_splits: int = 20,
     seed: int = 0,
     n_jobs: int = 1,  # processes that measure radiomics
+    cache: Path | None = None,  # folder of radiomics already measured
     inception: bool = True,  # try the Inception FID
     progress: bool = False,
 ) -> Rows:
@@ -130,7 +133,8 @@ def fidelity_rows(
     for m, s in stacks.items():
         wrong = f'{m}: images of shape {s.shape}, but the real ones are {real.shape}'
         require(s.shape == real.shape, wrong)
-    features = _measured({'real': real, **stacks}, features, n_jobs, progress)
+    measuring = dict(n_jobs=n_jobs, progress=progress, cache=cache)
+    features = _measured({'real': real, **stacks}, features, **measuring)
     boot = dict(sibling=sibling, n_boot=n_boot, seed=seed)
     split = dict(sibling=sibling, n_components=n_components, n_splits=n_splits, seed=seed)
     constant = controls.get('mean_image')

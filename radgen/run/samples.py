@@ -49,11 +49,12 @@ def held_out_samples(
 # %% ../../nbs/11_run/08c_samples.ipynb #9e00f982
 def mean_radiomics(
     store: ImageStore,
+    cache: Path | None = None,  # folder of features already measured
 ) -> pd.DataFrame:  # [patients, features], index patient_id
     "Radiomics of every sample, averaged over the samples of a patient."
     images = store.read(store.patients)
     sample = pd.Index(store.patients).repeat(images.shape[1])
-    flat = radiomics_features(images.reshape(-1, *images.shape[2:]))
+    flat = radiomics_features(images.reshape(-1, *images.shape[2:]), cache=cache)
     return flat.groupby(sample).mean().loc[store.patients].rename_axis('patient_id')
 
 
