@@ -314,7 +314,7 @@ class ClaimedStore(StoredImages):
 
     def _set_aside(self, differs, on_mismatch):
         "Rename the store in the folder, or refuse."
-        advice = 'choose another folder, or on_mismatch="restart" to set it aside'
+        advice = 'choose another folder, or on_mismatch="restart" (--restart) to set it aside'
         require(on_mismatch == 'restart', f'{self.path}: {differs}; {advice}')
         names = (f'{self.path.name}.replaced-{n}' for n in itertools.count(1))
         old = next(p for p in map(self.path.with_name, names) if not p.exists())
