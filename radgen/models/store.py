@@ -63,7 +63,7 @@ def _create_array(path, facts):
         chunks=(max(1, min(n, facts['shard_size'])), *image),
         dtype='float16',
         fill_value=np.nan,
-        compressors=[BloscCodec(cname='zstd', clevel=3, shuffle='shuffle'), Crc32cCodec()],
+        compressors=[BloscCodec(cname='zstd', clevel=1, shuffle='shuffle'), Crc32cCodec()],
         chunk_key_encoding=dict(name='default', separator='.'),
         dimension_names=['patient', 'sample', 'row', 'column'],
         attributes=facts,
@@ -337,21 +337,20 @@ def _is_good(store, number, patients, png):
     return True
 
 
-def _write_chunk(store, number, rows, images):
+def _write_chunk(path, array, rows, images):
     "zarr writes a chunk under another name first: it is there whole or not at all."
     try:
-        _open_array(store.path, 'r+')[rows] = images
+        array[rows] = images
     except OSError as e:
         remedy = 'free some space or choose another folder, then run again'
-        message = f'{store.shard(number)}: cannot be written ({e.strerror or e}); {remedy}'
-        raise RadgenError(message) from e
+        raise RadgenError(f'{path}: cannot be written ({e.strerror or e}); {remedy}') from e
 
 # %% ../../nbs/06_models/18_store.ipynb #c3db0854
 def _fill(store, patients, draw, png, progress):
     "Generate the chunks that are missing or damaged; those that are there are read once."
     for unfinished in store.path.glob('*.partial'):  # of a process that was killed
         unfinished.unlink()
-    size = store.meta['shard_size']
+    array, size = _open_array(store.path, 'r+'), store.meta['shard_size']
     parts = [slice(at, at + size) for at in range(0, len(patients), size)]
     good = [_is_good(store, n, patients[rows], png) for n, rows in enumerate(parts)]
     done = sum(len(patients[rows]) for rows, there in zip(parts, good) if there)
@@ -361,7 +360,7 @@ def _fill(store, patients, draw, png, progress):
         if good[number]:
             continue
         images = draw(rows).astype(np.float16)
-        _write_chunk(store, number, rows, images)
+        _write_chunk(store.shard(number), array, rows, images)
         if png is not None:
             write_pngs(png, patients[rows], images)
         done += len(images)
