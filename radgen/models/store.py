@@ -71,7 +71,7 @@ def _create_array(path, facts):
 
 
 def _open_array(path, mode):
-    "The array of a store; zarr leaves out chunks of one value unless told not to."
+    "The array of a store; by itself zarr leaves out chunks that hold the fill value."
     import zarr
 
     return zarr.open_array(path, mode=mode).with_config({'write_empty_chunks': True})

@@ -53,8 +53,8 @@ def simulated_barcodes(
     n: int,  # patients, at most MAX_PATIENTS
 ) -> pd.Index:
     "Barcodes TCGA-PH-0001, TCGA-PH-0002, ..., after 9999 TCGA-PH-A000, ..."
-    enough = f'n_patients={n}: the phantom has from 1 to {MAX_PATIENTS} patients'
-    require(1 <= n <= MAX_PATIENTS, enough)
+    message = f'n_patients={n}: the phantom has from 1 to {MAX_PATIENTS} patients'
+    require(1 <= n <= MAX_PATIENTS, message)
     return pd.Index([patient_barcode(_barcode(i + 1)) for i in range(n)], name='patient_id')
 
 
