@@ -140,6 +140,21 @@ def test_a_full_disk_is_one_line(model, store, monkeypatch):
     assert store.write(model, table(20), 2, 8, progress=False).complete
 
 
+@pytest.mark.parametrize('name', ['zarr.json', 'PH-000000_0.png'])
+def test_a_full_disk_is_named_wherever_it_happens(model, tmp_path, monkeypatch, name):
+    def full(*args, **more):
+        raise OSError(28, 'No space left on device')
+
+    where = Image.Image if name.endswith('png') else zarr.storage._local
+    monkeypatch.setattr(where, 'save' if name.endswith('png') else '_put', full)
+    with pytest.raises(RadgenError, match=f'{name}: cannot be written .No space') as error:
+        ImageStore(tmp_path / 's').write(model, table(9), progress=False, png=tmp_path / 'png')
+    monkeypatch.undo()
+    assert one_line(error)
+    store = ImageStore(tmp_path / 's').write(model, table(9), progress=False, png=tmp_path / 'png')
+    assert store.complete and len(list((tmp_path / 'png').iterdir())) == 9
+
+
 def test_a_chunk_that_may_not_be_read_is_not_removed(store, model, monkeypatch):
     usual = zarr.storage._local._get
 

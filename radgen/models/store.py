@@ -151,8 +151,7 @@ class StoreFolder:
     @property
     def complete(self) -> bool:
         "Whether every chunk is there."
-        numbers = self.index['shard'].unique() if self.layout else []
-        return bool(self.layout) and all(self.shard(n).exists() for n in numbers)
+        return bool(self.layout) and all(self.shard(n).exists() for n in set(self.index.shard))
 
     def _load(self, number):
         "One chunk, float16; its checksum is compared."
@@ -241,6 +240,16 @@ def _write_lock(
             os.close(fd)
 
 # %% ../../nbs/06_models/18_store.ipynb #7afb68ce
+@contextlib.contextmanager
+def _writing(path):
+    "Name the file that cannot be written."
+    try:
+        yield
+    except OSError as e:
+        remedy = 'free some space or choose another folder, then run again'
+        raise RadgenError(f'{path}: cannot be written ({e.strerror or e}); {remedy}') from e
+
+
 def write_pngs(
     folder: str | Path,  # gets <patient>_<sample>.png
     patients,  # [n] identifiers
@@ -258,8 +267,9 @@ def write_pngs(
         for k, image in enumerate(samples):
             path = folder / f'{patient}_{k}.png'
             part = path.with_name(f'.{path.name}.part')
-            Image.fromarray(image).save(part, format='png')
-            part.replace(path)
+            with _writing(path):
+                Image.fromarray(image).save(part, format='png')
+                part.replace(path)
 
 # %% ../../nbs/06_models/18_store.ipynb #749d116d
 def _store_facts(model, conditions, n_samples, shard_size, precision, settings):
@@ -298,7 +308,8 @@ class ClaimedStore(StoredImages):
         columns = dict(patient_id=conditions.index, shard=place // size, row=place % size)
         with atomic(self.path / 'index.csv') as tmp:
             pd.DataFrame(columns).to_csv(tmp, index=False)
-        _create_array(self.path, facts)
+        with _writing(self.path / 'zarr.json'):
+            _create_array(self.path, facts)
 
     def _mismatch(self, facts):
         "What the store in the folder has in another way, as text."
@@ -336,15 +347,6 @@ def _is_good(store, number, patients, png):
         write_pngs(png, patients, images)
     return True
 
-
-def _write_chunk(path, array, rows, images):
-    "zarr writes a chunk under another name first: it is there whole or not at all."
-    try:
-        array[rows] = images
-    except OSError as e:
-        remedy = 'free some space or choose another folder, then run again'
-        raise RadgenError(f'{path}: cannot be written ({e.strerror or e}); {remedy}') from e
-
 # %% ../../nbs/06_models/18_store.ipynb #c3db0854
 def _fill(store, patients, draw, png, progress):
     "Generate the chunks that are missing or damaged; those that are there are read once."
@@ -356,11 +358,10 @@ def _fill(store, patients, draw, png, progress):
     done = sum(len(patients[rows]) for rows, there in zip(parts, good) if there)
     what, show = f'generating {store.path.name}', progress and not all(good)
     report = Progress(what, len(patients), done, unit='patients', show=show)
-    for number, rows in enumerate(parts):
-        if good[number]:
-            continue
-        images = draw(rows).astype(np.float16)
-        _write_chunk(store.shard(number), array, rows, images)
+    for number in np.flatnonzero(np.logical_not(good)):
+        rows, images = parts[number], draw(parts[number]).astype(np.float16)
+        with _writing(store.shard(number)):
+            array[rows] = images  # zarr writes under another name first, then renames
         if png is not None:
             write_pngs(png, patients[rows], images)
         done += len(images)
@@ -387,9 +388,8 @@ class ImageStore(ClaimedStore):
         settings = check_settings(settings)
         known = on_mismatch in ('error', 'restart')
         require(known, f"on_mismatch must be 'error' or 'restart', got {on_mismatch!r}")
-        positive = n_samples > 0 and shard_size > 0
         message = f'n_samples ({n_samples}) and shard_size ({shard_size}) must be positive'
-        require(positive, message)
+        require(n_samples > 0 and shard_size > 0, message)
         facts = _store_facts(model, conditions, n_samples, shard_size, precision, settings)
         how = dict(batch_size=batch_size, precision=precision, **settings)
         draw = lambda rows: generate(model, conditions.iloc[rows], n_samples, **how)
