@@ -372,7 +372,7 @@ def test_the_commands_and_their_options():
     }
     assert helps['generate'] == {
         *('--checkpoint', '--conditions', '--out', '--samples', '--sampler', '--steps'),
-        *('--guidance', '--seed', '--kind', '--png'),
+        *('--guidance', '--seed', '--kind', '--png', '--restart'),
     }
     assert helps['notebook'] == {'--file', '--parameters'}
 

@@ -209,11 +209,13 @@ def test_store_continues_where_it_stopped(model, patients, tmp_path, monkeypatch
     with pytest.raises(MemoryError):
         store.write(model, patients, **settings)
     monkeypatch.undo()
-    assert not store.complete and sorted(p.name for p in store.path.glob('*.npy')) == [
-        'shard-00000.npy',
-        'shard-00001.npy',
+    assert not store.complete and sorted(p.name for p in store.path.iterdir()) == [
+        'c.0.0.0.0',
+        'c.1.0.0.0',
+        'index.csv',
+        'zarr.json',
     ]
-    with pytest.raises(RadgenError, match='shard-00002.npy: not generated yet'):
+    with pytest.raises(RadgenError, match='c.2.0.0.0: not generated yet'):
         store.read()
     stamps = [store.shard(n).stat().st_mtime_ns for n in range(2)]
     store.write(model, patients, **settings)
@@ -261,7 +263,7 @@ def test_store_of_another_model_or_table_is_refused(model, patients, tmp_path):
     with pytest.raises(RadgenError, match="unknown setting 'step', did you mean 'steps'"):
         store.write(model, patients, step=1)
     store.shard(0).write_bytes(store.shard(0).read_bytes()[:200])
-    with pytest.raises(RadgenError, match='shard-00000.npy: damaged'):
+    with pytest.raises(RadgenError, match='c.0.0.0.0: damaged'):
         store.read()
     with pytest.raises(RadgenError, match='no images of 1 patients .NOBODY'):
         store.read(['NOBODY'])

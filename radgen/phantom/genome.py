@@ -84,15 +84,22 @@ def program_moments() -> Moments:
     return Moments(mean, sd, within, cov / np.outer(sd, sd))
 
 # %% ../../nbs/03_phantom/01_genome.ipynb #14f8167d
+@functools.cache
+def _mixture():
+    "What every draw needs: cumulative shares, centres, and a root of the covariance."
+    shares = SUBTYPES['share'].cumsum().to_numpy()[:-1]
+    return shares, SUBTYPES[PROGRAMS].to_numpy(), np.linalg.cholesky(program_moments().within)
+
+
 def draw_programs(
     rng: np.random.Generator,
     n: int = 1,  # patients
 ) -> tuple:  # programs [n, 8] of population mean 0 and variance 1; subtype number [n]
     "Draw subtypes, then programs."
-    m = program_moments()
-    k = np.searchsorted(SUBTYPES['share'].cumsum().to_numpy()[:-1], rng.random(n), side='right')
+    m, (shares, centres, root) = program_moments(), _mixture()
+    k = np.searchsorted(shares, rng.random(n), side='right')
     normal = rng.standard_normal((n, len(PROGRAMS)))
-    raw = SUBTYPES[PROGRAMS].to_numpy()[k] + normal @ np.linalg.cholesky(m.within).T
+    raw = centres[k] + normal @ root.T
     return (raw - m.mean) / m.sd, k
 
 
