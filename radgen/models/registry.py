@@ -86,12 +86,13 @@ def build(
     dim_mults: tuple = (1, 2, 4),
     patch: int = 1,  # of the diffusion networks
     seed: int = 0,
+    objective: str = 'pred_v',  # what they predict; the released network predicts the noise
 ):
     "An untrained model of the list, for `radgen.models.trainer.fit`."
     cls = CLASSES[known_model(model).split('_')[0]]
     changes = dict(dim=dim, kinds=tuple(kinds))
     if cls is CPDM:
-        changes |= dict(dim_mults=tuple(dim_mults), patch=patch)
+        changes |= dict(dim_mults=tuple(dim_mults), patch=patch, objective=objective)
     if model == 'cpdm_unconditional':
         changes |= dict(cond_dropout=1.0)
     if not model.endswith('_paper'):

@@ -110,7 +110,7 @@ def text_table(
     return pd.DataFrame(text, columns=[c.heading for c in columns], dtype=object)
 
 # %% ../../nbs/10_report/02_display.ipynb #b8133124
-_MISSING = ('not estimable', 'unavailable', 'not answered', '–', 'n/a')
+_MISSING = ('not estimable', 'not comparable', 'unavailable', 'not answered', '–', 'n/a')
 _MEANINGS = ('matched', 'chance', 'above', 'reproduced')
 _RANGE = re.compile(r'\[.*?\]|\(.*? to .*?\)')
 

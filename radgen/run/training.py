@@ -53,13 +53,13 @@ def training_settings(
     overrides: dict,  # model -> what differs
     protocol: str,
     validation: float,  # share set aside under the patient protocol
-    **given,  # steps, batch_size, lr, ema_decay, dim, dim_mults, patch
+    **given,  # steps, batch_size, lr, ema_decay, dim, dim_mults, patch, objective
 ) -> SimpleNamespace:  # fit: of the trainer; network: its shape; validation; scaling
     "The settings of one model: those of the run, of its recipe, and its overrides."
     common = dict(weight_decay=1e-4, schedule='trapezoid', betas=[0.9, 0.99], scaling='patients')
     share = validation if protocol == 'patient' else 0.0
     own = settings_of(model, given | common | dict(validation=share), overrides)
-    network = {name: own.pop(name) for name in ('dim', 'dim_mults', 'patch')}
+    network = {name: own.pop(name) for name in ('dim', 'dim_mults', 'patch', 'objective')}
     share, scaling = own.pop('validation'), own.pop('scaling')
     return SimpleNamespace(fit=own, network=network, validation=share, scaling=scaling)
 
