@@ -54,7 +54,7 @@ SECTIONS = [
 GROUPED = ('section', 'instrument')  # columns that divide a long table into parts
 
 VARIANTS = ('multiomic', 'expression', 'paper', 'patient')  # condition or protocol of a figure
-MODELS = {'cpdm_paper': 'released recipe', 'cpdm_unconditional': 'without a condition'}
+MODELS = {'cpdm_paper': 'paper preset', 'cpdm_unconditional': 'unconditional'}
 FOLDS = {'paper': 'images', 'patient': 'patients'}  # protocol -> what the folds are made of
 
 # Wide tables as a reader needs them: heading -> text; a part between bars needs all its values.
