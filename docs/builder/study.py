@@ -20,9 +20,9 @@ LANDING = '_parts/scorecard.md'
 
 def run_folders(root: Path) -> list[str]:
     "The folders of committed runs, from the repository's root, in the order the site tells them."
-    found = [p.parent for p in (root / 'figures').glob('*/*/*.csv')]
-    found += [p.parent.parent for p in (root / 'figures').glob('*/*/notebooks/*.ipynb')]
-    names = {p.relative_to(root).as_posix() for p in found if p.name != 'smoke'}
+    folders = [p.parent for p in (root / 'figures').glob('*/*/*.csv')]
+    folders += [p.parent.parent for p in (root / 'figures').glob('*/*/notebooks/*.ipynb')]
+    names = {p.relative_to(root).as_posix() for p in folders if p.name != 'smoke'}
     order = {c: i for i, c in enumerate(COHORTS)}
     return sorted(names, key=lambda n: (order.get(n.split('/')[1], 99), n))
 
@@ -184,15 +184,15 @@ class Run:
         if not path.exists():
             return ''
         record = json.loads(path.read_text(encoding='utf-8'))
-        said = [f'Made on {record["written"][:10]}'] if record.get('written') else []
+        facts = [f'Made on {record["written"][:10]}'] if record.get('written') else []
         if record.get('code'):
-            said.append(f'by version `{record["code"]}` of the code')
+            facts.append(f'by version `{record["code"]}` of the code')
         if record.get('cores'):
-            said.append(f'on {record["cores"]} cores')
+            facts.append(f'on {record["cores"]} cores')
         wall = (record.get('whole_run') or {}).get('wall_s')
         if wall:
-            said.append(f'in {round(wall / 60)} minutes')
-        return ' '.join(said) + '.' if said else ''
+            facts.append(f'in {round(wall / 60)} minutes')
+        return ' '.join(facts) + '.' if facts else ''
 
     def cell_label(self, notebook: str, cell: int) -> str:
         "The anchor of an executed cell."

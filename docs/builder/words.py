@@ -8,7 +8,7 @@ ROOMS = {
     'load': 'One function that loads any cohort by its name.',
     'models': 'The diffusion model, the released recipe and the baselines, trained and sampled.',
     'evaluate': 'Image fidelity, clinical attributes and survival, with controls and intervals.',
-    'audit': 'Does a generator copy, use its condition, teach a classifier, show the site?',
+    'audit': 'Does a generator copy, use its condition, train a useful classifier, show the site?',
     'validate': 'Checks of the audit: coverage of intervals, learning curve, link controls.',
     'report': 'Tables, the scorecard, the sentences and the page that report a run.',
     'run': 'Parameters, execution, the graph of the study, and the command line.',

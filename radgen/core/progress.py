@@ -48,7 +48,7 @@ def _output(stream):
         return dict(file=stream, mininterval=0.5)
     return dict(file=_Lines(stream), mininterval=LOG_INTERVAL, position=0)
 
-
+# %% ../../nbs/01_core/04_progress.ipynb #5f008feb
 class Progress:
     "Lines such as `training 300/1000  loss 0.0812  2.1 steps/s  05:33 left`, by tqdm."
 

@@ -91,8 +91,8 @@ def made_by(
     paths: list,  # its files
 ) -> dict:  # made_by: notebook and cell; notebook: the executed one beside the page, or ''
     "Which notebook and cell made a figure; of an older file only the notebook is known."
-    said = next(filter(None, map(figure_source, _existing(paths))), '')
-    notebook, _, cell = said.partition(' cell ')
+    source = next(filter(None, map(figure_source, _existing(paths))), '')
+    notebook, _, cell = source.partition(' cell ')
     if notebook:
         text = f'{notebook}, cell {cell}' if cell else notebook
         return dict(made_by=text, notebook=f'notebooks/{notebook}.ipynb')
