@@ -306,13 +306,25 @@ def parser():
     return usage
 
 
+def is_option(word, usage):
+    "Whether a usage names an option: the whole word, and not only how it begins."
+    return re.search(rf'(?<![\w-]){re.escape(word)}(?![\w-])', usage) is not None
+
+
+def test_the_beginning_of_an_option_is_none():
+    usage = 'usage: radgen paper [--profile P] [--no-cache]'
+    assert is_option('--profile', usage) and is_option('--no-cache', usage)
+    assert not [w for w in ('--prof', '--cache', '--no', '-cache') if is_option(w, usage)]
+
+
 @pytest.mark.parametrize('line', commands())
 def test_commands_exist(line, parser):
     command, *words = shlex.split(line)[1:]
     said = parser(command)
     assert said, f'radgen {command} is no command'
     own = words[: words.index('--')] if '--' in words else words
-    assert not [w for w in own if w.startswith('--') and w not in said]
+    options = [w.split('=')[0] for w in own if w.startswith('--')]
+    assert not [w for w in options if not is_option(w, said)]
 
 
 @pytest.mark.parametrize('path', PAGES, ids=lambda p: p.relative_to(DOCS).as_posix())
