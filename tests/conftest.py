@@ -75,7 +75,7 @@ class Project:
 
     def radgen(self, *args):
         process = self.start(*args)
-        out, err = process.communicate(timeout=1500)
+        out, err = process.communicate(timeout=3600)
         return process.returncode, out, err
 
     def paper(self, *more):

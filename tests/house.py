@@ -302,12 +302,12 @@ def _one_algorithm(cell):
 
 
 def long_export_cells(root, allowed=()):
-    "Export cells over 30 lines, unless they are one function or class of at most 60."
-    faults = []
+    "Export cells over 30 lines; one function or class may have 60, an exception its own limit."
+    faults, at_most = [], dict(allowed)  # (cell, lines at most)
     for c in code_cells(root, 'library'):
         key = f'{c.place.split(":")[0]}:{first_name(c)}'
-        limit = ALGORITHM_LINES if _one_algorithm(c) else EXPORT_LINES
-        if c.exported and c.n_lines > limit and key not in allowed:
+        limit = at_most.get(key, ALGORITHM_LINES if _one_algorithm(c) else EXPORT_LINES)
+        if c.exported and c.n_lines > limit:
             faults.append(f'{c.place}: {first_name(c)}: {c.n_lines} lines, {limit} at most')
     return faults
 
@@ -442,6 +442,80 @@ def unexported(root):
     empty = {n for n, text in kept.items() if n.endswith('__init__.py') and not text}
     names = [n for n in sorted({*made, *kept} - empty) if made.get(n) != kept.get(n)]
     return [_difference(n, made.get(n), kept.get(n)) for n in names]
+
+
+# Names
+
+
+def _defined(tree):
+    "Names that a module defines at its top level; what it imports is left out."
+    for n in tree.body:
+        if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield n.name
+        elif isinstance(n, ast.Assign | ast.AnnAssign):
+            for target in getattr(n, 'targets', [getattr(n, 'target', None)]):
+                yield from (x.id for x in ast.walk(target) if isinstance(x, ast.Name))
+
+
+def twice_named(root, allowed=()):
+    "Public names that two modules define: a reader cannot tell which one is meant."
+    at = {}
+    for p in modules(root):
+        for name in sorted(set(_defined(ast.parse(p.read_text())))):
+            if not name.startswith('_'):
+                at.setdefault(name, []).append(relative(p, root))
+    twice = {name: files for name, files in at.items() if len(files) > 1 and name not in allowed}
+    return [f'{files[0]}: {name}: also in {", ".join(files[1:])}' for name, files in twice.items()]
+
+
+# Executed notebooks
+
+EXECUTED_LINE = re.compile(r'^\*Executed.*code `([^`]+)`', re.M)
+
+
+def _importable(root):
+    "Module -> names that can be imported from it."
+    names = {}
+    for p in modules(root):
+        tree = ast.parse(p.read_text())
+        parts = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
+        imported = {(a.asname or a.name).split('.')[0] for n in parts for a in n.names}
+        module = '.'.join(p.relative_to(root).with_suffix('').parts).removesuffix('.__init__')
+        names[module] = {*_defined(tree), *imported, '*'}
+    for module in list(names):
+        package, _, name = module.rpartition('.')
+        names.setdefault(package, set()).add(name)
+    return names
+
+
+def _unresolved(cell, names):
+    "What a cell imports from this package and is not there."
+    for n in ast.walk(cell.tree):
+        if isinstance(n, ast.ImportFrom) and (n.module or '').split('.')[0] == 'radgen':
+            found = names.get(n.module, set())
+            yield from (f'{n.module}.{a.name}' for a in n.names if a.name not in found)
+        if isinstance(n, ast.Import):
+            of_ours = (a.name for a in n.names if a.name.split('.')[0] == 'radgen')
+            yield from (name for name in of_ours if name not in names)
+
+
+def executed_at(path, root):
+    "The commit that a notebook says it was executed at; None where it says none."
+    text = '\n'.join(c.source for c in cells(path, root) if not c.is_code)
+    match = EXECUTED_LINE.search(text)
+    return match and match[1]
+
+
+def stale_imports(root, allowed=()):
+    "Executed notebooks that import what is gone; one of a listed older commit says so."
+    faults, names = [], _importable(root)
+    for p in sorted(root.glob('figures/**/notebooks/*.ipynb')):
+        commit = executed_at(p, root) or 'no commit'
+        code = [c for c in cells(p, root) if c.is_code]
+        gone = [(c.place, x) for c in code for x in _unresolved(c, names)]
+        if commit not in allowed:
+            faults += [f'{place}: {x} is gone: run it anew ({commit})' for place, x in gone]
+    return faults
 
 
 # What the tools say
@@ -625,7 +699,8 @@ def notebook_passages(path, root):
             yield from text_passages(c.source, file, at + ':')
 
 
-PAGES = ['README.md', 'CHANGELOG.md', 'docs/**/*.md', 'radgen/**/*.html', 'config/**/*.yaml']
+PAGES = ['README.md', 'CHANGELOG.md', 'CONTRIBUTING.md', 'docs/**/*.md', 'config/**/*.yaml']
+PAGES += [f'radgen/**/*.{suffix}' for suffix in ('html', 'css', 'yaml', 'csv')]
 
 
 def pages(root):
@@ -635,10 +710,12 @@ def pages(root):
 
 
 def passages(root):
-    "Everything that is read: notebooks, modules, pages, profiles."
+    "Everything that is read: notebooks, modules, pages, profiles, tables, what builds the site."
     for p in notebooks(root):
         yield from notebook_passages(p, root)
     for p in modules(root):
+        yield from python_passages(p.read_text(), relative(p, root))
+    for p in sorted(root.glob('docs/builder/*.py')):
         yield from python_passages(p.read_text(), relative(p, root))
     for p in pages(root):
         yield from text_passages(p.read_text(), relative(p, root))
@@ -652,6 +729,12 @@ def _suspect(text):
     return bool(ANY_PHRASE.search(text.replace('_', ' ')) or ANY_PHRASE.search(text))
 
 
+def _is_allowed(passage, match, file, said, kinds='text string name'):
+    "Whether an exception (file or pattern, words, kinds of passages) is of this match."
+    at = fnmatch(passage.file, file) and passage.kind in kinds.split()
+    return at and match.lower() == said
+
+
 def words(root, allowed=()):
     "(phrase, passage, match) of everything that is said in other words here."
     return [
@@ -660,7 +743,7 @@ def words(root, allowed=()):
         if _suspect(passage.text)
         for phrase in PHRASES
         for match in phrase.found(passage)
-        if not any(fnmatch(passage.file, a) and match.lower() == b for a, b in allowed)
+        if not any(_is_allowed(passage, match, *one) for one in allowed)
     ]
 
 
@@ -791,6 +874,8 @@ RULES = [
     without_output,
     paper_with_output,
     upward_imports,
+    twice_named,
+    stale_imports,
     forbidden_phrases,
 ]
 

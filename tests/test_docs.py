@@ -16,6 +16,7 @@ sys.path.insert(0, str(DOCS))
 from builder.notebooks import cell_label  # noqa: E402
 from builder.source import read_module, read_package  # noqa: E402
 from builder.stage import settings, stage  # noqa: E402
+from builder.study import longest, read_captions  # noqa: E402
 from check_links import check_html, check_sources  # noqa: E402
 
 PAGES = sorted(p for p in DOCS.rglob('*.md') if '_build' not in p.parts)
@@ -142,6 +143,74 @@ def test_a_small_site(small):
     )
 
 
+CAPTIONS = """
+figures:
+  fidelity: {title: Fidelity at a glance, caption: What it shows., alt: Dot plot.}
+tables:
+  table7_scorecard: {title: Table 7. Scorecard, caption: Ours beside theirs.}
+made_by: {fidelity: 08_scorecard, fig1_: 01_cohort}
+"""
+SCORES = """quantity,condition,protocol,value,ci_low,ci_high,published,extractor,why
+legacy FID,multiomic,paper,2.34776,2.18545,2.5278,1.33,own,
+AUROC,multiomic,patient,,,,0.9,own,other patients
+"""
+
+
+def save_png(path, source=None):
+    from PIL import Image, PngImagePlugin
+
+    chunks = PngImagePlugin.PngInfo()
+    if source:
+        chunks.add_text('Source', source)
+    Image.new('L', (4, 4)).save(path, pnginfo=chunks)
+
+
+@pytest.fixture
+def with_figures(small):
+    "The small repository with figures, words and a scorecard."
+    run = small / 'figures/phantom/quick'
+    cell = {**code('plot()', printed('drawn')), 'execution_count': 7}
+    save(run / 'notebooks/01_cohort.ipynb', markdown('# 1. Cohort\n> Who?'), code('1'), cell)
+    save_png(run / 'fidelity.png', '01_cohort cell 7')
+    save_png(run / 'fig1_design.png')
+    save_png(run / 'other.png')
+    (run / 'table7_scorecard.csv').write_text(SCORES)
+    (small / 'radgen/report').mkdir(parents=True)
+    (small / 'radgen/report/captions.yaml').write_text(CAPTIONS)
+    return small
+
+
+def test_captions_lead_to_the_cell_that_made_a_figure(with_figures):
+    done = build(with_figures)
+    assert done.returncode == 0, done.stderr
+    html = with_figures / '_site/html/study/phantom/quick'
+    page = (html / 'index.html').read_text()
+    place = re.search(r'href="notebooks/01_cohort.html#([\w-]+)"[^>]*>.*?01_cohort, cell 7', page)[
+        1
+    ]
+    notebook = (html / 'notebooks/01_cohort.html').read_text()
+    assert notebook.index(f'id="{place}"') < notebook.index('drawn')
+    assert 'Fidelity at a glance' in page and 'What it shows.' in page
+    older = page[page.index('fig1_design.png') :]
+    assert re.search(r'href="notebooks/01_cohort.html"[^>]*>.*?01_cohort<', older)
+
+
+def test_the_scorecard_shows_what_a_reader_needs(with_figures):
+    text = stage(with_figures).pages['study/phantom/quick/index.md']
+    table = text[text.index('Table 7. Scorecard') :].split('</table>')[0]
+    assert '2.35 [2.19, 2.53]' in table and '>images<' in table and '>1.33<' in table
+    assert 'extractor' not in table and '[CSV](' in table and '>– (' not in table
+
+
+def test_captions_of_this_repository_are_found():
+    words = read_captions(ROOT)
+    for path in sorted((ROOT / 'figures').glob('*/*/*.png')):
+        assert longest(path.stem, words['figures']), f'{path.name} has no title'
+        assert longest(path.stem, words['made_by']), f'{path.name} names no notebook'
+    notebooks = {p.stem for p in (ROOT / 'nbs/paper').glob('*.ipynb')}
+    assert set(words['made_by'].values()) <= notebooks
+
+
 def test_a_broken_link_is_named(small):
     with open(small / 'docs/index.md', 'a') as file:
         file.write('\n[gone](../nbs/gone.ipynb)\n')
@@ -237,13 +306,25 @@ def parser():
     return usage
 
 
+def is_option(word, usage):
+    "Whether a usage names an option: the whole word, and not only how it begins."
+    return re.search(rf'(?<![\w-]){re.escape(word)}(?![\w-])', usage) is not None
+
+
+def test_the_beginning_of_an_option_is_none():
+    usage = 'usage: radgen paper [--profile P] [--no-cache]'
+    assert is_option('--profile', usage) and is_option('--no-cache', usage)
+    assert not [w for w in ('--prof', '--cache', '--no', '-cache') if is_option(w, usage)]
+
+
 @pytest.mark.parametrize('line', commands())
 def test_commands_exist(line, parser):
     command, *words = shlex.split(line)[1:]
     said = parser(command)
     assert said, f'radgen {command} is no command'
     own = words[: words.index('--')] if '--' in words else words
-    assert not [w for w in own if w.startswith('--') and w not in said]
+    options = [w.split('=')[0] for w in own if w.startswith('--')]
+    assert not [w for w in options if not is_option(w, said)]
 
 
 @pytest.mark.parametrize('path', PAGES, ids=lambda p: p.relative_to(DOCS).as_posix())

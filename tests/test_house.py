@@ -174,6 +174,19 @@ def test_published_notebooks_are_small(nb):
     assert nb.stat().st_size <= publish.FILE_LIMIT
 
 
+@pytest.mark.parametrize('nb', PUBLISHED, ids=lambda p: str(p.relative_to(ROOT / 'figures')))
+def test_publishing_a_published_notebook_changes_nothing(nb):
+    before = nb.read_text()
+    images = publish.may_show_images(
+        nb.parents[2].name, publish.executed_with(nb, json.loads(before))
+    )
+    again = publish.with_executed_line(publish.as_published(json.loads(before), images), 'none')
+    assert publish.within_limit(publish.moved_links(again, nb.parent)) == before
+    streams = [o['text'] for c in cells(nb) for o in c.get('outputs', []) if 'text' in o]
+    assert not [x for x in streams if '\r' in x or '\x1b' in x]
+    assert 'This is the source' not in before
+
+
 def test_all_of_figures_is_small():
     sizes = [p.stat().st_size for p in (ROOT / 'figures').rglob('*') if p.is_file()]
     assert sum(sizes) <= publish.FIGURES_LIMIT

@@ -45,8 +45,10 @@ def test_everything_is_there(project):
         assert [t for t in kinds['.csv'] if t.startswith(f'table{n}')], f'no table {n}'
     report = (project.run / 'report.html').read_text()
     assert 'SIMULATED' in report and not re.findall(
-        r'(?:src|href)="(?!data:|#|https?://)', report
+        r'src="(?!data:)|href="(?!#|https?://|notebooks/)', report
     ), 'the report is not self-contained'
+    links = set(re.findall(r'href="(notebooks/[^"]*)"', report))
+    assert len(links) > 5 and not [x for x in links if not (project.run / x).exists()]
     record = json.loads((figures / 'provenance.json').read_text())
     assert (
         record['notebooks'].keys() == project.executed().keys()

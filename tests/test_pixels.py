@@ -7,21 +7,30 @@ projections, at any place and size.
 import base64
 import io
 import json
-import re
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
 
-from radgen.run.pixels import SAME_PROJECTION, ProjectionFinder, decoded, notebook_images, resized
+from radgen.run.pixels import (
+    SAME_PROJECTION,
+    ProjectionFinder,
+    decoded,
+    inline_images,
+    notebook_images,
+    resized,
+)
 
 matplotlib.use('Agg')
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = sorted((ROOT / 'figures').glob('*/*/notebooks/*.ipynb'))
-PNGS = sorted(p for p in (ROOT / 'figures').rglob('*.png') if 'phantom' not in str(p))
+NOTEBOOKS = sorted((ROOT / 'figures').glob('**/notebooks/*.ipynb'))
+FIGURES = ROOT / 'figures'
+cohort_of = lambda path: path.relative_to(FIGURES).parts[0]  # wherever the repository lies
+OF_REAL = [p for p in sorted(FIGURES.rglob('*')) if not cohort_of(p).startswith('phantom')]
+PNGS = [p for p in OF_REAL if p.suffix == '.png']
+SVGS = [p for p in OF_REAL if p.suffix == '.svg']
 PAGES = sorted((ROOT / 'docs').rglob('*.html')) + sorted((ROOT / 'docs').rglob('*.md'))
-INLINE = re.compile(r'data:image/(?:png|jpeg);base64,([A-Za-z0-9+/=]+)')
 LIKE_A_PROJECTION = 0.85  # correlation with the mean projection; plots stay below 0.75
 name = lambda p: str(p.relative_to(ROOT))
 
@@ -66,17 +75,21 @@ def test_a_simulated_projection_is_none(finder):
         assert finder.search(figure_with(image))['known'] < SAME_PROJECTION
 
 
-def check(finder, text, simulated):
-    scores = finder.search(decoded(text))
-    assert scores['known'] < SAME_PROJECTION, 'a released projection'
-    assert simulated or scores['projection'] < LIKE_A_PROJECTION, 'looks like a projection'
+def check(finder, text, simulated, drawing=False):
+    "No projection in an image; matplotlib stores rasters of a drawing (SVG) upside down."
+    image = decoded(text)
+    for seen in (image, image[::-1])[: 1 + drawing]:
+        scores = finder.search(seen)
+        assert scores['known'] < SAME_PROJECTION, 'a released projection'
+        assert simulated or scores['projection'] < LIKE_A_PROJECTION, 'looks like a projection'
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=name)
 def test_published_notebooks_show_no_patient(path, finder):
-    cohort = path.relative_to(ROOT / 'figures').parts[0]
-    for _, text in notebook_images(json.loads(path.read_text())):
-        check(finder, text, cohort.startswith('phantom'))
+    cohort = cohort_of(path)
+    stored = path.read_text()
+    for _, text in notebook_images(json.loads(stored)):
+        check(finder, text, cohort.startswith('phantom'), 'image/svg+xml' in stored)
 
 
 @pytest.mark.parametrize('path', PNGS, ids=name)
@@ -84,7 +97,32 @@ def test_figures_of_real_patients_show_none(path, finder):
     check(finder, base64.b64encode(path.read_bytes()).decode(), simulated=False)
 
 
+@pytest.mark.parametrize('path', SVGS, ids=name)
+def test_rasters_in_drawings_of_real_patients_show_none(path, finder):
+    for text in inline_images(path.read_text()):
+        check(finder, text, simulated=False, drawing=True)
+
+
+def test_a_released_projection_is_found_wherever_it_is_stored(finder, published):
+    "In an SVG as matplotlib writes it, and attached to a cell of text."
+    import matplotlib.pyplot as plt
+
+    fig = plt.figure(figsize=(2, 2))
+    fig.figimage(published.images[7], cmap='gray', vmin=0, vmax=1)
+    drawing, plain = io.StringIO(), io.BytesIO()
+    fig.savefig(drawing, format='svg', dpi=100), fig.savefig(plain, format='png', dpi=100)
+    plt.close(fig)
+    text = base64.b64encode(plain.getvalue()).decode()
+    outputs = [dict(data={'image/svg+xml': drawing.getvalue()})]
+    attached = dict(source='', attachments={'a.png': {'image/png': text}})
+    images = notebook_images(dict(cells=[dict(outputs=outputs), attached]))
+    assert [i for i, _ in images] == [0, 1]
+    for _, stored in images:
+        with pytest.raises(AssertionError, match='a released projection'):
+            check(finder, stored, simulated=True, drawing=True)
+
+
 @pytest.mark.parametrize('path', PAGES, ids=name)
 def test_pages_show_no_patient(path, finder):
-    for text in INLINE.findall(path.read_text(errors='replace')):
+    for text in inline_images(path.read_text(errors='replace')):
         check(finder, text, simulated=True)

@@ -3,6 +3,7 @@
 A notebook by hand, other parameters, new patients, what is only asked for, one's own patients.
 """
 
+import io
 import json
 import os
 import re
@@ -42,9 +43,13 @@ def test_papermill_by_hand(project, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    rows = pd.read_csv(written)
+    old, rows = pd.read_csv(io.BytesIO(before)), pd.read_csv(written)
     written.write_bytes(before)  # for the tests that come
     assert set(rows[rows.role == 'model'].label.dropna()) == {'er'}
+    keys = ['role', 'extractor', 'classifier', 'estimator', 'subset', 'label', 'metric']
+    both = old.merge(rows, on=keys, suffixes=('_old', '_new'))
+    both = both[both.role == 'model'].dropna(subset=['value_old', 'value_new'])
+    assert len(both) and (both.value_old != both.value_new).any(), 'another seed, other folds'
 
 
 def test_papermill_with_a_parameter_on_the_command_line(project, tmp_path):
@@ -56,8 +61,11 @@ def test_papermill_with_a_parameter_on_the_command_line(project, tmp_path):
     options = dict(cwd=project.root, env=project.env, capture_output=True, text=True)
     done = subprocess.run(command, **options)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert written.exists()
+    old, rows = pd.read_csv(io.BytesIO(before)), pd.read_csv(written)
     written.write_bytes(before)
+    same = ['model', 'role', 'metric', 'estimator', 'protocol']
+    assert rows[same].equals(old[same]), 'the same rows are asked for'
+    assert not rows.ci_low.equals(old.ci_low), 'of other resamples, so with other intervals'
 
 
 PAPER = sorted((ROOT / 'nbs' / 'paper').glob('[0-9]*.ipynb'))

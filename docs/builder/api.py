@@ -119,10 +119,10 @@ def stage(site: Site, modules: list[Module], labels: set) -> None:
         'beside its examples and tests.',
         '',
     ]
-    for room, found in rooms.items():
+    for room, of_room in rooms.items():
         lines += [f'## {room.capitalize()}', '', '| module | what |', '|---|---|']
-        lines += [f'| [{m.name.split(".")[-1]}]({m.name}.md) | {cell(m.doc)} |' for m in found]
-        entries = [f'{m.name} <{m.name}>' for m in found]
+        lines += [f'| [{m.name.split(".")[-1]}]({m.name}.md) | {cell(m.doc)} |' for m in of_room]
+        entries = [f'{m.name} <{m.name}>' for m in of_room]
         lines += [
             '',
             '```{toctree}',

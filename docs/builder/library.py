@@ -9,13 +9,13 @@ from .words import ROOMS
 
 def rooms(root: Path) -> dict[str, list[str]]:
     "Room -> its notebooks, in order; notebooks outside rooms come first."
-    found: dict[str, list[str]] = {}
+    by_room: dict[str, list[str]] = {}
     for path in sorted((root / 'nbs').rglob('[0-9]*.ipynb')):
         where = path.relative_to(root / 'nbs')
         if where.parts[0] == 'paper' or any(p.startswith(('.', '_')) for p in where.parts):
             continue
-        found.setdefault(where.parent.as_posix(), []).append(f'nbs/{where.as_posix()}')
-    return found
+        by_room.setdefault(where.parent.as_posix(), []).append(f'nbs/{where.as_posix()}')
+    return by_room
 
 
 def places(root: Path) -> dict[str, str]:
@@ -55,7 +55,7 @@ def stage(site: Site) -> set[str]:  # labels of the cells that export something
     lines += [
         'The library is written in notebooks. Each exports one module of `radgen`, shows it at '
         'work and tests it. The rooms are numbered in the order data flows, and a room imports '
-        'only from rooms on lower floors.',
+        'only from rooms on lower layers.',
         '',
     ]
     entries = []

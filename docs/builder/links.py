@@ -20,23 +20,23 @@ IMAGES = {'.png', '.svg', '.jpg', '.jpeg', '.gif'}
 def outside_code(text: str, change) -> str:
     "Markdown with `change` applied to everything but code and formulas."
     out, at = [], 0
-    for found in CODE.finditer(text):
-        out += [change(text[at : found.start()]), found[0]]
-        at = found.end()
+    for match in CODE.finditer(text):
+        out += [change(text[at : match.start()]), match[0]]
+        at = match.end()
     return ''.join([*out, change(text[at:])])
 
 
 def markdown_targets(text: str) -> list[str]:
     "All link targets of a Markdown text."
-    found: list[str] = []
+    targets: list[str] = []
 
     def collect(part):
         for pattern in (TARGET, REFERENCE, ATTRIBUTE):
-            found.extend(m['url'] for m in pattern.finditer(part))
+            targets.extend(m['url'] for m in pattern.finditer(part))
         return part
 
     outside_code(text, collect)
-    return found
+    return targets
 
 
 @dataclass
@@ -119,8 +119,8 @@ class Site:
         "HTML with its links rewritten."
 
         def change(m):
-            shown = m['start'].startswith('src')
-            url = self.link(m['url'], source, page, bases, image=shown, html=True)
+            is_image = m['start'].startswith('src')
+            url = self.link(m['url'], source, page, bases, image=is_image, html=True)
             return m['start'] + m['quote'] + url + m['quote']
 
         return ATTRIBUTE.sub(change, text)

@@ -131,6 +131,7 @@ def stage(
     bases: tuple = (),  # further folders its links may start from
     outputs: bool = True,  # are its outputs shown?
     note: str = '',  # a line under its title
+    labelled: dict | None = None,  # number of an executed cell -> its anchor
 ) -> list[str]:  # labels of the cells that export something
     "Stage a notebook as a page."
     nb = read(site.root / source)
@@ -160,6 +161,8 @@ def stage(
             if new:
                 markdown('\n\n'.join(f'({n})=' for n in new))
             labels += new
+        if cell.get('execution_count') in (labelled or {}):
+            markdown(f'({labelled[cell["execution_count"]]})=')
         cells.append(staged)
     metadata = {'kernelspec': {'name': 'python3', 'display_name': 'Python 3', 'language': 'python'}}
     whole = {

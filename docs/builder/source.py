@@ -125,8 +125,8 @@ def function(node, comments: Comments, method: bool = False) -> Symbol:
         line = (default or arg.annotation or arg).end_lineno
         doc = comments.text.get(line, '') if last_on[line] == arg.arg and line != end else ''
         doc = doc or (comments.above(arg.lineno) if arg.lineno > node.lineno else '')
-        shown = ast.unparse(default) if default is not None else None
-        parameters.append(Parameter(prefix + arg.arg, written(arg.annotation), shown, doc))
+        text = ast.unparse(default) if default is not None else None
+        parameters.append(Parameter(prefix + arg.arg, written(arg.annotation), text, doc))
     doc = comments.text.get(end, '') if body > end else ''
     returns = (
         Parameter('returns', written(node.returns), None, doc) if doc or node.returns else None

@@ -25,8 +25,8 @@ def written_pages(root: Path) -> dict[str, str]:
 
 def stage(root: Path) -> Site:
     "The pages of the site, with the links that lead nowhere."
-    said = settings(root)
-    site = Site(root, said['git_url'], said.get('branch', 'main'))
+    config = settings(root)
+    site = Site(root, config['git_url'], config.get('branch', 'main'))
     modules, by_hand = read_package(root), written_pages(root)
     site.places = {'README.md': 'index.md', 'nbs/index.ipynb': 'index.md', **by_hand}
     site.places |= (

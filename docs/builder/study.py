@@ -1,15 +1,17 @@
 """The study: executed notebooks, tables and figures of the committed runs."""
 
-import ast
 import csv
 import html
 import json
+import re
 from pathlib import Path
+
+import yaml
 
 from . import notebooks
 from .library import toctree
 from .links import Site
-from .words import COHORTS, GROUPED, SECTIONS
+from .words import COHORTS, FOLDS, GROUPED, MODELS, SECTIONS, VARIANTS, VIEWS
 
 INLINE = 40  # rows; a longer table has a page of its own
 SHORT = 28  # characters; a shorter cell is kept on one line
@@ -18,9 +20,9 @@ LANDING = '_parts/scorecard.md'
 
 def run_folders(root: Path) -> list[str]:
     "The folders of committed runs, from the repository's root, in the order the site tells them."
-    found = [p.parent for p in (root / 'figures').glob('*/*/*.csv')]
-    found += [p.parent.parent for p in (root / 'figures').glob('*/*/notebooks/*.ipynb')]
-    names = {p.relative_to(root).as_posix() for p in found if p.name != 'smoke'}
+    folders = [p.parent for p in (root / 'figures').glob('*/*/*.csv')]
+    folders += [p.parent.parent for p in (root / 'figures').glob('*/*/notebooks/*.ipynb')]
+    names = {p.relative_to(root).as_posix() for p in folders if p.name != 'smoke'}
     order = {c: i for i, c in enumerate(COHORTS)}
     return sorted(names, key=lambda n: (order.get(n.split('/')[1], 99), n))
 
@@ -57,35 +59,70 @@ def places(root: Path) -> dict[str, str]:
     return out
 
 
-def literal(root: Path, name: str) -> dict:
-    "A table of texts in the report's source; empty where there is none."
-    for path in sorted((root / 'radgen' / 'report').glob('*.py')):
-        for node in ast.parse(path.read_text(encoding='utf-8')).body:
-            if not isinstance(node, ast.Assign) or ast.unparse(node.targets[0]) != name:
-                continue
-            try:
-                if isinstance(node.value, ast.Call):
-                    return {k.arg: ast.literal_eval(k.value) for k in node.value.keywords}
-                return ast.literal_eval(node.value)
-            except ValueError:
-                return {}
-    return {}
+def read_captions(root: Path) -> dict:
+    "Titles and captions of the report; empty where there are none."
+    path = root / 'radgen' / 'report' / 'captions.yaml'
+    words = yaml.safe_load(path.read_text(encoding='utf-8')) if path.exists() else {}
+    return {part: words.get(part, {}) for part in ('figures', 'tables', 'made_by')}
 
 
-def caption(stem: str, captions: dict) -> tuple[str, str]:
-    "A figure's title and caption: those of the report for the longest beginning of its name."
-    begins = [key for key in captions if stem.startswith(key)]
-    if not begins:
-        return stem.replace('_', ' ').capitalize(), ''
-    key = max(begins, key=len)
-    title, text = captions[key][:2]
-    detail = stem[len(key) :].strip('_').split('_', 1 if key.startswith('fig') else 0)
-    words = [
-        w
-        for w in '_'.join(detail).split('_')
-        if w in ('multiomic', 'expression', 'paper', 'patient')
-    ]
-    return title + (f' ({", ".join(words)})' if words else ''), text
+def longest(stem: str, begins: dict) -> str | None:  # a key of `begins`
+    "The longest beginning of a file's name that there are words for."
+    return max((key for key in begins if stem.startswith(key)), key=len, default=None)
+
+
+def caption(stem: str, figures: dict) -> tuple[str, str, str]:
+    "A figure's title, caption and description, by the beginning of its name."
+    key = longest(stem, figures)
+    if key is None:
+        title = stem.replace('_', ' ').capitalize()
+        return title, '', title
+    about = figures[key]
+    words = [w for w in re.split('[_-]', stem[len(key) :]) if w in VARIANTS]
+    if key == 'fig2_':  # of one model, whose name may end like that of a protocol
+        words = [text for name, text in MODELS.items() if stem.endswith(name)]
+    variant = f' ({", ".join(words)})' if words else ''
+    return about['title'] + variant, about['caption'], about['alt']
+
+
+def figure_source(path: Path) -> tuple[str, int | None]:  # notebook and cell; '' where not said
+    "What made a figure, as its file says: the text 'Source' of a PNG, 'NOTEBOOK cell N'."
+    data = path.read_bytes()
+    at = data.find(b'tEXtSource\0')
+    if at < 0:
+        return '', None
+    length = int.from_bytes(data[at - 4 : at])
+    notebook, _, cell = data[at + 11 : at + 4 + length].decode('latin-1').partition(' cell ')
+    return notebook, int(cell) if cell else None
+
+
+def readable_view(stem: str, header: list[str], rows: list[list[str]]) -> tuple[list, list]:
+    "The columns of a wide table that a reader needs; the file has all."
+    if stem not in VIEWS:
+        return header, rows
+    filled = [{k: short_number(v) for k, v in zip(header, row)} for row in rows]
+    for fields in filled:
+        fields['folds'] = FOLDS.get(fields.get('protocol'), '')
+    return list(VIEWS[stem]), [[fill(t, f) for t in VIEWS[stem].values()] for f in filled]
+
+
+def short_number(text: str) -> str:
+    "A number with three significant digits; other text as it is."
+    return f'{float(text):.3g}' if re.fullmatch(r'-?\d+\.\d+(e-?\d+)?', text) else text
+
+
+def fill(templates: str, fields: dict) -> str:
+    "The parts of a template whose fields all have a value."
+    parts = templates.split('|')
+    names = [re.findall(r'{(\w+)}', part) for part in parts]
+    return (
+        ''.join(
+            part.format(**fields)
+            for part, used in zip(parts, names)
+            if all(fields.get(name) for name in used)
+        ).strip()
+        or '–'
+    )
 
 
 def rows_of(path: Path) -> list[list[str]]:
@@ -131,10 +168,12 @@ def parts(header: list[str], rows: list[list[str]]) -> list[tuple[str, list[str]
 class Run:
     "A committed run and its pages."
 
-    def __init__(self, site: Site, folder: str, figures: dict, titles: dict, captions: dict):
+    def __init__(self, site: Site, folder: str, words: dict):
         self.site, self.folder, self.page = site, folder, run_page(folder)
         self.cohort, self.profile = folder.split('/')[1:3]
-        self.figures, self.titles, self.captions = figures, titles, captions
+        self.words = words  # of `read_captions`
+        self.executed = {Path(f).stem: f for f in executed(site.root, folder)}
+        self.cells: dict[str, set] = {}  # notebook -> numbers of cells that made a figure
         self.name, self.what = COHORTS.get(self.cohort, (self.cohort.capitalize(), ''))
         self.title = f'{self.name}, profile {self.profile}'
         self.further: list[str] = []  # pages of long tables
@@ -145,28 +184,48 @@ class Run:
         if not path.exists():
             return ''
         record = json.loads(path.read_text(encoding='utf-8'))
-        said = [f'Made on {record["written"][:10]}'] if record.get('written') else []
+        facts = [f'Made on {record["written"][:10]}'] if record.get('written') else []
         if record.get('code'):
-            said.append(f'by version `{record["code"]}` of the code')
+            facts.append(f'by version `{record["code"]}` of the code')
         if record.get('cores'):
-            said.append(f'on {record["cores"]} cores')
+            facts.append(f'on {record["cores"]} cores')
         wall = (record.get('whole_run') or {}).get('wall_s')
         if wall:
-            said.append(f'in {round(wall / 60)} minutes')
-        return ' '.join(said) + '.' if said else ''
+            facts.append(f'in {round(wall / 60)} minutes')
+        return ' '.join(facts) + '.' if facts else ''
+
+    def cell_label(self, notebook: str, cell: int) -> str:
+        "The anchor of an executed cell."
+        return notebooks.cell_label(self.folder, f'{notebook} {cell}')
+
+    def made_by(self, path: Path) -> str:  # Markdown
+        "A link to the notebook that made a figure, and to its cell where the file names it."
+        notebook, cell = figure_source(path)
+        if cell and notebook in self.executed:
+            self.cells.setdefault(notebook, set()).add(cell)
+            return f'[{notebook}, cell {cell}](#{self.cell_label(notebook, cell)})'
+        begin = longest(path.stem, self.words['made_by'])
+        notebook = notebook or self.words['made_by'].get(begin, '')
+        named = [n for n in self.executed if n.split('-')[0] == notebook.split('-')[0]]
+        ends = lambda n: path.stem.endswith('_'.join(['', *n.split('-')[1:]]))
+        file = next((self.executed[n] for n in named if n == notebook or ends(n)), '')
+        file = file or f'nbs/paper/{notebook.split("-")[0]}.ipynb'
+        if file not in self.site.places:
+            return notebook
+        return f'[{Path(file).stem}]({self.site.relative(self.site.places[file], self.page)})'
 
     def figure(self, path: Path) -> list[str]:
-        "A figure with its caption."
+        "A figure with its caption, which leads to the notebook that made it."
         where = f'{self.folder}/{path.name}'
-        title, text = caption(path.stem, self.figures)
+        title, text, alt = caption(path.stem, self.words['figures'])
         image = self.site.relative(self.site.asset(where), self.page)
         lines = [
             f'```{{figure}} {image}',
-            f':alt: {title}',
+            f':alt: {title}. {alt}',
             ':width: 100%',
             ':loading: lazy',
             '',
-            f'**{title}.** {text}',
+            f'**{title}.** {text} {self.made_by(path)}'.rstrip(),
             '```',
             '',
         ]
@@ -175,9 +234,11 @@ class Run:
     def table(self, path: Path) -> list[str]:
         "A table, or where it is long the link to its page."
         header, *rows = rows_of(path)
-        title = self.titles.get(path.stem, path.stem.replace('_', ' ').capitalize())
-        text = self.captions.get(path.stem, '')
+        about = self.words['tables'].get(path.stem, {})
+        title = about.get('title', path.stem.replace('_', ' ').capitalize())
+        text = about.get('caption', '')
         source = f'[CSV]({self.site.address(f"{self.folder}/{path.name}")})'
+        header, rows = readable_view(path.stem, header, rows)
         if not rows:
             return [f'**{title}.** No row in this run. {source}', '']
         if len(rows) <= INLINE:
@@ -195,10 +256,10 @@ class Run:
         "The executed notebooks: a list, and the entries of the toctree."
         lines, entries = [], []
         for file in executed(self.site.root, self.folder):
-            place = self.site.places[file]
-            notebooks.stage(self.site, file, place, ('nbs/paper', ''))
+            place, stem = self.site.places[file], Path(file).stem
+            labels = {n: self.cell_label(stem, n) for n in self.cells.get(stem, ())}
+            notebooks.stage(self.site, file, place, ('nbs/paper', ''), labelled=labels)
             title, _ = notebooks.title_and_quote(notebooks.read(self.site.root / file))
-            stem = Path(file).stem
             variant = stem.split('-', 1)[1].replace('-', ', ') if '-' in stem else ''
             title = (title or stem) + (f' ({variant})' if variant else '')
             lines.append(f'* [{title}](notebooks/{Path(file).name})')
@@ -222,6 +283,7 @@ class Run:
 
     def stage(self) -> None:
         "Stage the run's pages."
+        sections = self.sections()  # its figures name the cells that are linked to
         listed, entries = self.notebook_lines()
         rows = self.site.root / self.folder / 'results.csv'
         address = self.site.address(f'{self.folder}/results.csv')
@@ -236,7 +298,7 @@ class Run:
         ]
         if listed:
             lines += ['## Executed notebooks', '', *listed, '']
-        lines += self.sections()
+        lines += sections
         self.site.pages[self.page] = '\n'.join(
             lines + toctree([*entries, *self.further], ':hidden:')
         )
@@ -285,8 +347,8 @@ def stage_landing(site: Site) -> None:
 
 def stage(site: Site) -> None:
     "Stage the study."
-    texts = [literal(site.root, n) for n in ('FIGURES', 'TABLES', 'TABLE_CAPTIONS')]
-    runs = [Run(site, folder, *texts) for folder in run_folders(site.root)]
+    words = read_captions(site.root)
+    runs = [Run(site, folder, words) for folder in run_folders(site.root)]
     for run in runs:
         run.stage()
     lines = ['# The study', '']

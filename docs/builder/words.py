@@ -52,3 +52,22 @@ SECTIONS = [
 ]
 
 GROUPED = ('section', 'instrument')  # columns that divide a long table into parts
+
+VARIANTS = ('multiomic', 'expression', 'paper', 'patient')  # condition or protocol of a figure
+MODELS = {'cpdm_paper': 'paper preset', 'cpdm_unconditional': 'unconditional'}
+FOLDS = {'paper': 'images', 'patient': 'patients'}  # protocol -> what the folds are made of
+
+# Wide tables as a reader needs them: heading -> text; a part between bars needs all its values.
+VIEWS = {
+    'table7_scorecard': {
+        'quantity': '{quantity}',
+        'condition': '{condition}',
+        'folds over': '{folds}',
+        'published': '{published}| (preprint {preprint})',
+        'ours [95 % interval]': '{value}| [{ci_low}, {ci_high}]',
+        'best trivial control': '{control}| ({control_name})',
+        'permuted labels (95 %)': '{null}| ({null_low} to {null_high})',
+        'upper bound': '{upper_bound}| ({upper_bound_name})',
+        'conclusion': '{conclusion}| ({why})',
+    }
+}

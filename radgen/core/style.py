@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'SERIES_COLOURS', 'INK', 'GREY', 'LIGHT_GREY', 'PALE_GREY', 'WIDTH', 'use_style', 'new_figure',
-           'empty_panel', 'fig_steps', 'save_figure', 'first_reason', 'draw_estimates', 'role_legend']
+           'empty_panel', 'fig_steps', 'save_figure', 'figure_source', 'first_reason', 'draw_estimates', 'role_legend']
 
 # %% ../../nbs/01_core/09_style.ipynb #1bbb2d41
+import html
 import math
+import re
 import textwrap
 from pathlib import Path
 
@@ -156,20 +158,35 @@ def save_figure(
     name: str,  # file name without suffix, e.g. 'fig3_loss-expression'
     folder: str | Path,
     simulated: bool = False,  # put SIMULATED on the image
+    source: str | None = None,  # what made it: 'NOTEBOOK cell N'; stored in both files
 ) -> list:  # [PNG path, SVG path]
     "Write a figure as PNG (200 dpi) and SVG, atomically and reproducibly."
     use_style()
     mark = _mark_simulated(fig) if simulated else None
     paths = [Path(folder) / f'{name}.{suffix}' for suffix in _PLAIN_METADATA]
     options = dict(bbox_inches='tight', pad_inches=0.06)
+    made_by = {'Source': source} if source else {}
     try:
         for path, (suffix, metadata) in zip(paths, _PLAIN_METADATA.items()):
             with atomic(path) as tmp:
-                fig.savefig(tmp, format=suffix, metadata=metadata, **options)
+                fig.savefig(tmp, format=suffix, metadata=metadata | made_by, **options)
     finally:
         if mark:
             mark.remove()
     return paths
+
+# %% ../../nbs/01_core/09_style.ipynb #5436baf9
+def figure_source(
+    path: str | Path,  # PNG or SVG
+) -> str:  # 'NOTEBOOK cell N'; empty where the file does not say
+    "What made a figure, as `save_figure` wrote it into the file."
+    if Path(path).suffix == '.svg':
+        match = re.search('<dc:source>(.*?)</dc:source>', Path(path).read_text(encoding='utf-8'))
+        return html.unescape(match[1]) if match else ''
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return image.info.get('Source', '')
 
 # %% ../../nbs/01_core/09_style.ipynb #44489ad5
 def first_reason(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMPARED_SIZE', 'SAME_PROJECTION', 'resized', 'correlation', 'fine_structure', 'windows_around', 'ProjectionFinder',
-           'decoded', 'notebook_images']
+           'decoded', 'inline_images', 'notebook_images']
 
 # %% ../../nbs/11_run/06_pixels.ipynb #765bcc0b
 import base64
@@ -135,19 +135,33 @@ def decoded(
     return np.asarray(Image.alpha_composite(white, image).convert('L'), np.float32) / 255
 
 
-_INLINE_IMAGE = re.compile(r'data:image/(?:png|jpeg);base64,([A-Za-z0-9+/=]+)')
+# In HTML, in Markdown, and in SVG, where the text may be cut into lines.
+_INLINE_IMAGE = re.compile(r'data:image/(?:png|jpe?g);base64,([A-Za-z0-9+/=\s]+)')
 
 
-def _images_of(output):
-    "Base64 texts of the images of one output."
-    for kind, data in output.get('data', {}).items():
-        text = data if isinstance(data, str) else ''.join(map(str, data))
-        yield from [text] if kind in ('image/png', 'image/jpeg') else _INLINE_IMAGE.findall(text)
+def inline_images(
+    text: str,  # of HTML, SVG or Markdown
+) -> list[str]:  # base64, without white space
+    "All raster images inside a text."
+    return [''.join(x.split()) for x in _INLINE_IMAGE.findall(text)]
+
+
+def _images_of(data):
+    "Base64 texts of the images of one output or attachment."
+    for kind, part in data.items():
+        text = part if isinstance(part, str) else ''.join(map(str, part))
+        is_raster = kind in ('image/png', 'image/jpeg')
+        yield from [''.join(text.split())] if is_raster else inline_images(text)
 
 
 def notebook_images(
     nb: dict,  # a notebook
 ) -> list[tuple]:  # (number of the cell, base64 text)
-    "All raster images in the outputs of a notebook, those inside HTML and Markdown included."
-    outputs = ((i, o) for i, cell in enumerate(nb['cells']) for o in cell.get('outputs', []))
-    return [(i, text) for i, output in outputs for text in _images_of(output)]
+    "All raster images of a notebook: outputs, those inside HTML, SVG and text, attached ones."
+    images = []
+    for i, cell in enumerate(nb['cells']):
+        stored = [o.get('data', {}) for o in cell.get('outputs', [])]
+        stored += cell.get('attachments', {}).values()
+        stored += [{'text/markdown': cell.get('source', '')}]
+        images += [(i, text) for data in stored for text in _images_of(data)]
+    return images

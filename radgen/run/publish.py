@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['IMAGE_LEFT_OUT', 'READABLE', 'FILE_LIMIT', 'FIGURES_LIMIT', 'WIDTHS', 'without_folders', 'executed_with',
-           'may_show_images', 'readable_output', 'as_published', 'moved_links', 'smaller_png', 'within_limit',
-           'publish']
+           'may_show_images', 'readable_output', 'as_published', 'executed_line', 'with_executed_line', 'moved_links',
+           'smaller_png', 'within_limit', 'publish', 'publish_again']
 
 # %% ../../nbs/11_run/07_publish.ipynb #bb0a7dee
 import base64
@@ -18,6 +18,7 @@ from pathlib import Path
 from ..core.names import is_phantom
 from ..core.paths import atomic, figures_dir, make_folder, project_root, relpath, runs_dir
 from .parameters import notebook_parameters
+from .streams import readable_streams
 
 # %% ../../nbs/11_run/07_publish.ipynb #412aef22
 _FOLDERS = re.compile(r'data:[\w/+.;-]+,[^"\'\s)]*|(?<![\w.:/<+-])/(?:[\w.@+-]+/)+([\w.@+-]+)')
@@ -84,9 +85,10 @@ def _readable_cell(cell, images):
     cell.pop('attachments', None)
     if cell['cell_type'] != 'code':
         return cell
+    outputs = readable_streams(cell['outputs'])
     if 'injected-parameters' in (tags or []):
         cell['source'] = without_folders(cell['source'])
-    return cell | {'outputs': [readable_output(o, images) for o in cell['outputs']]}
+    return cell | {'outputs': [readable_output(o, images) for o in outputs]}
 
 
 def _readable_metadata(metadata):
@@ -106,12 +108,46 @@ def as_published(
     cells = [_readable_cell(c, images) for c in nb['cells']]
     return {**nb, 'cells': cells, 'metadata': _readable_metadata(nb['metadata'])}
 
+# %% ../../nbs/11_run/07_publish.ipynb #de6feb77
+_OF_SOURCE, _OF_EXECUTED = '*This is the source', '*Executed'
+
+
+def executed_line(
+    parameters: dict,  # of `executed_with`
+    facts: dict,  # of `execute`: code and written; what is missing is left out
+    source: str,  # link to the source notebook
+) -> str:
+    "What a published notebook says of itself: cohort, profile, day, code, source."
+    day = facts.get('written', '')[:10]
+    named = {k: parameters.get(k) for k in ('cohort', 'profile')} | {'code': facts.get('code')}
+    what = ', '.join(f'{k} `{v}`' for k, v in named.items() if v)
+    start = f'{_OF_EXECUTED} on {day}' if day else _OF_EXECUTED
+    return f'{start}: {what}. The [source]({source}) has no outputs.*'
+
+
+def with_executed_line(
+    nb: dict,  # an executed notebook
+    line: str,  # of `executed_line`
+) -> dict:
+    "The notebook with this line under its title; one that has such a line is not changed."
+    at = next((i for i, c in enumerate(nb['cells']) if c['cell_type'] == 'markdown'), None)
+    if at is None:
+        return nb
+    paragraphs = ''.join(nb['cells'][at]['source']).split('\n\n')
+    if any(x.startswith(_OF_EXECUTED) for x in paragraphs):
+        return nb
+    kept = [x for x in paragraphs if not x.startswith(_OF_SOURCE)]
+    cell = {**nb['cells'][at], 'source': '\n\n'.join([*kept, line])}
+    return {**nb, 'cells': [*nb['cells'][:at], cell, *nb['cells'][at + 1 :]]}
+
 # %% ../../nbs/11_run/07_publish.ipynb #ac6e2cbf
 def _moved(text, folder):
-    "Relative links of a text that moves from nbs/paper to a folder."
+    "Relative links of a text that moves from nbs/paper to a folder; one that works there stays."
     root = project_root()
 
     def sub(match):
+        if (folder / match[1].split('#')[0]).exists():
+            return match[0]
         target = (root / 'nbs' / 'paper' / match[1]).resolve()
         return f']({os.path.relpath(target, folder)})'
 
@@ -177,11 +213,24 @@ def within_limit(
     return _text(nb)
 
 # %% ../../nbs/11_run/07_publish.ipynb #fbaefe43
-def _publish_one(path, folder, cohort, log):
+def _read_json(path):
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _source_link(name, folder):
+    "The link from a folder to the source of a notebook: `02_train-cpdm` is one of 02_train."
+    source = project_root() / 'nbs' / 'paper' / f'{name.split("-")[0]}.ipynb'
+    below = Path(folder).resolve().is_relative_to(project_root())
+    return os.path.relpath(source, Path(folder).resolve()) if below else source.name
+
+
+def _publish_one(path, folder, cohort, facts, log):
     "Publish one executed notebook; one that stays too large is logged and left out."
     nb = json.loads(path.read_text())
-    images = may_show_images(cohort, executed_with(path, nb))
-    text = within_limit(moved_links(as_published(nb, images), folder))
+    parameters = executed_with(path, nb)
+    line = executed_line(parameters, facts, _source_link(path.stem, folder))
+    plain = as_published(nb, may_show_images(cohort, parameters))
+    text = within_limit(moved_links(with_executed_line(plain, line), folder))
     n = len(text.encode())
     if n > FILE_LIMIT:
         return log(f'{path.name}: not published, {n:,} bytes are more than {FILE_LIMIT:,}')
@@ -189,7 +238,7 @@ def _publish_one(path, folder, cohort, log):
         tmp.write_text(text)
     return folder / path.name
 
-
+# %% ../../nbs/11_run/07_publish.ipynb #1c49777f
 def publish(
     cohort: str,
     profile: str,
@@ -202,9 +251,23 @@ def publish(
     for path in folder.glob('*.ipynb'):
         if path.name not in {p.name for p in executed}:
             path.unlink()
-    paths = [_publish_one(p, folder, cohort, log) for p in executed]
+    facts = lambda p: _read_json(p.with_suffix('.json'))
+    paths = [_publish_one(p, folder, cohort, facts(p), log) for p in executed]
     root = figures_dir(cohort, profile).parent.parent
     total = sum(p.stat().st_size for p in root.rglob('*') if p.is_file())
     if total > FIGURES_LIMIT:
         log(f'{relpath(root)}: {total:,} bytes are more than {FIGURES_LIMIT:,}; remove a run')
     return [p for p in paths if p]
+
+
+def publish_again(
+    cohort: str,
+    profile: str,
+    log=print,
+) -> list[Path]:  # published notebooks
+    "Publish notebooks that were published before as this version does; no result changes."
+    run = figures_dir(cohort, profile)
+    facts = _read_json(run / 'provenance.json').get('notebooks', {})
+    published = sorted((run / 'notebooks').glob('[0-9]*.ipynb'))
+    again = lambda p: _publish_one(p, p.parent, cohort, facts.get(p.stem, {}), log)
+    return [p for p in map(again, published) if p]

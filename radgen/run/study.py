@@ -6,6 +6,7 @@
 __all__ = ['Study', 'write', 'show', 'folder_of']
 
 # %% ../../nbs/11_run/08a_study.ipynb #a4606e69
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +67,12 @@ def write(
     return frame
 
 
+def _source(study):
+    "The notebook and the cell that runs, by its number in the executed notebook."
+    shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
+    return f'{study.notebook} cell {shell.execution_count}' if shell else study.notebook
+
+
 def show(
     study: Study,
     figure,
@@ -78,7 +85,7 @@ def show(
     commit = commit and not private and not study.train_seed  # one training is shown
     folder = study.figures if commit else study.run / 'figures'
     name += f'_seed{study.train_seed}' * bool(study.train_seed)
-    save_figure(figure, name, folder, simulated=study.simulated)
+    save_figure(figure, name, folder, simulated=study.simulated, source=_source(study))
     if not private or study.show_pixels:
         return figure
     print(f'{name}: images of real patients stay in the folder of the run')
