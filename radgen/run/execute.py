@@ -178,6 +178,12 @@ def _peak_memory_mb():
     return round(peak / (1024**2 if sys.platform == 'darwin' else 1024))
 
 
+def _cpu_seconds():
+    "Seconds that finished child processes computed."
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def execute(
     nb: str | Path,  # a parameterized notebook
     out: str | Path,  # the executed notebook
@@ -185,15 +191,16 @@ def execute(
     threads: int | None = None,  # computing threads of the kernel; None: the environment's
     log=None,  # the stream that the notebook prints to; None: standard error
     on_line=None,  # called now and then with the last line printed
-) -> dict:  # parameters, versions, wall time, peak memory; also written to <out>.json
+) -> dict:  # parameters, versions, wall and processor time, peak memory; also written to <out>.json
     "Execute a notebook; `out` is there when, and only when, every cell succeeded."
     nb, out = Path(nb).resolve(), Path(out).resolve()
     params = check_parameters(nb, params or {})
     make_folder(out.parent)
-    start = time.monotonic()
+    start, computed = time.monotonic(), _cpu_seconds()
     _write_executed(nb, out, params, threads, Relay(log or sys.stderr, on_line))
     wall = round(time.monotonic() - start, 2)
     facts = dict(parameters=params, wall_s=wall, peak_memory_mb=_peak_memory_mb())
+    facts |= dict(cpu_s=round(_cpu_seconds() - computed, 1))
     facts = provenance(notebook=nb.name, **facts)
     write_json(out.with_suffix('.json'), facts)
     return facts

@@ -61,7 +61,7 @@ def _data_sums(cohort):
     return dict(REGISTRY)
 
 
-_OF_NOTEBOOK = ('code', 'written', 'wall_s', 'peak_memory_mb', 'parameters')
+_OF_NOTEBOOK = ('code', 'written', 'wall_s', 'cpu_s', 'peak_memory_mb', 'parameters')
 
 
 def _notebook_facts(cohort, profile):
@@ -70,7 +70,7 @@ def _notebook_facts(cohort, profile):
     for path in sorted((runs_dir(cohort, profile) / 'notebooks').glob('[0-9]*.json')):
         if path.with_suffix('.ipynb').exists():
             record = read_json(path)
-            facts[path.stem] = {k: without_folders(record[k]) for k in _OF_NOTEBOOK}
+            facts[path.stem] = {k: without_folders(record[k]) for k in _OF_NOTEBOOK if k in record}
     return facts
 
 # %% ../../nbs/11_run/09_record.ipynb #8a4cd4ac

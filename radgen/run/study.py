@@ -70,7 +70,7 @@ def write(
 def _source(study):
     "The notebook and the cell that runs, by its number in the executed notebook."
     shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
-    return f'{study.notebook} cell {shell.execution_count}' if shell else study.notebook
+    return f'{study.name} cell {shell.execution_count}' if shell else study.name
 
 
 def show(
