@@ -134,7 +134,7 @@ def decoded(
     white = Image.new('RGBA', image.size, 'white')
     return np.asarray(Image.alpha_composite(white, image).convert('L'), np.float32) / 255
 
-
+# %% ../../nbs/11_run/06_pixels.ipynb #faf52345
 # In HTML, in Markdown, and in SVG, where the text may be cut into lines.
 _INLINE_IMAGE = re.compile(r'data:image/(?:png|jpe?g);base64,([A-Za-z0-9+/=\s]+)')
 
