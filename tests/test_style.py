@@ -34,10 +34,7 @@ SAID = {  # (file or pattern, words in lower case, kinds of passages): reason
     ('*', 'own_features', 'string'): 'a value of settings that checkpoints record: min-max scaling',
     ('*released_unet*', 'enough', 'name'): 'a plain English word, not the former name',
 }
-TWICE = dict.fromkeys(  # public name: reason
-    'COHORTS count_text PAIRED PUBLISHED DEFAULTS CONTROLS COLUMNS PARTS SERIES_COLUMNS'.split(),
-    'being removed',
-)
+TWICE = {}  # public name: reason
 OLDER_CODE = {  # commit of executed notebooks: reason
     'bdcfb0d33762': 'functions moved to other modules since; the next whole run replaces them',
 }

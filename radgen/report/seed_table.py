@@ -16,8 +16,8 @@ def train_seed(
     rows: pd.DataFrame,  # tidy rows
 ) -> pd.Series:  # int; 0: the first training
     "The training that a row is of, by the name of the notebook that wrote it."
-    found = rows.source_notebook.fillna('').astype(str).str.extract(r'-seed([0-9]+)$')[0]
-    return pd.to_numeric(found).fillna(0).astype(int)
+    number = rows.source_notebook.fillna('').astype(str).str.extract(r'-seed([0-9]+)$')[0]
+    return pd.to_numeric(number).fillna(0).astype(int)
 
 
 def first_training(
@@ -32,10 +32,10 @@ _SAME = ['condition', 'protocol', 'model', 'estimator', 'image_size', 'metric']
 
 def _line(part):
     "All trainings of one quantity."
-    shown, value = part[part.training == 0].iloc[0], part.value
-    first = dict(value=shown.value, value_low=shown.ci_low, value_high=shown.ci_high)
+    first, value = part[part.training == 0].iloc[0], part.value
+    own = dict(value=first.value, value_low=first.ci_low, value_high=first.ci_high)
     spread = dict(mean=value.mean(), sd=value.std(), lowest=value.min(), highest=value.max())
-    return first | dict(trainings=len(part)) | spread
+    return own | dict(trainings=len(part)) | spread
 
 
 def table_training_seeds(
