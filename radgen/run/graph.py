@@ -21,6 +21,13 @@ from ..core.checks import require, unknown_name
 from ..core.fingerprints import imported_modules
 from ..core.paths import RadgenError, figures_dir, make_folder, project_root, relpath, runs_dir
 from ..core.progress import duration
+from radgen.run.executors import (
+    LOCAL,
+    executor_arguments,
+    machine_memory_mb,
+    memory_warning,
+    rule_needs,
+)
 from .parameters import paper_notebooks, read_notebook
 from .processes import default_jobs, n_cores, process_token, run_lock, stop_group
 from .profiles import settings
@@ -59,11 +66,17 @@ def notebook_inputs(
     return [Path(nb), *map(_module_file, imported_modules(names))]
 
 # %% ../../nbs/11_run/10_graph.ipynb #2060b186
-def _snakemake(cohort, profile, jobs, upto, audit, *more):
+def _on_this_machine(jobs):
+    "Arguments of Snakemake without an executor: jobs share the cores and the memory."
+    return ['--cores', jobs, '--resources', f'mem_mb={machine_memory_mb()}']
+
+
+def _snakemake(cohort, profile, how, upto, audit, *more):
     "The command that runs the Snakefile in a run folder."
     where = ['--snakefile', project_root() / 'Snakefile', '--directory', runs_dir(cohort, profile)]
-    how = ['--cores', jobs, '--nolock', '--rerun-incomplete', '--nocolor']
+    how = [*how, '--nolock', '--rerun-incomplete', '--nocolor']
     config = [f'cohort={cohort}', f'profile={profile}']
+    config += [] if '--cores' in how else ['executor=1']
     config += [f'upto={upto}'] if upto else []
     config += ['audit=1'] if audit else []
     command = [sys.executable, '-m', 'snakemake', *where, *how, '--config', *config, *more]
@@ -81,9 +94,10 @@ def error_line(
     "The line that tells what went wrong."
     lines = [x.strip() for x in text.split('\n') if x.strip()]
     ours = [x for x in lines if x.startswith('RadgenError:')]
+    job = [x for x in lines if x.startswith('message: ') and x != 'message: None']
     errors = [x for x in lines if 'error' in x.lower()]
-    best = (ours or errors or lines[-1:] or ['Snakemake printed nothing'])[0]
-    return best.removeprefix('RadgenError: ')[:300]
+    best = (ours or job or errors or lines[-1:] or ['Snakemake printed nothing'])[0]
+    return best.removeprefix('RadgenError: ').removeprefix('message: ')[:300]
 
 # %% ../../nbs/11_run/10_graph.ipynb #9ba9bc70
 def out_of_date(
@@ -93,7 +107,7 @@ def out_of_date(
     audit: bool = False,  # also what needs many repetitions
 ) -> tuple[list[str], list[str]]:  # jobs to run, all jobs
     "Ask the Snakefile which notebooks have to run."
-    command = [*_snakemake(cohort, profile, 1, upto, audit), '--summary']
+    command = [*_snakemake(cohort, profile, ['--cores', 1], upto, audit), '--summary']
     options = dict(capture_output=True, text=True, env=_environment(), cwd=project_root())
     answer = subprocess.run(command, **options)
     require(not answer.returncode, lambda: error_line(answer.stderr))
@@ -104,12 +118,14 @@ def out_of_date(
     return sorted(pending), sorted(map(job, rows))
 
 # %% ../../nbs/11_run/10_graph.ipynb #fdbec890
-def _check_request(cohort, profile, jobs, upto):
+def _check_request(cohort, profile, jobs, upto, more):
     "Refuse what cannot run, before anything starts."
     settings(profile, cohort)
     if upto and upto not in paper_notebooks():
         raise unknown_name('paper notebook', upto, paper_notebooks())
-    require(jobs >= 1, f'--jobs {jobs}: at least one notebook has to run at a time')
+    require(jobs is None or jobs >= 1, f'--jobs {jobs}: at least one notebook has to run at a time')
+    own = 'name an executor before the `--`: radgen paper --executor NAME'
+    require(not {'--executor', '-e'} & set(more), own)
     if cohort == 'files':
         reserve_run_dir(runs_dir(cohort, profile))
 
@@ -132,27 +148,31 @@ def _run_snakemake(command, env, log_file, lock, poll):
     return process.returncode
 
 # %% ../../nbs/11_run/10_graph.ipynb #d3c1af0b
-def _check_outcome(status, watch, log_file):
+def _check_outcome(status, watch, log_file, executor):
     "Turn a failed run into one line."
-    if watch.failed:
+    if status and watch.failed:  # without a status, a second attempt succeeded
         raise RadgenError(watch.failed[0])
     if status and watch.running:
         reason = 'the machine may have run out of memory (try fewer jobs)'
+        if executor != LOCAL:
+            reason = f'{relpath(log_file)} gives the state of its job'
         resume = 'The same command goes on from there'
         raise RadgenError(f'{min(watch.running)}: its process was killed; {reason}. {resume}')
     whole = f'(the whole of it: {relpath(log_file)})'
     require(not status, lambda: f'{error_line(log_file.read_text())} {whole}')
 
 # %% ../../nbs/11_run/10_graph.ipynb #1b587b56
-def _execute_jobs(cohort, profile, jobs, watch, lock, command):
+def _execute_jobs(executor, jobs, watch, lock, command):
     "Run what is out of date; the watch follows it."
     logs = watch.events.parent
     watch.events.unlink(missing_ok=True)
-    threads = os.environ.get('RADGEN_THREADS') or max(1, n_cores() // jobs)
-    run = dict(RADGEN_EVENTS=watch.events, RADGEN_RUN=process_token(), RADGEN_THREADS=threads)
+    run = dict(RADGEN_EVENTS=watch.events, RADGEN_RUN=process_token())
+    if executor == LOCAL:  # elsewhere a job has the cores that it asked for
+        threads = os.environ.get('RADGEN_THREADS') or max(1, n_cores() // jobs)
+        run |= dict(RADGEN_THREADS=threads)
     env = _environment() | {k: str(v) for k, v in run.items()}
     status = _run_snakemake(command, env, logs / 'snakemake.log', lock, watch.poll)
-    _check_outcome(status, watch, logs / 'snakemake.log')
+    _check_outcome(status, watch, logs / 'snakemake.log', executor)
 
 
 def _announce(name, todo, every, jobs, known, log):
@@ -161,35 +181,52 @@ def _announce(name, todo, every, jobs, known, log):
     log(f'{name}: {len(todo)} of {len(every)} notebooks to run, {jobs} at a time{about}')
 
 
-def _conclude(cohort, profile, watch, whole, jobs, wall, log):
+def _conclude(cohort, profile, watch, whole, jobs, executor, wall, log):
     "Record, publish, and name what there is to read."
     facts = dict(jobs=jobs, wall_s=round(wall, 1), peak_memory_mb=round(watch.peak / 2**20))
+    facts |= {} if executor == LOCAL else dict(executor=executor)
     ran = sorted(watch.done)
     summarize_run(cohort, profile, ran, whole, **facts)
     publish(cohort, profile, log)
     memory = f'at most {watch.peak / 2**30:.1f} GB of memory'
+    memory = memory if executor == LOCAL else f'through {executor}'
     log(f'{cohort}/{profile}: {len(ran)} notebooks in {duration(wall)}, {memory}')
     for path in (figures_dir(cohort, profile), runs_dir(cohort, profile) / 'report.html'):
         if path.exists():
             log(f'  {relpath(path)}')
     return ran
 
+# %% ../../nbs/11_run/10_graph.ipynb #e8deba21
+def _who_runs_it(executor, run, jobs):
+    "Arguments of Snakemake that say where jobs run, and how many at a time."
+    if executor != LOCAL:
+        return executor_arguments(executor, run, jobs)
+    jobs = default_jobs() if jobs is None else jobs
+    return _on_this_machine(jobs), jobs
+
+
+def _warn_of_memory(profile, todo, log):
+    warning = memory_warning(rule_needs(profile), todo, machine_memory_mb())
+    if warning:
+        log(warning)
+
 # %% ../../nbs/11_run/10_graph.ipynb #522af31d
 def paper(
     cohort: str = 'phantom',
     profile: str = 'quick',
-    jobs: int | None = None,  # notebooks at a time; None: `default_jobs()`
+    jobs: int | None = None,  # notebooks at a time; None: `default_jobs()`, or the executor's
     dry_run: bool = False,  # only log what would run
     upto: str | None = None,  # a notebook's stem: only this one and what it needs
     audit: bool = False,  # also what needs many repetitions: coverage, learning curve
-    more=(),  # further arguments of Snakemake, e.g. an executor profile
+    executor: str = LOCAL,  # who runs the jobs: this machine, or one of `executors()`
+    more=(),  # further arguments of Snakemake
     log=print,
 ) -> list[str]:  # the notebooks that ran (or would)
     "Bring every table and figure of a run up to date."
-    jobs = default_jobs() if jobs is None else jobs
-    _check_request(cohort, profile, jobs, upto)
+    _check_request(cohort, profile, jobs, upto, more)
     run, start, name = runs_dir(cohort, profile), time.monotonic(), f'{cohort}/{profile}'
     with run_lock(run) as lock:
+        how, jobs = _who_runs_it(executor, run, jobs)
         todo, every = out_of_date(cohort, profile, upto, audit)
         todo = todo or (every if more else [])  # the arguments may force what is up to date
         if not todo:
@@ -200,8 +237,10 @@ def paper(
             return todo
         known = wall_times(cohort, profile)
         _announce(name, todo, every, jobs, known, log)
+        if executor == LOCAL:
+            _warn_of_memory(profile, todo, log)
         watch = Watch(todo, known, jobs, make_folder(run / 'logs') / 'events.jsonl', log)
-        command = _snakemake(cohort, profile, jobs, upto, audit, *more)
-        _execute_jobs(cohort, profile, jobs, watch, lock, command)
-        whole = set(every) <= set(watch.done) and not upto
-        return _conclude(cohort, profile, watch, whole, jobs, time.monotonic() - start, log)
+        command = _snakemake(cohort, profile, how, upto, audit, *more)
+        _execute_jobs(executor, jobs, watch, lock, command)
+        whole, wall = set(every) <= set(watch.done) and not upto, time.monotonic() - start
+        return _conclude(cohort, profile, watch, whole, jobs, executor, wall, log)
