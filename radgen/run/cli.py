@@ -69,11 +69,12 @@ def run_paper(
     jobs: positive = None,  # notebooks at a time; by default one per core, at most 4
     upto: str | None = None,  # only this notebook, e.g. 04_fidelity, and what it needs
     audit: bool = False,  # also what needs many repetitions: coverage, learning curve
-    executor: str = 'local',  # who runs the jobs: local, slurm, or any other in config/executors
+    executor: str = 'local',  # local, slurm, or any other folder of config/executors
     dry_run: bool = False,  # only print what would run
     more: Param(argparse.SUPPRESS, nargs='*') = None,  # what stands after --
 ):
     "Regenerate tables and figures that are out of date; arguments after -- go to Snakemake."
+    from radgen.run.executors import LOCAL, read_executor
     from radgen.run.profiles import settings
 
     own = cohort == 'files' or not manifest
@@ -81,6 +82,8 @@ def run_paper(
     if manifest:
         os.environ['RADGEN_MANIFEST'] = str(Path(manifest).resolve())
     settings(profile, cohort)
+    if executor != LOCAL:
+        read_executor(executor)
     if cohort in ('published', 'tcga'):
         fetch_cohort(cohort)  # before several notebooks want it at once
     from radgen.run.graph import paper

@@ -12,6 +12,7 @@ import csv
 import functools
 import io
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -29,7 +30,14 @@ from radgen.run.executors import (
     rule_needs,
 )
 from .parameters import paper_notebooks, read_notebook
-from .processes import default_jobs, n_cores, process_token, run_lock, stop_group
+from radgen.run.processes import (
+    default_jobs,
+    interrupt_with_parent,
+    n_cores,
+    process_token,
+    run_lock,
+    stop_group,
+)
 from .profiles import settings
 from .publish import publish
 from .record import reserve_run_dir, summarize_run
@@ -130,11 +138,13 @@ def _check_request(cohort, profile, jobs, upto, more):
         reserve_run_dir(runs_dir(cohort, profile))
 
 
-def _run_snakemake(command, env, log_file, lock, poll):
+def _run_snakemake(command, env, log_file, lock, poll, executor):
     "Run Snakemake in a session of its own, and end it with everything it started."
     options = dict(stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True)
     with open(log_file, 'w') as out:
         options |= dict(stdout=out, env=env, cwd=project_root(), pass_fds=[lock])
+        if executor != LOCAL:
+            options['preexec_fn'] = interrupt_with_parent
         process = subprocess.Popen(command, **options)
         try:
             while process.poll() is None:
@@ -142,7 +152,7 @@ def _run_snakemake(command, env, log_file, lock, poll):
                     process.wait(0.5)
                 poll()
         except BaseException:
-            stop_group(process)
+            stop_group(process, ask=signal.SIGTERM if executor == LOCAL else signal.SIGINT)
             raise
     poll()
     return process.returncode
@@ -171,7 +181,7 @@ def _execute_jobs(executor, jobs, watch, lock, command):
         threads = os.environ.get('RADGEN_THREADS') or max(1, n_cores() // jobs)
         run |= dict(RADGEN_THREADS=threads)
     env = _environment() | {k: str(v) for k, v in run.items()}
-    status = _run_snakemake(command, env, logs / 'snakemake.log', lock, watch.poll)
+    status = _run_snakemake(command, env, logs / 'snakemake.log', lock, watch.poll, executor)
     _check_outcome(status, watch, logs / 'snakemake.log', executor)
 
 

@@ -7,8 +7,8 @@
 #   radgen paper --profile smoke --executor slurm
 #   tests/slurm/local.sh down FOLDER             stops it
 #
-# FOLDER is short: the path of a socket has room for 100 characters. RADGEN_SLURM_MB says how much
-# memory the node has to give, in MB; without it, the machine's less 1,000.
+# FOLDER is short: the path of a socket has room for 100 characters. RADGEN_SLURM_CORES and
+# RADGEN_SLURM_MB say what the node has to give; without them all cores, and the memory less 1,000 MB.
 set -eu
 
 fail() { echo "local.sh: $*" >&2; exit 2; }
@@ -33,7 +33,7 @@ free_port() {
 
 write_conf() {
     node=$(hostname -s)
-    cores=$(nproc)
+    cores=${RADGEN_SLURM_CORES:-$(nproc)}
     total=$(awk '/MemTotal/ { print int($2 / 1024) - 1000 }' /proc/meminfo)
     cat > "$conf" <<CONF
 ClusterName=local
