@@ -53,6 +53,17 @@ def test_every_rule_has_its_needs(profile):
         assert f'resources: **needs("{name}")' in rules[name]
 
 
+def test_the_page_has_the_table():
+    "docs/howto/cluster.md repeats the table of needs for the reader."
+    page = (ROOT / 'docs' / 'howto' / 'cluster.md').read_text()
+    rows = re.findall(r'^\| `(\w+)` \|[^|]*\|(.*)\|$', page, re.M)
+    found = {rule: [int(x.replace(',', '')) for x in cells.split('|')] for rule, cells in rows}
+    of = lambda need: [need[k] for k in ('threads', 'mem_mb', 'runtime')]
+    quick, full = executors.rule_needs('quick'), executors.rule_needs('full')
+    assert found == {r: [*of(quick[r]), *of(full[r]), full[r]['gpu']] for r in quick}
+    assert not any(need['gpu'] for need in quick.values())
+
+
 def test_recorded_runs_fit_their_needs():
     for path in (ROOT / 'figures').glob('*/*/provenance.json'):
         needs = executors.rule_needs(path.parent.name)

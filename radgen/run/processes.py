@@ -38,9 +38,18 @@ def _held_by(fd):
     return os.pread(fd, 100, 0).decode().strip() or 'unknown process'
 
 
-def _take_lock(fd, folder, wait):
+def _is_free(fd):
+    try:
+        return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB) is None
+    except OSError:
+        return False
+
+
+def _take_lock(fd, folder, wait, log):
     "Wait for the lock, or name its holder."
     end = time.monotonic() + wait
+    if log and not _is_free(fd):
+        log(f'{relpath(folder)}: waits at most {wait} s for {_held_by(fd)} to come down')
     while True:
         try:
             return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -57,6 +66,7 @@ def _take_lock(fd, folder, wait):
 def run_lock(
     folder: str | Path,  # runs/<cohort>/<profile>
     wait: float = 20,  # seconds granted to a killed run to come down
+    log=None,  # called with a line if there is something to wait for
 ):
     "Hold a run folder; yields a file descriptor, and a child that inherits it holds the lock too."
     path = make_folder(folder) / '.lock'
@@ -66,7 +76,7 @@ def run_lock(
         remedy = 'set RADGEN_HOME to a writable place'
         raise RadgenError(f'{relpath(path)}: cannot be written ({e.strerror}); {remedy}') from None
     try:
-        _take_lock(fd, folder, wait)
+        _take_lock(fd, folder, wait, log)
         os.ftruncate(fd, 0)
         os.pwrite(fd, f'process {os.getpid()} on {socket.gethostname()}'.encode(), 0)
         yield fd

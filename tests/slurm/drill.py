@@ -122,6 +122,8 @@ def main(home):
     say('the same command again')
     again = Command(home)
     status = again.process.wait()
+    if status:
+        return 1
     same, found, expected = compare(home)
     ran = len(list((home / 'runs/phantom/smoke/notebooks').glob('[0-9]*.ipynb')))
     say(f'exit status {status}, {ran} notebooks; {same} of {expected} rows equal those expected')
