@@ -22,8 +22,8 @@ from radgen.core.checks import (
     Strict,
     listing,
     load_yaml,
+    nearest,
     require,
-    suggestion,
     unknown_name,
     validated,
 )
@@ -138,10 +138,11 @@ def read_executor(
     profile = (load_yaml(folder / 'config.yaml') or {}) if found else {}
     plugin = str(profile.get('executor', name))
     if not _has_plugin(plugin):
-        hint = '' if found else suggestion(name, executors())
+        if not found and nearest(name, executors()):
+            raise unknown_name('executor', name, executors())
         what = EXACT if plugin in executors() else f'{PLUGINS}{plugin}'
         remedy = f'pip install -c requirements.lock {what}'
-        raise RadgenError(f'executor {name!r} is not installed{hint or ":"} {remedy}')
+        raise RadgenError(f'executor {name!r} is not installed: {remedy}')
     return plugin, profile, folder if found else None
 
 # %% ../../nbs/11_run/04a_executors.ipynb #9d4a57d3

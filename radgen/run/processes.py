@@ -41,8 +41,10 @@ def _held_by(fd):
 def _is_free(fd):
     try:
         return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB) is None
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:
+        return True  # a file system without locks
 
 
 def _take_lock(fd, folder, wait, log):

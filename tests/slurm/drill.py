@@ -69,6 +69,12 @@ class Command:
     def n_done(self):
         return sum(': done in' in x for x in self.lines)
 
+    def is_at_work(self):
+        "Is a notebook under way, and has been for some seconds?"
+        events = [x for x in self.lines if re.search(': (started|done|failed)', x)]
+        time.sleep(3)
+        return bool(events) and ': started' in events[-1] and queue('RUNNING') != []
+
 
 def kernels():
     "Processes that execute a notebook of this drill."
@@ -80,7 +86,7 @@ def kernels():
 
 def disturb(command):
     "A job cancelled, another one killed, the node drained and resumed, the command killed."
-    wait_for(lambda: command.n_done() >= 2 and queue('RUNNING'), 'two notebooks')
+    wait_for(lambda: command.n_done() >= 2 and command.is_at_work(), 'two notebooks')
     job = queue('RUNNING')[0]
     ask('scancel', job)
     say(f'cancelled job {job} (scancel)')
@@ -96,7 +102,7 @@ def disturb(command):
     say(f'node {ask("sinfo", "--noheader", "--format=%T")}: {len(queue("PENDING"))} jobs wait')
     ask('scontrol', 'update', f'nodename={node}', 'state=resume')
     say('resumed the node')
-    wait_for(lambda: command.n_done() >= 10, 'ten notebooks')
+    wait_for(lambda: command.n_done() >= 10 and command.is_at_work(), 'ten notebooks')
     command.process.kill()
     say('killed the command itself (kill -9)')
     wait_for(lambda: not queue('RUNNING,PENDING,COMPLETING'), 'an empty queue', 120)
