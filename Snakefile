@@ -10,6 +10,7 @@ os.environ.setdefault("RADGEN_PYTHON", sys.executable)
 sys.path.insert(0, os.environ.get("RADGEN_ROOT", os.path.dirname(workflow.main_snakefile)))
 from radgen.core.names import is_phantom
 from radgen.core.paths import runs_dir
+from radgen.run.executors import rule_needs
 from radgen.run.graph import notebook_inputs
 from radgen.run.parameters import notebook_parameters, paper_notebooks
 from radgen.run.profiles import params_for, settings
@@ -17,6 +18,7 @@ from radgen.run.record import study_files
 
 COHORT, PROFILE = config["cohort"], config["profile"]
 SETTINGS = settings(PROFILE, COHORT)
+NEEDS = rule_needs(PROFILE)  # config/executors/resources.yaml
 NOTEBOOKS = paper_notebooks()
 DEFAULTS = {
     stem: {name: default for name, (_, default) in notebook_parameters(nb).items()}
@@ -39,8 +41,10 @@ WITH_AUDIT = ["01b_factorization"]
 WITH_AUDIT += ["07b_coverage", "07c_learning_curve"] if SIMULATED else ["07d_ablations"]
 WITHOUT_ASKING = ["01a_series"] if COHORT == "tcga" else []
 EXECUTED = "notebooks/{}.ipynb"
+# On one machine `radgen paper` sets the threads of a notebook. On a cluster they are those of the rule.
 RUN = (
-    '"$RADGEN_PYTHON" -m radgen.run.cli notebook {input.notebook:q} {output.notebook:q}'
+    'RADGEN_THREADS="${{RADGEN_THREADS:-{threads}}}" "$RADGEN_PYTHON" -m radgen.run.cli'
+    " notebook {input.notebook:q} {output.notebook:q}"
     " --parameters {params.values:q} > {log:q} 2>&1"
 )
 
@@ -50,6 +54,16 @@ def source(stem):
     run = runs_dir(COHORT, PROFILE)
     notebook, *code = [os.path.relpath(p, run) for p in notebook_inputs(NOTEBOOKS[stem])]
     return dict(notebook=notebook, code=code)
+
+
+def cores(rule):
+    "Cores that a cluster is asked for. On one machine a notebook counts as one job."
+    return NEEDS[rule]["threads"] if config.get("executor") else 1
+
+
+def needs(rule):
+    "Memory in MB, minutes and GPUs of a job."
+    return {name: NEEDS[rule][name] for name in ("mem_mb", "runtime", "gpu")}
 
 
 def parameters(stem, **wildcards):
@@ -143,6 +157,8 @@ rule cohort:
     output: notebook=EXECUTED.format("01_cohort"), rows=rows("01_cohort")
     params: values=parameters("01_cohort")
     log: "logs/01_cohort.log"
+    threads: cores("cohort")
+    resources: **needs("cohort")
     shell: RUN
 
 
@@ -151,6 +167,8 @@ rule series:
     output: notebook=EXECUTED.format("01a_series"), rows=rows("01a_series")
     params: values=parameters("01a_series")
     log: "logs/01a_series.log"
+    threads: cores("series")
+    resources: **needs("series")
     shell: RUN
 
 
@@ -159,6 +177,8 @@ rule factorization:
     output: notebook=EXECUTED.format("01b_factorization"), rows=rows("01b_factorization")
     params: values=parameters("01b_factorization")
     log: "logs/01b_factorization.log"
+    threads: cores("factorization")
+    resources: **needs("factorization")
     shell: RUN
 
 
@@ -169,6 +189,8 @@ rule train:
         rows=rows("02_train-{condition}-{model}-{protocol}{seed}"),
     params: values=lambda w: train_parameters(w, folds(w.model, w.protocol))
     log: "logs/02_train-{condition}-{model}-{protocol}{seed}.log"
+    threads: cores("train")
+    resources: **needs("train")
     shell: RUN
 
 
@@ -177,6 +199,8 @@ rule train_fold:
     output: notebook=EXECUTED.format("02_train-{condition}-{model}-{protocol}-fold{fold}{seed}")
     params: values=lambda w: train_parameters(w, this_fold(w))
     log: "logs/02_train-{condition}-{model}-{protocol}-fold{fold}{seed}.log"
+    threads: cores("train_fold")
+    resources: **needs("train_fold")
     shell: RUN
 
 
@@ -187,6 +211,8 @@ rule generate:
         rows=rows("03_generate-{condition}{seed}"),
     params: values=lambda w: images_parameters("03_generate", w)
     log: "logs/03_generate-{condition}{seed}.log"
+    threads: cores("generate")
+    resources: **needs("generate")
     shell: RUN
 
 
@@ -197,6 +223,8 @@ rule fidelity:
         rows=rows("04_fidelity-{condition}{seed}"),
     params: values=lambda w: images_parameters("04_fidelity", w)
     log: "logs/04_fidelity-{condition}{seed}.log"
+    threads: cores("fidelity")
+    resources: **needs("fidelity")
     shell: RUN
 
 
@@ -207,6 +235,8 @@ rule outcomes:
         rows=rows("05_outcomes-{condition}"),
     params: values=lambda w: condition_parameters("05_outcomes", w)
     log: "logs/05_outcomes-{condition}.log"
+    threads: cores("outcomes")
+    resources: **needs("outcomes")
     shell: RUN
 
 
@@ -217,6 +247,8 @@ rule survival:
         rows=rows("06_survival-{condition}"),
     params: values=lambda w: condition_parameters("06_survival", w)
     log: "logs/06_survival-{condition}.log"
+    threads: cores("survival")
+    resources: **needs("survival")
     shell: RUN
 
 
@@ -225,6 +257,8 @@ rule controls:
     output: notebook=EXECUTED.format("07_controls"), rows=rows("07_controls")
     params: values=parameters("07_controls")
     log: "logs/07_controls.log"
+    threads: cores("controls")
+    resources: **needs("controls")
     shell: RUN
 
 
@@ -235,6 +269,8 @@ rule audit:
         rows=rows("07a_audit-{condition}"),
     params: values=lambda w: condition_parameters("07a_audit", w)
     log: "logs/07a_audit-{condition}.log"
+    threads: cores("audit")
+    resources: **needs("audit")
     shell: RUN
 
 
@@ -243,6 +279,8 @@ rule coverage:
     output: notebook=EXECUTED.format("07b_coverage"), rows=rows("07b_coverage")
     params: values=parameters("07b_coverage")
     log: "logs/07b_coverage.log"
+    threads: cores("coverage")
+    resources: **needs("coverage")
     shell: RUN
 
 
@@ -251,6 +289,8 @@ rule learning_curve:
     output: notebook=EXECUTED.format("07c_learning_curve"), rows=rows("07c_learning_curve")
     params: values=parameters("07c_learning_curve")
     log: "logs/07c_learning_curve.log"
+    threads: cores("learning_curve")
+    resources: **needs("learning_curve")
     shell: RUN
 
 
@@ -259,6 +299,8 @@ rule ablations:
     output: notebook=EXECUTED.format("07d_ablations"), rows=rows("07d_ablations")
     params: values=parameters("07d_ablations")
     log: "logs/07d_ablations.log"
+    threads: cores("ablations")
+    resources: **needs("ablations")
     shell: RUN
 
 
@@ -270,4 +312,6 @@ rule scorecard:
     output: notebook=EXECUTED.format("08_scorecard"), report="report.html"
     params: values=parameters("08_scorecard")
     log: "logs/08_scorecard.log"
+    threads: cores("scorecard")
+    resources: **needs("scorecard")
     shell: RUN

@@ -25,7 +25,10 @@ setup(
     package_data={'': ['*.html', '*.css', '*.yaml', '*.csv']},
     python_requires='>=' + cfg['min_python'],
     install_requires=cfg['requirements'].split(),
-    extras_require={'dev': cfg['dev_requirements'].split()},
+    extras_require={
+        'dev': cfg['dev_requirements'].split(),
+        'cluster': cfg['cluster_requirements'].split(),
+    },
     entry_points={
         'console_scripts': cfg['console_scripts'].split('\n'),
         'nbdev': [f'{cfg["lib_name"]}={cfg["lib_name"]}._modidx:d'],

@@ -346,7 +346,15 @@ def test_doctor_works_when_something_is_missing(capsys, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     'line',
-    ['--help', '--version', 'paper --help', 'papr', 'paper --jobs 0', 'paper --profile quik', ''],
+    [
+        *('', '--help', '--version', 'paper --help', 'papr', 'paper --jobs 0'),
+        *(
+            'paper --profile quik',
+            'paper --cohort fantom',
+            'paper --fast',
+            'paper --executor slrum',
+        ),
+    ],
 )
 def test_help_and_errors_import_nothing_heavy(line):
     code = f"""
@@ -361,6 +369,17 @@ print([m for m in ('torch', 'pandas', 'numpy', 'papermill', 'snakemake') if m in
     assert done.stdout.strip().endswith('[]'), done.stdout + done.stderr
 
 
+def test_a_dry_run_needs_no_torch():
+    modules = 'graph executors profiles parameters record'
+    modules = ' '.join(f'radgen.run.{name}' for name in modules.split())
+    code = f'import sys, {modules.replace(" ", ", ")}; print("torch" in sys.modules)'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == 'False\n', done.stderr
+    snakefile = (ROOT / 'Snakefile').read_text()
+    imported = set(re.findall(r'^from (radgen[.\w]+)', snakefile, re.M))
+    assert imported <= {*modules.split(), 'radgen.core.paths'}
+
+
 def test_the_commands_and_their_options():
     helps = {}
     for name in cli.COMMANDS:
@@ -368,7 +387,8 @@ def test_the_commands_and_their_options():
         helps[name] = set(re.findall(r'--[a-z-]+', text)) - {'--help'}
     assert set(helps) == set('paper validate fetch generate project doctor bench notebook'.split())
     assert helps['paper'] == {
-        *('--cohort', '--manifest', '--profile', '--jobs', '--upto', '--audit', '--dry-run')
+        *('--cohort', '--manifest', '--profile', '--jobs', '--upto', '--audit', '--dry-run'),
+        '--executor',
     }
     assert helps['generate'] == {
         *('--checkpoint', '--conditions', '--out', '--samples', '--sampler', '--steps'),
