@@ -90,7 +90,7 @@ def run_paper(
 
     paper(cohort, profile, jobs, dry_run, upto, audit, executor, more or ())
 
-
+# %% ../../nbs/11_run/14_cli.ipynb #4826b9d6
 def run_validate(
     profile: str = 'quick',  # smoke, quick, full, or any config/PROFILE.yaml
     jobs: positive = None,  # notebooks at a time; by default one per core, at most 4

@@ -134,16 +134,16 @@ def read_executor(
 ) -> tuple[str, dict, Path | None]:  # plugin, its profile, folder of the profile
     "The plugin of an executor, or the line that says how to get it."
     folder = executors_dir() / name
-    found = bool(re.fullmatch(r'[\w.-]+', name)) and (folder / 'config.yaml').exists()
-    profile = (load_yaml(folder / 'config.yaml') or {}) if found else {}
+    is_folder = bool(re.fullmatch(r'[\w.-]+', name)) and (folder / 'config.yaml').exists()
+    profile = (load_yaml(folder / 'config.yaml') or {}) if is_folder else {}
     plugin = str(profile.get('executor', name))
     if not _has_plugin(plugin):
-        if not found and nearest(name, executors()):
+        if not is_folder and nearest(name, executors()):
             raise unknown_name('executor', name, executors())
         what = EXACT if plugin in executors() else f'{PLUGINS}{plugin}'
         remedy = f'pip install -c requirements.lock {what}'
         raise RadgenError(f'executor {name!r} is not installed: {remedy}')
-    return plugin, profile, folder if found else None
+    return plugin, profile, folder if is_folder else None
 
 # %% ../../nbs/11_run/04a_executors.ipynb #9d4a57d3
 def _answer(*command):
