@@ -434,3 +434,24 @@ def test_an_executed_notebook_is_published_without_folders(tmp_path, monkeypatch
     }
     (run / '01_toy.ipynb').unlink()
     assert publish.publish('phantom', 'smoke') == [] and not path.exists()
+
+
+def test_the_default_run_keeps_to_its_budget():
+    "Training steps and images of the default run; more of either belongs to `native` or `full`."
+    from radgen.run.profiles import settings
+
+    s = settings('quick', 'phantom')
+    train, drawn, run = s['02_train'], s['03_generate'], s['run']
+    assert run['seeds'] == [0] and 'cpdm_paper' not in drawn['models']
+    assert s['04_fidelity']['left_out'] == {'cpdm_paper': 'needs full'}
+    steps = images = 0
+    for condition in s['08_scorecard']['conditions']:
+        for model in run['models'].get(condition, drawn['models']):
+            length = train['overrides'].get(model, {}).get('steps', train['steps'])
+            final = model == drawn['model'] if 'model' in drawn else model == 'cpdm'
+            steps += length * (sum(train['n_folds'].values()) + final)
+            images += (
+                drawn['n_samples'] * train['cohort_options']['n_imaged'] * len(drawn['protocols'])
+            )
+    assert steps <= 12_500 and images <= 6_500
+    assert train['image_size'] // train['patch'] <= 16 and train['dim'] <= 16

@@ -64,7 +64,7 @@ def make_folder(
 
 def runs_dir(
     cohort: str,  # 'phantom', 'published', ...
-    profile: str,  # 'smoke', 'quick' or 'full'
+    profile: str,  # 'smoke', 'quick', 'native' or 'full'
 ) -> Path:  # runs/<cohort>/<profile>, created
     "Where a run keeps everything that git ignores."
     return make_folder(home() / 'runs' / cohort / profile)
@@ -72,7 +72,7 @@ def runs_dir(
 
 def figures_dir(
     cohort: str,  # 'phantom', 'published', ...
-    profile: str,  # 'smoke', 'quick' or 'full'
+    profile: str,  # 'smoke', 'quick', 'native' or 'full'
 ) -> Path:  # figures/<cohort>/<profile>, created
     "Where a run leaves the tables and plots that are committed."
     return make_folder(home() / 'figures' / cohort / profile)
