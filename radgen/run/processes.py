@@ -141,5 +141,7 @@ PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 def interrupt_with_parent():
     "Ask the system to interrupt this process when its parent is gone: `preexec_fn` of a child."
+    # a command in the background of a shell is started with this signal ignored
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     if sys.platform == 'linux':
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
