@@ -211,3 +211,11 @@ def test_one_version():
         == yaml.safe_load((ROOT / 'CITATION.cff').read_text())['version']
         == radgen.__version__
     )
+
+
+def test_module_docstrings_are_whole():
+    "nbdev takes the first line of a notebook's quote: a second line would be cut off."
+    modules = sorted((ROOT / 'radgen').rglob('*.py'))
+    said = {p.relative_to(ROOT): ast.get_docstring(ast.parse(p.read_text())) for p in modules}
+    cut = {str(p): text for p, text in said.items() if text and text.strip()[-1] not in '.?!'}
+    assert not cut and len(said) > 100

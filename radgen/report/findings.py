@@ -65,6 +65,7 @@ class Finding:
     topic: str  # e.g. 'copying'
     claim: str  # a sentence without its full stop
     numbers: str = ''  # three at most, in words
+    outcome: str = ''  # the claim in a word or two, for sentences that sum up
 
 
 def absent(

@@ -11,7 +11,7 @@ __all__ = ['follows_cohort', 'follows_training', 'describe_series', 'describe_ho
 # %% ../../nbs/10_report/10a_follows.ipynb #beafd923
 import pandas as pd
 
-from ..core.names import FIDELITY_METRICS, is_finite, label_text, model_text
+from ..core.names import DIGITS, FIDELITY_METRICS, is_finite, label_text, model_text
 from radgen.core.rows import (
     CLASSIFIERS,
     EXTRACTORS,
@@ -25,9 +25,9 @@ from radgen.core.rows import (
     text_filled,
 )
 from .describe import _best_extractor, _counts, _outcome_end
-from .findings import Finding, decimal, joined, sentences_of
+from .findings import Finding, decimal, joined, sentences_of, with_interval
 from .scorecard import conclude
-from .sentences import sentences
+from .sentences import COPYING, FOLD_KINDS, audit_findings
 from .tables import training_note
 
 # %% ../../nbs/10_report/10a_follows.ipynb #9c61bb5a
@@ -244,43 +244,43 @@ def follows_controls(
             if best is not None:
                 name = model_text(best.model)
                 claim = f'With {folds}-level folds, the {name} is the control to beat in MSE'
-                groups.setdefault(condition, []).append(Finding('follows', claim))
+                finding = Finding('follows', claim, with_interval(best, DIGITS['mse']))
+                groups.setdefault(condition, []).append(finding)
     return ' '.join(sentences_of(groups))
 
 # %% ../../nbs/10_report/10a_follows.ipynb #3c569d6a
-_COPIES = {  # words of a sentence -> what they come to, the strongest first
-    'the model copies': 'copies',
-    'a trace of copying': 'leaves a trace of copying',
-    'opying is shown': 'is not shown to copy',
-    'as their source': 'is not shown to copy',
-}
-
-
 def _copies(rows):
     "Whether the model copies, with the kind of folds where the other kind says otherwise."
     outcomes = {}
-    for folds, protocol in {'image': 'paper', 'patient': 'patient'}.items():
-        text = ' '.join(sentences(pick(rows, protocol=protocol), ('copying',)))
-        outcomes[folds] = next((end for words, end in _COPIES.items() if words in text), '')
-    strongest = next((x for x in dict.fromkeys(_COPIES.values()) if x in outcomes.values()), '')
-    where = [folds for folds, x in outcomes.items() if x == strongest]
-    if not strongest or len(where) == 2 or not all(outcomes.values()):
+    for (_, protocol), (finding, *_) in audit_findings(rows, 'copying').items():
+        outcomes.setdefault(protocol, []).append(finding.outcome)
+    strongest = next((x for x in COPYING if x in sum(outcomes.values(), [])), '')
+    where = [protocol for protocol, x in outcomes.items() if strongest in x]
+    if not strongest or len(where) == len(outcomes):
         return strongest
-    return f'{strongest} with {where[0]}-level folds'
+    return f'{strongest} with {FOLD_KINDS.get(where[0], where[0])} folds'
+
+
+def _shown_by(rows):
+    "Scorer -> whether retrieval is shown to be above chance, in any condition."
+    findings = [f for group in audit_findings(rows, 'retrieval').values() for f in group]
+    outcomes = [f.outcome for f in findings if f.outcome]
+    scorers = dict.fromkeys(o.split(': ')[0] for o in outcomes)
+    return {scorer: f'{scorer}: shown' in outcomes for scorer in scorers}
 
 
 def follows_audit(
     rows: pd.DataFrame,  # tidy rows of the audit
 ) -> str:  # '' where nothing was audited
-    "Copying and retrieval in one sentence, the strongest finding of each."
-    copies = _copies(rows)
-    ranked = ' '.join(sentences(rows, ('retrieval',)))
-    carried = (
-        'carry' if 'shows that the condition is carried' in ranked else 'are not shown to carry'
-    )
+    "Copying, and retrieval by images and by the network, in one sentence."
+    copies, shown = _copies(rows), _shown_by(rows)
+    how = {True: 'shown to', False: 'not shown to'}
     parts = [f'the model {copies}'] if copies else []
-    parts += [f'its images {carried} the condition'] if 'mean normalized rank' in ranked else []
-    return f'Taken together, {" and ".join(parts)}.' if parts else ''
+    if 'image' in shown:
+        parts.append(f'its images are {how[shown["image"]]} carry the condition')
+    if 'denoising' in shown:
+        parts.append(f'its network is {how[shown["denoising"]]} use it')
+    return f'Taken together, {joined(parts)}.' if parts else ''
 
 # %% ../../nbs/10_report/10a_follows.ipynb #b99283a7
 _SAME_INTERVAL = ['label', 'estimator', 'extractor', 'classifier', 'n_imaged']
@@ -314,11 +314,17 @@ def follows_coverage(
         return f'{table.n.max():.0f} repetitions show no interval that covers too little.'
     return (
         f'Of the {low} intervals that cover too little, {biased} lie in the wrong place, since '
-        f'chance does not explain their bias. The other '
-        f'{low - biased} show no bias and are too narrow.'
+        f'chance does not explain their bias. The other {low - biased} are not shown to be '
+        f'biased, so that they may be too narrow.'
     )
 
 # %% ../../nbs/10_report/10a_follows.ipynb #5309d6e2
+def _from_here_on(part):
+    "The least size from which on every size is shown to be above chance; nan without one."
+    failed = part[~(part.ci_low > 0.5)].n_imaged.max()
+    return part[~(part.n_imaged <= failed)].n_imaged.min()
+
+
 def follows_learning(
     rows: pd.DataFrame,  # tidy rows, among others those of the learning curve
 ) -> str:  # '' where none was drawn
@@ -327,14 +333,13 @@ def follows_learning(
     every = ok_rows(every[every.source_notebook.str.startswith('07c')])
     ranks, groups = pick(every, metric='retrieval', role='model'), {}
     for link, part in ranks.groupby('subset', sort=False):
-        reached = part[part.ci_low > 0.5].n_imaged.min()
+        reached = _from_here_on(part)
         sizes = f'{part.n_imaged.min():.0f} to {part.n_imaged.max():.0f}'
         claim = f'The condition is carried from {reached:.0f} imaged patients on'
         if not is_finite(reached):
             claim = f'No training set of {sizes} imaged patients is shown to carry the condition'
         groups[link] = [Finding('follows', claim)]
-    texts = sentences_of(groups)
-    return ' '.join(texts)
+    return ' '.join(sentences_of(groups))
 
 
 def follows_ablations(

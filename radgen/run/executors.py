@@ -99,7 +99,7 @@ def machine_memory_mb() -> int:
 def _rule_of(job):
     "The rule of a notebook's name: `train_fold` for 02_train-multiomic-cpdm-patient-fold3."
     rule = job.split('-')[0].partition('_')[2]
-    return f'{rule}_fold' if re.search(r'-fold\w+$', job) else rule
+    return f'{rule}_fold' if re.search(r'-fold\w+(-seed\d+)?$', job) else rule
 
 
 def memory_warning(
