@@ -65,9 +65,9 @@ VIEWS = {
         'folds over': '{folds}',
         'published': '{published}| (preprint {preprint})',
         'ours [95 % interval]': '{value}| [{ci_low}, {ci_high}]',
-        'best trivial control': '{control}| ({control_name})',
+        'trivial control or chance': '{control}| ({control_name})',
         'permuted labels (95 %)': '{null}| ({null_low} to {null_high})',
-        'upper bound': '{upper_bound}| ({upper_bound_name})',
+        'upper bound': '{upper_bound}| [{upper_bound_low}, {upper_bound_high}]| ({upper_bound_name})',
         'conclusion': '{conclusion}| ({why})',
     }
 }

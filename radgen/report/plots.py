@@ -74,7 +74,8 @@ def _draw_ours(ax, y, line):
 def _write(ax, y, text):
     "Words in the place of a number."
     where = dict(va='center', transform=ax.get_yaxis_transform())
-    ax.text(0.01, y, text, color=GREY, fontsize=6, **where)
+    box = dict(facecolor='white', edgecolor='none', pad=0.5)  # no line runs through the words
+    ax.text(0.01, y, text, color=GREY, fontsize=6, bbox=box, zorder=4, **where)
 
 # %% ../../nbs/10_report/07_plots.ipynb #e29f57c1
 def _draw_panel(ax, lines):
