@@ -22,6 +22,9 @@ LOCAL_SLURM = ROOT / 'tests' / 'slurm' / 'local.sh'
 TABLE = dict(default=dict(threads=1, mem_mb=100, runtime=5, gpu=0))
 
 
+INSTALL = f'the plugin is optional; pip install -c requirements.lock {executors.EXACT}'
+
+
 def installed(plugin):
     return importlib.util.find_spec(f'snakemake_executor_plugin_{plugin}') is not None
 
@@ -226,7 +229,7 @@ def check_cohort(home, text):
     assert found == [f'{x:.4g}' for x in sorted(expected.value.dropna())]
 
 
-@pytest.mark.skipif(not installed('cluster_generic'), reason='no plugin cluster-generic')
+@pytest.mark.skipif(not installed('cluster_generic'), reason=f'cluster-generic: {INSTALL}')
 def test_any_cluster_with_a_command_that_submits(tmp_path):
     submit = 'echo {threads} {resources.mem_mb} {resources.runtime} > needs; sh'
     words = ['--', '--cluster-generic-submit-cmd', submit]
@@ -244,10 +247,10 @@ def no_slurm():
         x for x in ('munged', 'slurmctld', 'slurmd', 'sbatch') if not shutil.which(x, path=path)
     ]
     if missing:
-        return f'SLURM is not installed: no {", ".join(missing)}'
+        return f'no {", ".join(missing)} here: apt-get install munge slurm-wlm'
     if os.geteuid():
-        return 'SLURM is started as root'
-    return '' if installed('slurm') else 'no plugin slurm'
+        return 'munged and slurmd have to be started by root'
+    return '' if installed('slurm') else f'slurm: {INSTALL}'
 
 
 @pytest.fixture(scope='module')

@@ -83,7 +83,7 @@ def test_query_is_that_of_the_package():
 def test_index_agrees_with_the_table_at_hand(series):
     path = data_dir('imaging') / 'tcga_brca_mr_series.csv'
     if not path.exists():
-        pytest.skip(f'{path.name} is not at hand (RADGEN_DATA)')
+        pytest.skip(f'a second source to compare with: put imaging/{path.name} below RADGEN_DATA')
     table = (
         pd.read_csv(path, dtype={'SeriesDescription': str})
         .set_index('SeriesInstanceUID')
@@ -120,7 +120,7 @@ def test_released_series_are_in_the_index(published, series):
 def test_released_series_agree_with_the_provenance_at_hand(published, series):
     path = data_dir('imaging') / 'projections_provenance.csv'
     if not path.exists():
-        pytest.skip(f'{path.name} is not at hand (RADGEN_DATA)')
+        pytest.skip(f'a second source to compare with: put imaging/{path.name} below RADGEN_DATA')
     table, mine = pd.read_csv(path, dtype=str), series.set_index('series_uid')
     mine = mine.loc[table.series_uid]
     for theirs, name in dict(

@@ -370,7 +370,7 @@ def test_real_tables(name, omic, scale, missing):
     path = data_dir('multiomics_chr17p') / f'tcga2012brca_chr17p_{name}.csv'
     if not path.exists():
         pytest.skip(
-            'the tables of chromosome arm 17p are not at hand: multiomics_chr17p below RADGEN_DATA'
+            'tables of chromosome arm 17p are not at hand: put multiomics_chr17p below RADGEN_DATA'
         )
     result = read_omics(path, omic, ledger=Ledger(), scale=scale)
     assert result.shape == (463, 150) and int(result.isna().sum().sum()) == missing

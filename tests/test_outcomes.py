@@ -24,7 +24,8 @@ from radgen.evaluate.outcomes import (
 from radgen.evaluate.scores import auprc, auroc
 
 needs_data = pytest.mark.skipif(
-    not published_available(), reason='the released data is not in the cache (RADGEN_DATA)'
+    not published_available(),
+    reason='the released data is not at hand: run `radgen fetch published` or set RADGEN_DATA',
 )
 
 

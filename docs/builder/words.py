@@ -67,7 +67,9 @@ VIEWS = {
         'ours [95 % interval]': '{value}| [{ci_low}, {ci_high}]',
         'trivial control or chance': '{control}| ({control_name})',
         'permuted labels (95 %)': '{null}| ({null_low} to {null_high})',
-        'upper bound': '{upper_bound}| [{upper_bound_low}, {upper_bound_high}]| ({upper_bound_name})',
+        'upper bound': (
+            '{upper_bound}| [{upper_bound_low}, {upper_bound_high}]| ({upper_bound_name})'
+        ),
         'conclusion': '{conclusion}| ({why})',
     }
 }
