@@ -454,4 +454,4 @@ def test_the_default_run_keeps_to_its_budget():
                 drawn['n_samples'] * train['cohort_options']['n_imaged'] * len(drawn['protocols'])
             )
     assert steps <= 12_500 and images <= 6_500
-    assert train['image_size'] // train['patch'] <= 16 and train['dim'] <= 16
+    assert train['image_size'] // train['patch'] <= 16 and train['dim'] <= 32

@@ -2,6 +2,8 @@
 
     python docs/measured/training.py docs/measured/variants.json   # appends to training.csv
 
+training_search.csv has the same columns, of more variants on the cohort of seed 11.
+
 The patients are simulated, with seeds that no committed run uses. Half of the imaged patients
 train, the other half are held out. Seconds are those of the process on one thread, evaluation
 losses included.
