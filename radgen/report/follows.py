@@ -273,13 +273,13 @@ def follows_audit(
     rows: pd.DataFrame,  # tidy rows of the audit
 ) -> str:  # '' where nothing was audited
     "Copying, and retrieval by images and by the network, in one sentence."
-    copies, shown = _copies(rows), _shown_by(rows)
+    copies, scorers = _copies(rows), _shown_by(rows)
     how = {True: 'shown to', False: 'not shown to'}
     parts = [f'the model {copies}'] if copies else []
-    if 'image' in shown:
-        parts.append(f'its images are {how[shown["image"]]} carry the condition')
-    if 'denoising' in shown:
-        parts.append(f'its network is {how[shown["denoising"]]} use it')
+    if 'image' in scorers:
+        parts.append(f'its images are {how[scorers["image"]]} carry the condition')
+    if 'denoising' in scorers:
+        parts.append(f'its network is {how[scorers["denoising"]]} use it')
     return f'Taken together, {joined(parts)}.' if parts else ''
 
 # %% ../../nbs/10_report/10a_follows.ipynb #b99283a7
@@ -341,7 +341,7 @@ def follows_learning(
         groups[link] = [Finding('follows', claim)]
     return ' '.join(sentences_of(groups))
 
-
+# %% ../../nbs/10_report/10a_follows.ipynb #8cfa2d01
 def follows_ablations(
     rows: pd.DataFrame,  # tidy rows, among others those of the variants
 ) -> str:  # '' where none was tried

@@ -18,6 +18,8 @@ from radgen.report.findings import (
     absent,
     decimal,
     group_names,
+    numbers_text,
+    permuted_range,
     sentences_of,
     with_interval,
 )
@@ -58,14 +60,6 @@ def _claim(row, null, chance, yes, no, question):
         return f'{question} is undecided, since the interval reaches chance'
     return f'{question} is open, since {outcome}'
 
-
-def _permuted(null):
-    return '' if null is None else f'permuted {decimal(null.ci_low)} to {decimal(null.ci_high)}'
-
-
-def _numbers(*parts):
-    return ', '.join(filter(None, parts))
-
 # %% ../../nbs/10_report/09_sentences.ipynb #a05262c2
 COPY_FRACTION = 0.1  # of the way from the NNDR of real images to 0, that of a copy; below: a trace
 
@@ -85,7 +79,7 @@ def _source_finding(nndr, real):
     claim = f'{copies}. Single training patients stand out as the source of samples'
     of_real = f'{with_interval(real)} for real images'
     part = f'{way:.0%} of the way to a copy'
-    numbers = _numbers(f'NNDR {with_interval(nndr)}', of_real, part)
+    numbers = numbers_text(f'NNDR {with_interval(nndr)}', of_real, part)
     return Finding('copying', claim, numbers, outcome)
 
 
@@ -97,7 +91,7 @@ def _smooth_finding(ratio, nndr, real, too_few):
     name = f'distance ratio {with_interval(ratio)}'
     parts = [name if nndr is None else f'NNDR {with_interval(nndr)}']
     parts += [f'{with_interval(real)} for real images'] if real is not None else []
-    return Finding('copying', claim, _numbers(*parts), COPYING[2])
+    return Finding('copying', claim, numbers_text(*parts), COPYING[2])
 
 # %% ../../nbs/10_report/09_sentences.ipynb #1eff3961
 def _no_copy_finding(ratio, p):
@@ -108,7 +102,7 @@ def _no_copy_finding(ratio, p):
     else:
         how = 'Samples are closer to training images, but the test does not confirm it'
     tested = '' if p is None else f'p = {decimal(p.value, 3)}'
-    numbers = _numbers(f'distance ratio {with_interval(ratio)}', tested)
+    numbers = numbers_text(f'distance ratio {with_interval(ratio)}', tested)
     return Finding('copying', f'No copying is shown. {how}', numbers, COPYING[2])
 
 
@@ -136,17 +130,13 @@ def _rank_finding(look, model, scorer, row):
     null = look.one('retrieval', role='null', **where)
     pool = look.one('retrieval_candidates', **where)
     by = f'With the {scorer} scorer'
-    shown = f'{by}, retrieval shows that the condition is carried'
-    claim = _claim(
-        *(row, null, 0.5),
-        shown,
-        f'{by}, retrieval is not shown to be above chance',
-        f'{by}, whether the condition is carried',
-    )
+    carried = f'{by}, retrieval shows that the condition is carried'
+    chance = f'{by}, retrieval is not shown to be above chance'
+    claim = _claim(row, null, 0.5, carried, chance, f'{by}, whether the condition is carried')
     among = '' if pool is None else f' among {_n_candidates(pool.value + 1)} candidates'
     rank = f'mean normalized rank {with_interval(row)}{among}'
-    outcome = f'{scorer}: {"shown" if claim == shown else "not shown"}'
-    return Finding('retrieval', claim, _numbers(rank, _permuted(null)), outcome)
+    outcome = f'{scorer}: {"shown" if claim == carried else "not shown"}'
+    return Finding('retrieval', claim, numbers_text(rank, permuted_range(null)), outcome)
 
 # %% ../../nbs/10_report/09_sentences.ipynb #bf1fb175
 def _rank_differences(look, model, scorer):
@@ -222,7 +212,7 @@ def _probe(look, model):
         'Nothing shows that real images hold the omics that a probe reads from generated images',
         'Whether real images hold the omics that a probe reads from generated images',
     )
-    return [Finding('probe', claim, _numbers(f'r {with_interval(row)}', _permuted(null)))]
+    return [Finding('probe', claim, numbers_text(f'r {with_interval(row)}', permuted_range(null)))]
 
 # %% ../../nbs/10_report/09_sentences.ipynb #252674b3
 def _tstr_finding(look, model, label):
@@ -244,7 +234,7 @@ def _tstr_finding(look, model, label):
     elif gain is not None and gain.ci_high < 0:
         claim += ', and worse than with copies'
     numbers = f'{label_text(label)} AUROC {with_interval(row)}'
-    return Finding('TSTR', claim, _numbers(numbers, _permuted(null)))
+    return Finding('TSTR', claim, numbers_text(numbers, permuted_range(null)))
 
 
 def _tstr(look, model):
@@ -274,7 +264,7 @@ def _confounding_finding(look, label, extractor):
         return None
     null = look.one('confounding', role='null', **of)
     what = f'the {_WHAT[label]} is predicted from {_FROM[extractor]}'
-    numbers = _numbers(f'balanced accuracy {with_interval(row)}', _permuted(null))
+    numbers = numbers_text(f'balanced accuracy {with_interval(row)}', permuted_range(null))
     if null is None:
         return Finding('confounding', f'How well {what} was judged against no null', numbers)
     yes, no = f'{what[0].upper()}{what[1:]}', f'Nothing shows that {what}'
@@ -305,7 +295,7 @@ def _extrapolation(look, model):
         claim = 'Unpaired patients lie further out than imaged patients do'
     share = f'{with_interval(row)} of {row.n:.0f} beyond the 95th percentile'
     expected = '' if null is None else f'expected {decimal(null.value)}'
-    return [Finding('extrapolation', claim, _numbers(share, expected))]
+    return [Finding('extrapolation', claim, numbers_text(share, expected))]
 
 # %% ../../nbs/10_report/09_sentences.ipynb #182f5230
 def _variety(look, model):
@@ -332,7 +322,9 @@ def _precision_recall(look, model):
             continue
         claim = f'{name} is reported beside that of two halves of the real images'
         beside = '' if halves is None else f'real halves {decimal(halves.value)}'
-        out.append(Finding('diversity', claim, _numbers(f'{metric} {with_interval(row)}', beside)))
+        out.append(
+            Finding('diversity', claim, numbers_text(f'{metric} {with_interval(row)}', beside))
+        )
     return out
 
 
