@@ -53,7 +53,7 @@ def pretrained(
     condition: str,
     out: Path,
     n_components: int,
-    network: dict,  # dim, dim_mults, patch
+    network: dict,  # dim, dim_mults, patch, objective
     **training,  # settings of the trainer
 ) -> Path:  # its folder
     "Train the default model on simulated patients."
@@ -86,7 +86,7 @@ def train_variant(
     own |= what.get('training', {})
     encoder = ConditionEncoder(condition, n_components, own['scaling']).fit(train.given)
     size, shape = train.images.shape[-1], (own['dim'], own['dim_mults'], own['patch'])
-    net = build(base, encoder.n_out, size, parts.kinds, *shape)
+    net = build(base, encoder.n_out, size, parts.kinds, *shape, objective=own['objective'])
     net = type(net)(dataclasses.replace(net.config, **what.get('config', {})))
     if what.get('pretrain'):
         start_from(net, begun)

@@ -105,6 +105,7 @@ class LearningSettings:
     patch: int = 1
     dim: int = 32
     dim_mults: Sequence[int] = (1, 2, 4)
+    objective: str = 'pred_v'  # what the network predicts
     steps: int = 400
     batch_size: int = 16
     lr: float = 1e-3
@@ -130,7 +131,8 @@ def _trained(point, data, encoder, folder, s, progress):
     train = data.rows(data.train[: point.n])
     given, kinds = data.series.patient_id.iloc[train], data.series.kind.to_numpy()[train]
     shape = encoder.n_out, data.images.shape[-1], tuple(sorted(set(kinds)))
-    net = build(s.model, *shape, s.dim, tuple(s.dim_mults), s.patch, point.seed)
+    sizes = s.dim, tuple(s.dim_mults), s.patch
+    net = build(s.model, *shape, *sizes, point.seed, s.objective)
     names = 'steps', 'batch_size', 'lr', 'ema_decay', 'precision', 'checkpoint_every'
     return fit(
         net,
