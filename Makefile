@@ -58,7 +58,7 @@ HOUSE := tests/test_house.py tests/test_style.py tests/test_docs.py
 test: export OMP_NUM_THREADS := 1
 test: setup
 	@echo "radgen: 1 of 3  the package is what the notebooks export, and the house rules"
-	@$(BIN)/python -m pytest -q $(HOUSE)
+	@$(BIN)/python -m pytest -q -n $(JOBS) $(HOUSE)
 	@echo "radgen: 2 of 3  library notebooks"
 	@$(BIN)/python tests/notebooks.py --jobs $(JOBS)
 	@echo "radgen: 3 of 3  everything else, with the coverage of the package"

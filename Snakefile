@@ -257,6 +257,7 @@ rule controls:
     output: notebook=EXECUTED.format("07_controls"), rows=rows("07_controls")
     params: values=parameters("07_controls")
     log: "logs/07_controls.log"
+    priority: 1  # the first numbers, in the first minute
     threads: cores("controls")
     resources: **needs("controls")
     shell: RUN
