@@ -35,9 +35,7 @@ SAID = {  # (file or pattern, words in lower case, kinds of passages): reason
     ('*released_unet*', 'enough', 'name'): 'a plain English word, not the former name',
 }
 TWICE = {}  # public name: reason
-OLDER_CODE = {  # commit of executed notebooks: reason
-    'bdcfb0d33762': 'functions moved to other modules since; the next whole run replaces them',
-}
+OLDER_CODE = {}  # commit of executed notebooks: reason
 
 RULES = {
     house.lint: None,
