@@ -18,7 +18,7 @@ from radgen.core.seeds import batch_at, fork_rng
 from radgen.models.checkpoint import load_model
 from radgen.models.cpdm import CPDM, CPDMConfig
 from radgen.models.cvae import CVAE
-from radgen.models.device import resolve_precision
+from radgen.models.device import check_precision
 from radgen.models.registry import CLASSES, register
 from radgen.models.tensor_files import load_facts, load_tensors, save_tensors
 from radgen.models.trainer import fit
@@ -120,6 +120,7 @@ def test_finished_training_is_not_touched(tmp_path):
         (dict(steps=13), 'steps: 12 there, 13 here'),
         (dict(lr=1e-3), 'lr'),
         (dict(seed=1), 'seed'),
+        (dict(precision='bf16'), 'precision: fp32 there, bf16 here'),
         (dict(images=data(seed=1)[0]), 'images'),
         (
             dict(
@@ -165,6 +166,8 @@ def test_checkpoint_of_another_training_is_refused(tmp_path, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(RadgenError, match='checkpoint.safetensors: holds another training .lr'):
         train(tmp_path, lr=1e-3)
+    with pytest.raises(RadgenError, match='another training .precision: fp32 there, bf16 here'):
+        train(tmp_path, precision='bf16')
     assert same(train(tmp_path, lr=1e-3, on_mismatch='restart'), train(tmp_path / 'whole', lr=1e-3))
     assert load_facts(tmp_path / 'replaced-1/checkpoint.safetensors')['step'] == 6
 
@@ -291,7 +294,9 @@ def test_every_epoch_holds_every_image():
 
 def test_rates_and_precision():
     assert all(0 < wsd_rate(s, n) <= 1 for n in (1, 2, 5, 100) for s in range(n))
-    assert resolve_precision('auto') in ('fp32', 'bf16')
+    assert [check_precision(p) for p in ('fp32', 'bf16')] == ['fp32', 'bf16']
+    with pytest.raises(RadgenError, match="unknown precision 'auto'; known: fp32, bf16"):
+        check_precision('auto')
     with fork_rng(1):
         a = torch.rand(1)
     with fork_rng(1):
@@ -473,6 +478,7 @@ def test_nothing_that_a_checkpoint_names_is_imported(tmp_path, name):
         (dict(step=3), "unknown key 'step', did you mean 'steps'"),
         (dict(lr='1', steps=0), 'steps: .*lr: '),
         (dict(schedule='cosine'), "'trapezoid' or 'constant'"),
+        (dict(precision='auto'), "precision: must be 'fp32' or 'bf16', got 'auto'"),
         (dict(on_mismatch='replace'), 'on_mismatch'),
         (dict(checkpoint_every=0), 'checkpoint_every'),
     ],

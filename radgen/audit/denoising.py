@@ -16,7 +16,7 @@ import torch
 from .retrieval import RetrievalAudit, candidate_pool, rank_conditions
 from ..core.checks import require
 from ..core.seeds import derive_seed
-from ..models.device import resolve_precision
+from ..models.device import check_precision
 from ..models.sampling import encode_conditions
 
 # %% ../../nbs/08_audit/04_denoising.ipynb #d7b6994b
@@ -50,7 +50,7 @@ def _evaluation(model, precision):
     "Evaluation mode without gradients, at a precision; the model's mode is restored after."
     device, was = next(model.parameters()).device, model.training
     model.eval().to(memory_format=torch.channels_last)
-    bf16 = resolve_precision(precision, device) == 'bf16'
+    bf16 = check_precision(precision) == 'bf16'
     try:
         with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
             yield device
@@ -78,7 +78,7 @@ def denoising_scores(
     draws: int = 8,  # times, with a noise of its own for each
     seed: int = 0,
     batch_size: int = 64,
-    precision: str = 'fp32',  # 'fp32', 'bf16' or 'auto'
+    precision: str = 'fp32',  # 'fp32' or 'bf16'
 ) -> np.ndarray:  # [n, m]: minus the mean loss
     "Score candidates by the denoising error of the real image (Li et al. 2023)."
     message = f'{type(model).__name__} is no diffusion model: score its images (audit_retrieval)'

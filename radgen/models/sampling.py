@@ -15,7 +15,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from ..core.checks import require, unknown_name
 from ..core.progress import Progress
 from ..core.seeds import derive_seed
-from .device import resolve_precision
+from .device import check_precision
 
 # %% ../../nbs/06_models/17_sampling.ipynb #932e40dc
 def respaced_timesteps(
@@ -189,7 +189,7 @@ def generate(
     seed: int = 0,
     kind: str | None = None,  # series kind; None: left open
     batch_size: int = 64,  # images at once
-    precision: str = 'fp32',  # 'fp32', 'bf16' or 'auto'
+    precision: str = 'fp32',  # 'fp32' or 'bf16'
     progress: bool = False,
     first_sample: int = 0,  # number of the first sample
 ) -> np.ndarray:  # float32 [n, n_samples, H, W] in [0, 1]
@@ -199,7 +199,7 @@ def generate(
     encoded = encode_conditions(model, conditions)
     settings = sampler, steps, guidance, kind_index(model, kind)
     device, was = next(model.parameters()).device, model.training
-    bf16 = resolve_precision(precision, device) == 'bf16'
+    bf16 = check_precision(precision) == 'bf16'
     rows = np.repeat(np.arange(len(conditions)), n_samples)
     samples = np.tile(np.arange(n_samples), len(conditions)) + first_sample
     images = np.empty((len(rows), *[model.config.image_size] * 2), dtype=np.float32)

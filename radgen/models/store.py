@@ -24,7 +24,7 @@ from ..core.checks import require, unknown_name
 from ..core.fingerprints import digest
 from ..core.paths import RadgenError, atomic, make_folder, read_json
 from ..core.progress import Progress
-from .device import resolve_precision
+from .device import check_precision
 from .sampling import encode_conditions, generate
 
 # %% ../../nbs/06_models/18_store.ipynb #e02ac1f5
@@ -278,7 +278,7 @@ def _store_facts(model, conditions, n_samples, shard_size, precision, settings):
     facts = dict(
         n_samples=n_samples,
         **settings,
-        precision=resolve_precision(precision, next(model.parameters()).device),
+        precision=check_precision(precision),
         image_size=model.config.image_size,
         shard_size=shard_size,
         n_patients=len(conditions),

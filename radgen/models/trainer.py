@@ -129,7 +129,7 @@ def write_summary(
         seconds=round(seconds, 1),
         steps_here=steps_here,
         device=str(trainer.device),
-        precision=trainer.precision,
+        precision=trainer.settings.precision,
         threads=torch.get_num_threads(),
         parameters=sum(p.numel() for p in trainer.model.parameters()),
         peak_memory_mb=peak_memory(),

@@ -17,8 +17,9 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 
 from ..core.checks import STRICT, unknown_name
+from ..core.names import PRECISIONS
 from ..core.seeds import batch_at, derive_seed, fork_rng
-from .device import accelerator_device, make_accelerator, resolve_precision
+from .device import make_accelerator
 from .tensor_files import part_of
 from .training_data import Examples, TrainingData
 
@@ -75,7 +76,7 @@ class TrainingSettings:
     ema_decay: float = 0.998  # of the averaged weights, after a warmup 1 - (1 + step)^(-3/4)
     patience: int | None = 8  # measurements without a better validation loss until the end
     seed: int = 0
-    precision: Literal['auto', 'fp32', 'bf16'] = 'auto'
+    precision: Literal[PRECISIONS] = 'fp32'  # bf16: for processors and GPUs that compute with it
 
 # %% ../../nbs/06_models/15_training_step.ipynb #141ce547
 class Objective(nn.Module):
@@ -120,8 +121,7 @@ class Trainer:
         settings: TrainingSettings,
     ):
         self.settings = settings
-        self.precision = resolve_precision(settings.precision, accelerator_device())
-        self.accelerator = make_accelerator(self.precision)
+        self.accelerator = make_accelerator(settings.precision)
         self.device = self.accelerator.device
         self.model = model.to(device=self.device, memory_format=torch.channels_last).train()
         self.ema = averaged(self.model, settings.ema_decay)

@@ -110,7 +110,7 @@ class LearningSettings:
     batch_size: int = 16
     lr: float = 1e-3
     ema_decay: float = 0.995
-    precision: str = 'auto'
+    precision: str = 'fp32'  # or 'bf16'
     checkpoint_every: int = 100
     n_samples: int = 4
     sampler: str = 'dpm++'
