@@ -15,7 +15,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from ..core.checks import require, unknown_name
 from ..core.progress import Progress
 from ..core.seeds import derive_seed
-from .device import check_precision
+from .device import check_precision, halved
 
 # %% ../../nbs/06_models/17_sampling.ipynb #932e40dc
 def respaced_timesteps(
@@ -206,13 +206,20 @@ def generate(
     report = Progress('generating', max(1, len(rows)), unit='images', show=progress)
     model.eval()
     try:
-        for start in range(0, len(rows), batch_size):
+        start = 0
+        while start < len(rows):
             at = slice(start, start + batch_size)
             patients = zip(conditions.index[rows[at]], samples[at].tolist())
             generators = [patient_generator(seed, p, k) for p, k in patients]
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-                images[at] = sample_batch(model, encoded[rows[at]], generators, *settings).numpy()
-            report(min(start + batch_size, len(rows)))
+            given = model, encoded[rows[at]], generators, *settings
+            try:
+                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
+                    images[at] = sample_batch(*given).numpy()
+            except RuntimeError as e:
+                batch_size = halved(len(generators), e)
+                continue
+            start = min(start + batch_size, len(rows))
+            report(start)
     finally:
         model.train(was)
     return images.reshape(len(conditions), n_samples, *images.shape[1:])

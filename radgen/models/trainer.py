@@ -130,6 +130,7 @@ def write_summary(
         steps_here=steps_here,
         device=str(trainer.device),
         precision=trainer.settings.precision,
+        images_at_once=trainer.at_once,
         threads=torch.get_num_threads(),
         parameters=sum(p.numel() for p in trainer.model.parameters()),
         peak_memory_mb=peak_memory(),

@@ -19,7 +19,7 @@ from torch import nn
 from ..core.checks import STRICT, unknown_name
 from ..core.names import PRECISIONS
 from ..core.seeds import batch_at, derive_seed, fork_rng
-from .device import make_accelerator
+from .device import halved, make_accelerator
 from .tensor_files import part_of
 from .training_data import Examples, TrainingData
 
@@ -128,6 +128,7 @@ class Trainer:
         optimizer = make_optimizer(self.model, settings)
         self.objective, self.optimizer = self.accelerator.prepare(Objective(self.model), optimizer)
         self.history, self.step, self.best = [], 0, {}
+        self.at_once = settings.batch_size  # images; fewer after a lack of memory
 
     def tensors(self) -> dict:
         "All that the next step depends on."
@@ -164,6 +165,27 @@ class Trainer:
             state['state'].setdefault(int(i), {})[key] = laid_out
         self.optimizer.load_state_dict(state)
 
+    def _parts_gradient(self, batch, seed):
+        "The gradient, accumulated over parts of the batch."
+        n, total = len(batch.images), 0.0
+        for start in range(0, n, self.at_once):
+            part = batch.take(slice(start, start + self.at_once))
+            part_seed = derive_seed(seed, 'part', start) if start else seed
+            with fork_rng(part_seed, self.device), self.accelerator.autocast():
+                loss = self.objective(*part.to(self.device)) * (len(part.images) / n)
+            self.accelerator.backward(loss)
+            total += loss.item()
+        return total
+
+    def _gradient(self, batch, seed):
+        "Loss and gradient of a batch, in parts where the memory does not hold the whole."
+        while True:
+            try:
+                return self._parts_gradient(batch, seed)
+            except RuntimeError as e:
+                self.at_once = halved(min(self.at_once, len(batch.images)), e)
+                self.optimizer.zero_grad()
+
     def advance(
         self,
         train: Examples,
@@ -175,15 +197,13 @@ class Trainer:
             group['lr'] = settings.lr * rate
         batch = train.take(batch_at(self.step, n, settings.batch_size, settings.seed))
         seed = derive_seed(settings.seed, 'step', self.step)
-        with fork_rng(seed, self.device), self.accelerator.autocast():
-            loss = self.objective(*batch.to(self.device))
-        self.accelerator.backward(loss)
+        loss = self._gradient(batch, seed)
         self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.ema.update()
         self.step += 1
-        return loss.item()
+        return loss
 
     def measure(
         self,
