@@ -21,9 +21,11 @@ from radgen.models.cpdm import CPDM, CPDMConfig
 from radgen.models.cvae import CVAE
 from radgen.models.device import check_precision
 from radgen.models.registry import CLASSES, register
+from radgen.models.sampling import generate
 from radgen.models.tensor_files import load_facts, load_tensors, save_tensors
 from radgen.models.trainer import fit
-from radgen.models.training_step import wsd_rate
+from radgen.models.training_data import Examples
+from radgen.models.training_step import Trainer, TrainingSettings, wsd_rate
 
 torch.set_num_threads(1)
 CONFIG = CPDMConfig.radgen(2, 8, dim=8, dim_mults=(1, 2), attention='none', kinds=('a', 'b'))
@@ -525,8 +527,8 @@ def test_a_batch_that_does_not_fit_is_computed_in_parts(tmp_path):
     done = train_in_scarce_memory(tmp_path, GIGABYTE // 2, 3 * GIGABYTE // 2)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        'training: out of memory with 8 images at once; 4 at once now',
-        'training: out of memory with 4 images at once; 2 at once now',
+        'out of memory with 8 images at once; 4 at once now',
+        'out of memory with 4 images at once; 2 at once now',
     ]
     assert json.loads((tmp_path / 'scarce/training.json').read_text())['images_at_once'] == 2
     train(tmp_path / 'whole', batch_size=8)
@@ -537,7 +539,7 @@ def test_a_batch_that_does_not_fit_is_computed_in_parts(tmp_path):
 @pytest.mark.skipif(not Path('/proc/self/statm').exists(), reason='needs the limits of Linux')
 def test_one_image_that_does_not_fit_is_an_error(tmp_path):
     done = train_in_scarce_memory(tmp_path, 2 * GIGABYTE, GIGABYTE)
-    assert done.returncode and 'RadgenError: training: out of memory with one image' in done.stderr
+    assert done.returncode and 'RadgenError: out of memory with one image' in done.stderr
 
 
 def out_of_memory(*args):
@@ -641,3 +643,71 @@ def train_again(out):
     "A finished training of two processes is one of this process too."
     x, c, k = data(seed=4)
     return train(out, batch_size=6, steps=16, held_out=(x[:4], c[:4], k[:4]))
+
+
+class Hungry(CPDM):
+    "Asks for more memory than there is wherever more than `fits` images come at once."
+
+    registry_name = 'hungry'
+    fits = 4
+
+    def loss(self, images, *given):
+        if len(images) > self.fits:
+            torch.empty(1 << 50)
+        return super().loss(images, *given)
+
+    def denoise(self, x, *given):
+        if len(x) > self.fits:
+            torch.empty(1 << 50)
+        return super().denoise(x, *given)
+
+
+def hungry(fits):
+    net = Hungry(CPDMConfig.radgen(3, 16, dim=8, dim_mults=(1, 2)))
+    net.fits = fits
+    return net
+
+
+def test_a_batch_that_does_not_fit_is_taken_in_halves(tmp_path, capsys):
+    x, c = torch.rand(20, 16, 16), torch.randn(20, 3)
+    how = dict(steps=4, batch_size=16, lr=1e-3, progress=False)
+    fit(hungry(4), x, c, tmp_path / 'a', **how)
+    assert capsys.readouterr().out.splitlines() == [
+        'out of memory with 16 images at once; 8 at once now',
+        'out of memory with 8 images at once; 4 at once now',
+    ]
+    summary = json.loads((tmp_path / 'a/training.json').read_text())
+    assert summary['images_at_once'] == 4 and summary['steps'] == 4
+    with pytest.raises(RadgenError, match='out of memory with one image at once'):
+        fit(hungry(0), x, c, tmp_path / 'b', **how)
+    assert not (tmp_path / 'b/model.safetensors').exists()
+
+
+class Linear(CVAE):
+    "A loss without random numbers."
+
+    def loss(self, images, conditions, kinds=None):
+        weight = next(self.parameters())
+        return ((images.mean((1, 2)) + conditions.sum(1)) ** 2).mean() * (weight**2).sum()
+
+
+def test_halves_give_the_gradient_of_the_whole_batch():
+    batch, gradients = Examples(torch.rand(10, 16, 16), torch.randn(10, 3)), []
+    for at_once in (16, 4, 1):
+        trainer = Trainer(Linear(Linear.config_class.radgen(3, 16, dim=8)), TrainingSettings())
+        trainer.gradient.at_once = at_once
+        loss = trainer.gradient(batch, 0)
+        gradients.append((torch.tensor(loss), next(trainer.model.parameters()).grad.clone()))
+    for other in gradients[1:]:
+        torch.testing.assert_close(other, gradients[0], rtol=1e-5, atol=1e-7)
+
+
+def test_samples_are_the_same_where_memory_is_short(capsys):
+    conditions = pd.DataFrame(np.random.default_rng(0).normal(size=(7, 3))).rename_axis(
+        'patient_id'
+    )
+    conditions.index = [f'P{i}' for i in range(7)]
+    how = dict(steps=3, guidance=1.0)
+    plenty, short = (generate(hungry(n), conditions, **how) for n in (100, 2))
+    assert np.abs(plenty - short).max() < 1e-5
+    assert 'at once now' in capsys.readouterr().out

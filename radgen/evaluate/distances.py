@@ -15,6 +15,7 @@ import pandas as pd
 
 from ..core.checks import require
 from ..core.results import Interval
+from .inputs import complete_features, feature_table
 
 # %% ../../nbs/07_evaluate/03_distances.ipynb #a2ea682f
 def _centred(x):  # [n, d] -> centred observations, or their triangle where n > d
@@ -27,8 +28,8 @@ def frechet_distance(
     b,  # [m, d] features
 ) -> float:
     "Squared Fréchet distance of two fitted Gaussians (Dowson & Landau 1982), also singular ones."
-    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    fits = a.ndim == b.ndim == 2 and a.shape[1] == b.shape[1]
+    a, b = complete_features(a), complete_features(b)
+    fits = a.shape[1] == b.shape[1]
     require(fits, f'features of shape {a.shape} and {b.shape}: [n, d] and [m, d] are needed')
     counts = f'{len(a)} and {len(b)} observations'
     require(min(len(a), len(b)) >= 2, f'{counts}: a Fréchet distance needs 2 of each')
@@ -47,18 +48,19 @@ def _check_same_columns(tables):
 def scale_on(
     reference,  # [n, d] features of the real images; nan allowed
     *sets,  # [m, d] each
-    clip: float = 5.0,  # standard deviations
+    clip: float = 5.0,  # standard deviations; where a missing value is put
 ) -> list[np.ndarray]:  # each set on the scale of the reference, without its constant features
     "Standardize sets of features on a reference set."
     _check_same_columns((reference, *sets))
-    R = np.asarray(reference, dtype=np.float64)
+    R, *checked = [feature_table(s) for s in (reference, *sets)]
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', RuntimeWarning)
         μ, σ = np.nanmean(R, 0), np.nanstd(R, 0)
     keep = σ > 1e-9 * (1e-9 + np.abs(μ))
     require(keep.any(), f'no feature varies over the {len(R)} reference images')
-    z = lambda s: (np.asarray(s, dtype=np.float64)[:, keep] - μ[keep]) / σ[keep]
-    return [np.nan_to_num(np.clip(z(s), -clip, clip)) for s in sets]
+    z = lambda x: (x[:, keep] - μ[keep]) / σ[keep]
+    # a missing value must not pass for the mean of the reference
+    return [np.nan_to_num(np.clip(z(x), -clip, clip), nan=clip) for x in checked]
 
 # %% ../../nbs/07_evaluate/03_distances.ipynb #f73992d3
 def cubic_kernel(

@@ -24,6 +24,7 @@ from radgen.core.results import (
 )
 from .distances import real_reference, scale_on
 from .inception import torchmetrics_parts
+from .inputs import complete_features, pixels
 from .paired import check_aligned
 
 # %% ../../nbs/07_evaluate/06_diversity.ipynb #97e7b344
@@ -48,7 +49,10 @@ def ms_ssim(
     "Multi-scale SSIM by torchmetrics, over as many scales as `n_scales` allows."
     import torch
 
-    size = np.shape(a)[-2:]
+    a, b = pixels(a, 'images'), pixels(b, 'the others')
+    pairs = f'images of shape {a.shape} and {b.shape}: pairs of [n, H, W] are needed'
+    require(a.shape == b.shape and a.ndim == 3, pairs)
+    size = a.shape[-2:]
     require(min(size) >= MS_WINDOW, f'images of {size} pixels: MS-SSIM needs {MS_WINDOW} per side')
     torchmetrics_parts()
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
@@ -59,7 +63,7 @@ def ms_ssim(
     pieces = [slice(i, i + 64) for i in range(0, len(a), 64)]
     measure = multiscale_structural_similarity_index_measure
     each = [measure(b[p], a[p], **how).reshape(-1) for p in pieces]
-    return torch.cat(each).double().numpy() if each else np.zeros(0)
+    return torch.cat(each).double().numpy()
 
 # %% ../../nbs/07_evaluate/06_diversity.ipynb #3cf4d61c
 def fold_pairs(
@@ -139,7 +143,7 @@ def precision_recall(
     "Improved precision and recall (Kynkäänniemi et al. 2019)."
     from scipy.spatial.distance import cdist
 
-    a, b = np.asarray(real, dtype=float), np.asarray(generated, dtype=float)
+    a, b = complete_features(real, 'real'), complete_features(generated, 'generated')
     counts = f'{len(a)} real and {len(b)} generated images'
     require(min(len(a), len(b)) > k, f'{counts}: more than k = {k} of each are needed')
     radius = lambda x: np.sort(cdist(x, x), axis=1)[:, k]

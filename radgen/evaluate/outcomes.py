@@ -136,15 +136,17 @@ class ScoreTable:
         return int(self.frame.label.sum())
 
     def auroc(self) -> float:
-        "Of all out-of-fold scores together."
-        return auroc(self.frame.label, self.frame.score)
+        "Of all out-of-fold scores together; nan where they are not estimable."
+        return auroc(self.frame.label, self.frame.score) if self.verdict == 'ok' else math.nan
 
     def auprc(self) -> float:
-        "Of all out-of-fold scores together."
-        return auprc(self.frame.label, self.frame.score)
+        "Of all out-of-fold scores together; nan where they are not estimable."
+        return auprc(self.frame.label, self.frame.score) if self.verdict == 'ok' else math.nan
 
     def auroc_within_folds(self) -> float:
         "Mean over folds; insensitive to differences of scale between the folds' models."
+        if self.verdict != 'ok':
+            return math.nan
         each = [auroc(g.label, g.score) for _, g in self.frame.groupby('fold')]
         return float(np.nanmean(each)) if np.isfinite(each).any() else math.nan
 

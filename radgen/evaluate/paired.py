@@ -12,10 +12,11 @@ import numpy as np
 
 from ..core.checks import require
 from .inception import torchmetrics_parts
+from .inputs import pixels
 
 # %% ../../nbs/07_evaluate/05_paired.ipynb #f5850e8c
 def _pair(real, generated):  # as float64 arrays of one shape
-    a, b = np.asarray(real, dtype=np.float64), np.asarray(generated, dtype=np.float64)
+    a, b = pixels(real, 'real images'), pixels(generated, 'generated images')
     fits = {a.ndim, b.ndim} <= {2, 3} and a.shape[-2:] == b.shape[-2:]
     require(fits, f'images of shape {a.shape} and {b.shape} cannot be compared pair by pair')
     alike = min(a.ndim, b.ndim) == 2 or len(a) == len(b)

@@ -11,14 +11,16 @@ import math
 import numpy as np
 from scipy.stats import rankdata
 
+from .inputs import binary, finite
+
 # %% ../../nbs/07_evaluate/02_scores.ipynb #31d27a1a
 def auroc(
     y,  # [n] in {0, 1}
     score,  # [n] higher = more likely 1
 ) -> float:  # nan with a single class
     "Area under the ROC curve as the Mann-Whitney statistic (Hanley & McNeil 1982)."
-    y = np.asarray(y) == 1
-    n, n1 = len(y), int(y.sum())
+    y = binary(y)
+    n, n1, score = len(y), int(y.sum()), finite(score, len(y))
     if n1 == 0 or n1 == n:
         return math.nan
     return float((rankdata(score)[y].sum() - n1 * (n1 + 1) / 2) / (n1 * (n - n1)))
@@ -29,7 +31,8 @@ def auprc(
     score,  # [n] higher = more likely 1
 ) -> float:  # nan with a single class
     "Average precision: the area under the precision-recall curve without interpolation."
-    y, score = np.asarray(y) == 1, np.asarray(score, dtype=float)
+    y = binary(y)
+    score = finite(score, len(y))
     if y.all() or not y.any():
         return math.nan
     order = np.argsort(-score, kind='stable')

@@ -11,22 +11,29 @@ import math
 
 import numpy as np
 
+from ..core.checks import require
+from .inputs import binary, finite
+
 # %% ../../nbs/07_evaluate/14_survival.ipynb #2da98244
-def _floats(*arrays):
-    return [np.asarray(a, dtype=float) for a in arrays]
+def _outcome(time, event):
+    "Times and events as float64 [n]."
+    event = binary(event, 'events').astype(float)
+    time = finite(time, len(event), 'times')
+    negative = (time < 0).sum()
+    require(not negative, f'times: {negative} of {len(time)} are negative; correct them')
+    return time, event
 
 
 def concordance(
     time,  # [n] days to death or to the last contact, > 0
     event,  # [n] 1 = died, 0 = censored
     risk,  # [n] higher = earlier death
-) -> float:  # in [0, 1]; nan when no pair is comparable or a risk is missing
+) -> float:  # in [0, 1]; nan when no pair is comparable
     "Harrell's concordance index (Harrell et al. 1982), by lifelines."
     from lifelines.utils import concordance_index
 
-    time, event, risk = _floats(time, event, risk)
-    if not np.isfinite([time, event, risk]).all():
-        return math.nan
+    time, event = _outcome(time, event)
+    risk = finite(risk, len(time), 'risks')
     try:
         return float(concordance_index(time, -risk, event))
     except ZeroDivisionError:
@@ -41,7 +48,8 @@ def concordant_pairs(
     weight=None,  # [n]: weight of pairs in which patient i dies first
 ) -> tuple[np.ndarray, np.ndarray]:  # [n, n] concordant, [n, n] comparable; row = who died first
     "Concordant and comparable pairs; their sums' ratio is the concordance."
-    time, event, risk = _floats(time, event, risk)
+    time, event = _outcome(time, event)
+    risk = finite(risk, len(time), 'risks')
     first = (time[:, None] < time) | ((time[:, None] == time) & (event == 0))
     comparable = (first & (event[:, None] == 1)).astype(float)
     if fold is not None:
@@ -70,7 +78,8 @@ def censoring_survival(
     at,  # [n] times
 ) -> np.ndarray:  # [n] in [0, 1]: probability of being uncensored just before each time
     "Kaplan-Meier estimate of the censoring distribution; of one day, deaths come first."
-    train_time, train_event, at = _floats(train_time, train_event, at)
+    train_time, train_event = _outcome(train_time, train_event)
+    at = np.asarray(at, dtype=float)
     times = np.unique(train_time)
     here = train_time == times[:, None]
     died, lost = ((here & (train_event == e)).sum(1) for e in (1, 0))
@@ -98,11 +107,10 @@ def concordance_ipcw(
     event,  # [n]
     risk,  # [n]
     tau: float | None = None,  # days; deaths at or after tau do not count
-) -> float:  # in [0, 1]; nan when no pair is comparable or a risk is missing
+) -> float:  # in [0, 1]; nan when no pair is comparable
     "Uno's concordance index (Uno et al. 2011, Statistics in Medicine 30:1105)."
-    time, event, risk = _floats(time, event, risk)
-    if not np.isfinite([time, event, risk]).all():
-        return math.nan
+    time, event = _outcome(time, event)
+    risk = finite(risk, len(time), 'risks')
     weight = ipcw_weights(train_time, train_event, time, tau)
     return concordance_ratio(*concordant_pairs(time, event, risk, weight=weight))
 
@@ -116,7 +124,7 @@ def random_risk_spread(
     seed: int = 0,
 ) -> np.ndarray:  # concordances of the splits that had a comparable pair
     "Concordance of random risk scores on the test side of random splits."
-    (time, event), rng = _floats(time, event), np.random.default_rng(seed)
+    (time, event), rng = _outcome(time, event), np.random.default_rng(seed)
     n_test = max(2, round(test_fraction * len(time)))
 
     def one():

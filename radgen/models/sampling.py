@@ -15,7 +15,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from ..core.checks import require, unknown_name
 from ..core.progress import Progress
 from ..core.seeds import derive_seed
-from .device import check_precision, fewer_at_once
+from .device import check_precision, halved
 
 # %% ../../nbs/06_models/17_sampling.ipynb #932e40dc
 def respaced_timesteps(
@@ -188,7 +188,7 @@ def generate(
     guidance: float = 2.0,  # 1: conditional, 0: unconditional
     seed: int = 0,
     kind: str | None = None,  # series kind; None: left open
-    batch_size: int = 64,  # images at once; fewer where memory runs out
+    batch_size: int = 64,  # images at once
     precision: str = 'fp32',  # 'fp32' or 'bf16'
     progress: bool = False,
     first_sample: int = 0,  # number of the first sample
@@ -208,15 +208,17 @@ def generate(
     try:
         start = 0
         while start < len(rows):
-            at = slice(start, min(start + batch_size, len(rows)))
+            at = slice(start, start + batch_size)
             patients = zip(conditions.index[rows[at]], samples[at].tolist())
             generators = [patient_generator(seed, p, k) for p, k in patients]
+            given = model, encoded[rows[at]], generators, *settings
             try:
                 with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-                    drawn = sample_batch(model, encoded[rows[at]], generators, *settings)
-                images[at], start = drawn.numpy(), at.stop
-            except RuntimeError as error:
-                batch_size = fewer_at_once(error, at.stop - start, 'generating')
+                    images[at] = sample_batch(*given).numpy()
+            except RuntimeError as e:
+                batch_size = halved(len(generators), e)
+                continue
+            start = min(start + batch_size, len(rows))
             report(start)
     finally:
         model.train(was)

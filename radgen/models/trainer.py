@@ -152,7 +152,7 @@ def save_checkpoint(
     save_tensors(folder / 'checkpoint.safetensors', trainer.tensors(), facts)
     write_history(trainer.history, folder)
 
-
+# %% ../../nbs/06_models/16_trainer.ipynb #1b6bbcfa
 def train(
     trainer: Trainer,  # at its first step, or at that of a checkpoint
     data: TrainingData,

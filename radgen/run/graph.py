@@ -87,7 +87,7 @@ def _snakemake(cohort, profile, how, upto, audit, *more):
     config += [] if '--cores' in how else ['executor=1']
     config += [f'upto={upto}'] if upto else []
     config += ['audit=1'] if audit else []
-    command = [sys.executable, '-m', 'snakemake', *where, *how, '--config', *config, *more]
+    command = [sys.executable, '-m', 'snakemake', *where, *how, *more, '--config', *config]
     return list(map(str, command))
 
 
