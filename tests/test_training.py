@@ -492,6 +492,159 @@ def test_settings_are_refused_by_name(tmp_path, settings, named):
     assert '\n' not in str(error.value)
 
 
+SCARCE = """
+import json, resource, sys, numpy as np, torch
+sys.path.insert(0, {tests!r})
+import test_training as t
+from pathlib import Path
+loss = t.CPDM.loss
+def hungry(self, images, *args, part=None):
+    n = len(images) if part is None else part.stop - part.start
+    if self.training:
+        torch.empty(n * {per_image}, dtype=torch.uint8)
+    return loss(self, images, *args, part=part)
+t.train({warm!r}, steps=2)  # all libraries are loaded before the limit is set
+used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
+t.CPDM.loss = hungry
+resource.setrlimit(resource.RLIMIT_AS, (used + {room}, used + {room}))
+t.train({out!r}, batch_size=8)
+"""
+GIGABYTE = 2**30
+
+
+def train_in_scarce_memory(tmp_path, per_image, room):
+    values = dict(per_image=per_image, room=room, warm=str(tmp_path / 'warm'))
+    values |= dict(tests=os.path.dirname(__file__), out=str(tmp_path / 'scarce'))
+    command = [sys.executable, '-c', SCARCE.format(**values)]
+    return subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | dict(OMP_NUM_THREADS='1')
+    )
+
+
+@pytest.mark.skipif(not Path('/proc/self/statm').exists(), reason='needs the limits of Linux')
+def test_a_batch_that_does_not_fit_is_computed_in_parts(tmp_path):
+    "8 images ask for 4 GB, 4 for 2 GB and 2 for 1 GB, with 1.5 GB there."
+    done = train_in_scarce_memory(tmp_path, GIGABYTE // 2, 3 * GIGABYTE // 2)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        'out of memory with 8 images at once; 4 at once now',
+        'out of memory with 4 images at once; 2 at once now',
+    ]
+    assert json.loads((tmp_path / 'scarce/training.json').read_text())['images_at_once'] == 2
+    train(tmp_path / 'whole', batch_size=8)
+    losses = [pd.read_csv(tmp_path / name / 'loss.csv').loss for name in ('scarce', 'whole')]
+    assert np.allclose(*losses, rtol=1e-5)
+
+
+@pytest.mark.skipif(not Path('/proc/self/statm').exists(), reason='needs the limits of Linux')
+def test_one_image_that_does_not_fit_is_an_error(tmp_path):
+    done = train_in_scarce_memory(tmp_path, 2 * GIGABYTE, GIGABYTE)
+    assert done.returncode and 'RadgenError: out of memory with one image' in done.stderr
+
+
+def out_of_memory(*args):
+    raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+
+
+def test_a_resume_begins_with_the_images_that_fitted(tmp_path, monkeypatch, capsys):
+    usual, sizes = CPDM.loss, []
+
+    def failing(self, images, *args, part=None):
+        n = len(images) if part is None else part.stop - part.start
+        if self.training:
+            sizes.append(n)
+            if n > 2:
+                out_of_memory()
+            if len(sizes) == 16:
+                raise MemoryError
+        return usual(self, images, *args, part=part)
+
+    monkeypatch.setattr(CPDM, 'loss', failing)
+    with pytest.raises(MemoryError):
+        train(tmp_path / 'stopped')
+    sizes.clear()
+    sizes.extend([0] * 20)
+    stopped = train(tmp_path / 'stopped')
+    assert set(sizes[20:]) == {2} and capsys.readouterr().out.count('out of memory') == 1
+    sizes.clear()
+    sizes.extend([0] * 20)
+    assert same(stopped, train(tmp_path / 'whole'))
+
+
+@pytest.mark.parametrize('name', ['cpdm', 'cvae', 'cvae_paper', 'cgan'])
+def test_parts_of_a_batch_have_its_loss_and_gradient(name):
+    "Of every model: the numbers drawn for an image do not depend on the part it is in."
+    from radgen.models.device import make_accelerator
+    from radgen.models.registry import build
+    from radgen.models.training_data import Examples
+    from radgen.models.training_step import BatchGradient
+
+    x, c, _ = data(n=10, size=16)
+    batch = Examples(torch.tensor(x), torch.tensor(c.to_numpy(dtype=np.float32)))
+    found = []
+    for at_once in (10, 4, 3):
+        model = build(name, 2, 16, ('a', 'b'), 8, (1, 2), 1, 0).train()
+        loss = BatchGradient(model, make_accelerator('fp32'), at_once)(batch, seed=3)
+        gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+        running = [b.flatten().float() for b in model.buffers()]
+        found.append((loss, torch.cat(gradients), torch.cat(running)))
+    for loss, gradient, running in found[1:]:
+        assert loss == pytest.approx(found[0][0], rel=1e-5)
+        assert torch.allclose(gradient, found[0][1], rtol=1e-3, atol=1e-5 * gradient.abs().max())
+        assert torch.allclose(running, found[0][2], rtol=1e-5)
+
+
+def test_a_batch_norm_is_not_computed_in_parts():
+    from radgen.models.device import make_accelerator
+    from radgen.models.registry import build
+    from radgen.models.training_data import Examples
+    from radgen.models.training_step import BatchGradient
+
+    model = build('cpdm_paper', 2, 16, (), 8, (1, 2), 1, 0).train()
+    batch = Examples(torch.rand(4, 16, 16), torch.rand(4, 2))
+    with pytest.raises(RadgenError, match='batch norm needs the whole batch'):
+        BatchGradient(model, make_accelerator('fp32'), 2)(batch, seed=0)
+
+
+TWO = """
+import sys
+sys.path.insert(0, {tests!r})
+import test_training as t
+x, c, k = t.data(seed=4)
+t.train({out!r}, batch_size=6, steps=16, held_out=(x[:4], c[:4], k[:4]))
+"""
+
+
+def test_two_processes_train_as_one_does(tmp_path):
+    "Processes share each batch; only the main one writes."
+    script = tmp_path / 'script.py'
+    script.write_text(TWO.format(tests=os.path.dirname(__file__), out=str(tmp_path / 'two')))
+    launch = 'torch.distributed.run --standalone --nproc-per-node 2'.split()
+    command = [sys.executable, '-m', *launch, str(script)]
+    environment = os.environ | dict(OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true')
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    x, c, k = data(seed=4)
+    one = train(tmp_path / 'one', batch_size=6, steps=16, held_out=(x[:4], c[:4], k[:4]))
+    two, single = (pd.read_csv(tmp_path / name / 'loss.csv') for name in ('two', 'one'))
+    assert np.allclose(two, single, rtol=1e-5, equal_nan=True)
+    summary = json.loads((tmp_path / 'two/training.json').read_text())
+    assert (summary['processes'], summary['steps']) == (2, 16)
+    names = {p.name for p in (tmp_path / 'two').iterdir()}
+    assert names == {'model.safetensors', 'loss.csv', 'training.json'}
+    assert same(load_model(tmp_path / 'two'), train_again(tmp_path / 'two'))
+    assert all(
+        torch.allclose(a.float(), b.float(), atol=1e-4)
+        for a, b in zip(weights(load_model(tmp_path / 'two')), weights(one))
+    )
+
+
+def train_again(out):
+    "A finished training of two processes is one of this process too."
+    x, c, k = data(seed=4)
+    return train(out, batch_size=6, steps=16, held_out=(x[:4], c[:4], k[:4]))
+
+
 class Hungry(CPDM):
     "Asks for more memory than there is wherever more than `fits` images come at once."
 
@@ -542,8 +695,8 @@ def test_halves_give_the_gradient_of_the_whole_batch():
     batch, gradients = Examples(torch.rand(10, 16, 16), torch.randn(10, 3)), []
     for at_once in (16, 4, 1):
         trainer = Trainer(Linear(Linear.config_class.radgen(3, 16, dim=8)), TrainingSettings())
-        trainer.at_once = at_once
-        loss = trainer._gradient(batch, 0)
+        trainer.gradient.at_once = at_once
+        loss = trainer.gradient(batch, 0)
         gradients.append((torch.tensor(loss), next(trainer.model.parameters()).grad.clone()))
     for other in gradients[1:]:
         torch.testing.assert_close(other, gradients[0], rtol=1e-5, atol=1e-7)

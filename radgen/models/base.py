@@ -76,11 +76,14 @@ N_AUGMENT = 3  # rows, columns, gain
 def augment(
     images: torch.Tensor,  # [b, 1, H, W] in [0, 1]
     config: ModelConfig,
+    n: int | None = None,  # images whose numbers are drawn; None: b
+    rows: torch.Tensor | slice = slice(None),  # which of the n these are
 ) -> tuple[torch.Tensor, torch.Tensor]:  # images, parameters [b, 3] in [-1, 1]
     "Random small shifts and changes of brightness, with the parameters that were drawn."
-    n, device = len(images), images.device
+    n, device = n or len(images), images.device
     applied = torch.rand(n, N_AUGMENT, device=device) < config.augment
     drawn = (2 * torch.rand(n, N_AUGMENT, device=device) - 1) * applied
+    drawn = drawn[rows]
     spans = [s * config.image_size for s in (config.shift_rows, config.shift_columns)]
     rows, columns = ((drawn[:, i] * (spans[i] + 0.5) * 0.999).round().long() for i in (0, 1))
     gain = 1 + config.gain * drawn[:, 2, None, None, None]

@@ -96,11 +96,16 @@ class CGAN(LatentModel):
         images: torch.Tensor,  # [b, H, W] in [0, 1]
         conditions: torch.Tensor,  # [b, n_features]
         kinds: torch.Tensor | None = None,  # long [b]; -1: left open
+        part: slice | None = None,  # of the batch
     ) -> dict:  # critic, penalty, generator: scalars
         "The terms of the training loss, on augmented images."
-        given, b = self.given(conditions, kinds), len(images)
-        fake = self.decode(torch.randn(b, self.config.latent, device=images.device), given)
-        both, _ = augment(torch.cat([images.reshape(fake.shape), fake]), self.config)
+        n, at = len(images), part or slice(None)
+        rows = torch.arange(n, device=images.device)[at]
+        given, images, b = self.given(conditions, kinds)[at], images[at], len(rows)
+        z = torch.randn(n, self.config.latent, device=images.device)[at]
+        fake = self.decode(z, given)
+        both = torch.cat([images.reshape(fake.shape), fake])
+        both, _ = augment(both, self.config, 2 * n, torch.cat([rows, rows + n]))
         # a gradient of a gradient needs float32
         with torch.autocast(images.device.type, enabled=False):
             real, fake = self.to_network(both.float()).split(b)
@@ -111,12 +116,14 @@ class CGAN(LatentModel):
         images: torch.Tensor,  # [b, H, W] in [0, 1]
         conditions: torch.Tensor,  # [b, n_features]
         kinds: torch.Tensor | None = None,  # long [b]; -1: left open
+        part: slice | None = None,  # of the batch; random numbers are drawn for all of it
     ) -> torch.Tensor:  # scalar
         "In training the sum of all terms; else the critic's on a fixed noise (log 2: it guesses)."
         if self.training:
-            return sum(self.parts(images, conditions, kinds).values())
+            return sum(self.parts(images, conditions, kinds, part).values())
         given, source = self.given(conditions, kinds), torch.Generator().manual_seed(0)
         z = torch.randn(len(images), self.config.latent, generator=source).to(images.device)
+        z, given, images = (t[part or slice(None)] for t in (z, given, images))
         fake = self.decode(z, given)
         real, fake = self.to_network(images.reshape(fake.shape)), self.to_network(fake)
         return F.softplus(self.critic(fake, given) - self.critic(real, given)).float().mean()

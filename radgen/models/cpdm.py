@@ -278,7 +278,8 @@ class CPDM(ImageModel):
         images: torch.Tensor,  # [b, H, W] or [b, 1, H, W] in [0, 1]
         conditions: torch.Tensor,  # [b, n_features]
         kinds: torch.Tensor | None = None,  # long [b], index into config.kinds; -1: left open
-    ) -> torch.Tensor:  # scalar
+        part: slice | None = None,  # of the batch; random numbers are drawn for all of it
+    ) -> torch.Tensor:  # scalar, the mean over the part
         "Weighted denoising error; in training mode with augmentation and dropout."
         x, augmentation = self.augmented(images)
         keep = self.keep_conditions(len(x))
@@ -286,7 +287,8 @@ class CPDM(ImageModel):
         t = self.draw_times(len(x))
         packed = self.pack(conditions, keep, kinds, augmentation)
         x0 = F.pixel_unshuffle(self.to_network(x), self.config.patch)
-        return self.diffusion.p_losses(x0, t, classes=packed)
+        noise, at = torch.randn_like(x0), part or slice(None)
+        return self.diffusion.p_losses(x0[at], t[at], classes=packed[at], noise=noise[at])
 
     def denoise(
         self,

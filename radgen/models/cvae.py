@@ -99,29 +99,51 @@ class CVAE(LatentModel):
     def reconstruction(
         self,
         mse: torch.Tensor,  # scalar
-    ) -> torch.Tensor:  # scalar
+        whole: torch.Tensor | None = None,  # scalar, of the batch of which this is a part
+    ) -> torch.Tensor:  # scalar; with `whole` the parts' weighted mean has the batch's gradient
         "-log p(x|z, c) in nats per pixel without the constant; training updates the variance."
         if self.config.likelihood == 'mse':
             return mse
         if self.training:
-            self.variance.lerp_(mse.detach(), 0.05)
+            self.variance.lerp_(mse.detach() if whole is None else whole, 0.05)
+            if whole is not None:
+                share = (mse - mse.detach()) / (whole + 1e-6)
+                return ((whole + 1e-6).log() + 1 + share) / 2
             return ((mse + 1e-6).log() + 1) / 2
         return (self.variance.log() + mse / self.variance) / 2
+
+    def terms(
+        self,
+        images: torch.Tensor,  # [b, H, W] in [0, 1]
+        conditions: torch.Tensor,  # [b, n_features]
+        kinds: torch.Tensor | None = None,  # long [b]; -1: left open
+        part: slice | None = None,  # of the batch
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # squared error and divergence, scalars
+        "Both terms of the bound per pixel, as means over the part."
+        (x, augmentation), given = self.augmented(images), self.given(conditions, kinds)
+        noise, at = torch.randn(len(x), self.config.latent, device=x.device), part or slice(None)
+        x, given, augmentation = self.to_network(x[at]), given[at], augmentation[at]
+        mu, logvar = self.encode(x, given, augmentation)
+        z = mu + (logvar / 2).exp() * noise[at]
+        mse = F.mse_loss(self.decode(z, given, augmentation), x)
+        kl = (mu**2 + logvar.exp() - 1 - logvar).sum(1).mean() / 2
+        return mse, kl / x[0].numel()
+
+    def of_whole(self, *batch, part: slice) -> torch.Tensor:  # scalar, a mean over the part
+        "What the loss of a part needs to know of its batch: the squared error."
+        return self.terms(*batch, part=part)[0].detach()
 
     def loss(
         self,
         images: torch.Tensor,  # [b, H, W] in [0, 1]
         conditions: torch.Tensor,  # [b, n_features]
         kinds: torch.Tensor | None = None,  # long [b]; -1: left open
+        part: slice | None = None,  # of the batch; random numbers are drawn for all of it
+        whole: torch.Tensor | None = None,  # scalar, `of_whole` of all parts
     ) -> torch.Tensor:  # scalar
         "Negative bound in nats per pixel, without the constant."
-        x, augmentation = self.augmented(images)
-        x, given = self.to_network(x), self.given(conditions, kinds)
-        mu, logvar = self.encode(x, given, augmentation)
-        z = mu + (logvar / 2).exp() * torch.randn_like(mu)
-        mse = F.mse_loss(self.decode(z, given, augmentation), x)
-        kl = (mu**2 + logvar.exp() - 1 - logvar).sum(1).mean() / 2
-        return self.reconstruction(mse) + self.config.beta * kl / x[0].numel()
+        mse, kl = self.terms(images, conditions, kinds, part)
+        return self.reconstruction(mse, whole) + self.config.beta * kl
 
     def draw(
         self,

@@ -4,22 +4,25 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'HISTORY', 'wsd_rate', 'evaluation_loss', 'TrainingSettings', 'Objective', 'averaged', 'make_optimizer',
-           'Trainer']
+           'ProcessSums', 'PartLosses', 'SharedBatch', 'BatchGradient', 'Trainer']
 
 # %% ../../nbs/06_models/15_training_step.ipynb #0c65d977
+import inspect
 import math
 from typing import Literal
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from ema_pytorch import EMA
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import nn
 
-from ..core.checks import STRICT, unknown_name
+from ..core.checks import STRICT, require, unknown_name
 from ..core.names import PRECISIONS
 from ..core.seeds import batch_at, derive_seed, fork_rng
-from .device import halved, make_accelerator
+from .device import batch_parts, halved, make_accelerator
 from .tensor_files import part_of
 from .training_data import Examples, TrainingData
 
@@ -86,8 +89,8 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, *args):
-        return self.model.loss(*args)
+    def forward(self, *args, **part):
+        return self.model.loss(*args, **part)
 
 
 def averaged(
@@ -111,6 +114,167 @@ def make_optimizer(
 # %% ../../nbs/06_models/15_training_step.ipynb #6eb40980
 HISTORY = ['step', 'loss', 'train_loss', 'held_out_loss', 'validation_loss']  # of loss.csv
 
+# %% ../../nbs/06_models/15_training_step.ipynb #b0733d1f
+class ProcessSums:
+    "Values and gradients over all processes that share a batch."
+
+    def __init__(
+        self,
+        model: nn.Module,
+        accelerator: Accelerator,
+    ):
+        self.model, self.accelerator = model, accelerator
+        self.processes = accelerator.num_processes
+
+    def over_processes(
+        self,
+        value: float,
+        kind: str,  # 'min' or 'max'
+    ) -> float:
+        "The smallest or largest value of all processes."
+        if self.processes == 1:
+            return value
+        given = torch.tensor([float(value)], device=self.accelerator.device)
+        return getattr(self.accelerator.gather(given), kind)().item()
+
+    def _sum_gradients(self, loss):
+        "Over all processes; the sum of the loss."
+        if self.processes == 1:
+            return loss
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        flat = [g.reshape(-1) for g in gradients]
+        flat = torch.cat([*flat, torch.tensor([loss], device=self.accelerator.device)])
+        *summed, loss = self.accelerator.reduce(flat, 'sum').split(
+            [*(g.numel() for g in gradients), 1]
+        )
+        for gradient, total in zip(gradients, summed):
+            gradient.copy_(total.reshape(gradient.shape))
+        return loss.item()
+
+# %% ../../nbs/06_models/15_training_step.ipynb #a6b23b19
+class PartLosses(ProcessSums):
+    "The loss of a part of a batch, with the random numbers of the whole batch."
+
+    def __init__(
+        self,
+        model: nn.Module,
+        accelerator: Accelerator,
+    ):
+        super().__init__(model, accelerator)
+        # gradients are summed here, so that no process waits for one without memory
+        self.objective = accelerator.prepare_model(Objective(model), evaluation_mode=True)
+
+    @property
+    def divisible(self) -> bool:
+        "Whether the model draws the random numbers of a whole batch for a part of it."
+        return 'part' in inspect.signature(type(self.model).loss).parameters
+
+    def _restore(self, buffers):
+        "Running values as they were before the batch."
+        for now, before in zip(self.model.buffers(), buffers):
+            now.copy_(before)
+
+    def _loss(self, batch, seed, **part):
+        with fork_rng(seed, self.accelerator.device), self.accelerator.autocast():
+            return self.objective(*batch, **part)
+
+    def _loss_of_part(self, batch, seed, part, known):
+        "A loss without `part` has random numbers of each part instead."
+        if self.divisible:
+            return self._loss(batch, seed, part=part, **known)
+        seed = derive_seed(seed, 'part', part.start) if part.start else seed
+        return self._loss(batch.take(part), seed)
+
+    def _check(self, n):
+        "Refuse what cannot be computed in parts, or not by several processes."
+        kind = nn.modules.batchnorm._BatchNorm  # its statistics are those of a batch
+        normed = any(isinstance(m, kind) for m in self.model.modules())
+        require(not normed, 'a batch norm needs the whole batch: it cannot be computed in parts')
+        message = f'{type(self.model).__name__}.loss takes no `part`: train it in one process'
+        require(self.divisible or self.processes == 1, message)
+        message = f'batch_size {n} is less than the {self.processes} processes that share it'
+        require(n >= self.processes, message)
+
+# %% ../../nbs/06_models/15_training_step.ipynb #36d65c8b
+class SharedBatch(PartLosses):
+    "The parts of a batch that are computed here, one after the other."
+
+    def __init__(
+        self,
+        model: nn.Module,
+        accelerator: Accelerator,
+        at_once: int,  # images, at most
+    ):
+        super().__init__(model, accelerator)
+        self.at_once = at_once
+
+    def _slices(self, batch):
+        "The parts of this process."
+        at = self.accelerator.process_index, self.processes
+        return batch_parts(len(batch.images), self.at_once, *at)
+
+    @torch.no_grad()
+    def _of_whole(self, batch, seed):
+        "The share of this process in what the loss of a part needs to know of the whole batch."
+        n, parts = len(batch.images), self._slices(batch)
+        if parts == [slice(0, n)] or not (self.divisible and hasattr(self.model, 'of_whole')):
+            return None
+        total = torch.zeros(1, device=self.accelerator.device)
+        for part in parts:
+            with fork_rng(seed, self.accelerator.device), self.accelerator.autocast():
+                value = self.model.of_whole(*batch, part=part)
+            total += value.float() * ((part.stop - part.start) / n)
+        return total
+
+    def _of_parts(self, batch, seed, buffers, whole):
+        "The share of this process in the loss; its gradient is added to the parameters."
+        n, parts, total = len(batch.images), self._slices(batch), 0.0
+        if parts == [slice(0, n)]:
+            loss = self._loss(batch, seed)
+            self.accelerator.backward(loss)
+            return loss.item()
+        self._check(n)
+        known = {} if whole is None else dict(whole=whole)
+        for part in parts:
+            self._restore(buffers)
+            loss = self._loss_of_part(batch, seed, part, known) * ((part.stop - part.start) / n)
+            self.accelerator.backward(loss)
+            total += loss.item()
+        return total
+
+# %% ../../nbs/06_models/15_training_step.ipynb #fb433e1b
+class BatchGradient(SharedBatch):
+    "Loss and gradient of a batch: at once, or in parts where memory or processes ask for it."
+
+    def __call__(
+        self,
+        batch: Examples,  # on the device
+        seed: int,  # of all random numbers of the batch
+    ) -> float:  # the loss; the gradient is left in the parameters
+        "Repeat with fewer images at once while memory runs out; nothing of a failed try is kept."
+        buffers = [b.clone() for b in self.model.buffers()]
+        while True:
+            tried, loss = self.at_once, math.nan
+            whole = self._try(batch, self._of_whole, seed)
+            if self.at_once == tried:
+                whole = None if whole is None else self.accelerator.reduce(whole, 'sum')[0]
+                loss = self._try(batch, self._of_parts, seed, buffers, whole)
+            if self.at_once == tried:
+                return self._sum_gradients(loss)
+            self._restore(buffers)
+            self.model.zero_grad()
+
+    def _try(self, batch, work, *args):
+        "Work on a batch; fewer images at once in all processes where memory ran out in one."
+        done = None
+        try:
+            done = work(batch, *args)
+        except RuntimeError as error:
+            largest = max(s.stop - s.start for s in self._slices(batch))
+            self.at_once = halved(largest, error)
+        self.at_once = int(self.over_processes(self.at_once, 'min'))
+        return done
+
 # %% ../../nbs/06_models/15_training_step.ipynb #66db4920
 class Trainer:
     "One training: model, average, optimizer and history, to and from a checkpoint."
@@ -125,10 +289,14 @@ class Trainer:
         self.device = self.accelerator.device
         self.model = model.to(device=self.device, memory_format=torch.channels_last).train()
         self.ema = averaged(self.model, settings.ema_decay)
-        optimizer = make_optimizer(self.model, settings)
-        self.objective, self.optimizer = self.accelerator.prepare(Objective(self.model), optimizer)
+        self.optimizer = self.accelerator.prepare(make_optimizer(self.model, settings))
+        self.gradient = BatchGradient(self.model, self.accelerator, settings.batch_size)
         self.history, self.step, self.best = [], 0, {}
-        self.at_once = settings.batch_size  # images; fewer after a lack of memory
+
+    @property
+    def main(self) -> bool:
+        "Whether this is the one process that measures, prints and writes."
+        return self.accelerator.is_main_process
 
     def tensors(self) -> dict:
         "All that the next step depends on."
@@ -148,8 +316,10 @@ class Trainer:
         self,
         tensors: dict,  # of a checkpoint
         step: int,  # steps it has done
+        at_once: int | None = None,  # images that fitted into memory
     ):
         "Continue from a checkpoint."
+        self.gradient.at_once = at_once or self.gradient.at_once
         self.model.load_state_dict(part_of(tensors, 'model.'))
         self.ema.load_state_dict(part_of(tensors, 'ema.'))
         self._load_moments(part_of(tensors, 'adam.'))
@@ -165,27 +335,6 @@ class Trainer:
             state['state'].setdefault(int(i), {})[key] = laid_out
         self.optimizer.load_state_dict(state)
 
-    def _parts_gradient(self, batch, seed):
-        "The gradient, accumulated over parts of the batch."
-        n, total = len(batch.images), 0.0
-        for start in range(0, n, self.at_once):
-            part = batch.take(slice(start, start + self.at_once))
-            part_seed = derive_seed(seed, 'part', start) if start else seed
-            with fork_rng(part_seed, self.device), self.accelerator.autocast():
-                loss = self.objective(*part.to(self.device)) * (len(part.images) / n)
-            self.accelerator.backward(loss)
-            total += loss.item()
-        return total
-
-    def _gradient(self, batch, seed):
-        "Loss and gradient of a batch, in parts where the memory does not hold the whole."
-        while True:
-            try:
-                return self._parts_gradient(batch, seed)
-            except RuntimeError as e:
-                self.at_once = halved(min(self.at_once, len(batch.images)), e)
-                self.optimizer.zero_grad()
-
     def advance(
         self,
         train: Examples,
@@ -197,7 +346,7 @@ class Trainer:
             group['lr'] = settings.lr * rate
         batch = train.take(batch_at(self.step, n, settings.batch_size, settings.seed))
         seed = derive_seed(settings.seed, 'step', self.step)
-        loss = self._gradient(batch, seed)
+        loss = self.gradient(batch.to(self.device), seed)
         self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -225,7 +374,12 @@ class Trainer:
         compared, held_out, chosen = None, None, None
         if data:
             compared, held_out, chosen = data.compared, data.held_out, data.validation
-        measured = self.measure(compared), self.measure(held_out), self.measure(chosen, draws=16)
+        measured = [math.nan] * 3
+        if data and self.main:
+            measured = self.measure(compared), self.measure(held_out)
+            measured = [*measured, self.measure(chosen, draws=16)]
+        if data:
+            measured = broadcast_object_list(measured)
         self.history.append([self.step, loss, *measured])
         losses = self.validated()
         if chosen and min(losses) == losses[-1]:
