@@ -1,5 +1,5 @@
 # make paper   regenerates every table and figure        make test    runs every check
-# make audit   with and without a link; coverage; curve    make bench   times this machine, and radgen beside other code
+# make audit   with and without a link; coverage; curve    make bench   times training and sampling steps here
 # make lab     JupyterLab on the notebooks               make clean   removes runs/ and build leftovers, never figures/
 # make docs    builds the site and checks its links
 # make setup   only the environment (.venv), which all the others make by themselves
@@ -71,8 +71,6 @@ audit: setup
 
 bench: setup
 	@$(BIN)/radgen bench
-	@$(BIN)/python docs/measured/benchmark.py
-	@echo "radgen: docs/measured/benchmark.csv"
 
 lab: setup
 	@$(BIN)/python -m jupyterlab nbs $(LAB_FLAGS)
