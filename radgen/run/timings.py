@@ -77,7 +77,7 @@ def alternate(
             values[i].append(scale[i] * measure(sides[i]))
     return values
 
-# %% ../../nbs/11_run/08e_timings.ipynb #49d8a785
+# %% ../../nbs/11_run/08e_timings.ipynb #aa45d9a6
 MACHINE = ['processor', 'threads', 'precision', 'bfloat16', 'torch', 'profile']
 
 
@@ -87,8 +87,8 @@ def processor() -> str:
         text = Path('/proc/cpuinfo').read_text()
     except OSError:
         return platform.processor() or platform.machine()
-    found = re.search(r'^model name\s*:\s*(.+)$', text, re.M)
-    return found[1].strip() if found else platform.machine()
+    line = re.search(r'^model name\s*:\s*(.+)$', text, re.M)
+    return line[1].strip() if line else platform.machine()
 
 
 def this_machine(
@@ -191,7 +191,7 @@ def shown_costs(
         rows.append(row | {'ratio': f'{r.ratio:.3g}' if r.verdict == 'ok' else r.verdict})
     return pd.DataFrame(rows).fillna('').set_index('measure')
 
-# %% ../../nbs/11_run/08e_timings.ipynb #084a10af
+# %% ../../nbs/11_run/08e_timings.ipynb #efc26ad3
 def fig_costs(
     table: pd.DataFrame,  # of `measure_costs`
 ):
@@ -206,8 +206,7 @@ def fig_costs(
     ax.plot(rows.ratio, range(len(rows)), 'o', ms=4, color=PALETTE['model'])
     for k, ratio in enumerate(rows.ratio):
         ax.annotate(f'{ratio:.3g}', (ratio, k), (0, 3), textcoords='offset points', color=INK)
-    labels = [f'{r.what}: {r.instead_is}' for _, r in rows.iterrows()]
-    ax.set_yticks(range(len(rows)), labels)
+    ax.set_yticks(range(len(rows)), rows.what)
     ax.set(xscale='log', xlabel='times better than the other side (ratio of medians)')
     return fig
 
