@@ -11,7 +11,7 @@ sys.path.insert(0, os.environ.get("RADGEN_ROOT", os.path.dirname(workflow.main_s
 from radgen.core.names import is_phantom
 from radgen.core.paths import runs_dir
 from radgen.run.executors import rule_needs
-from radgen.run.graph import notebook_inputs
+from radgen.run.graph import BENCHMARK, notebook_inputs
 from radgen.run.parameters import notebook_parameters, paper_notebooks
 from radgen.run.profiles import params_for, settings
 from radgen.run.record import study_files
@@ -34,7 +34,7 @@ SEEDS = [f"-seed{s}" if s else "" for s in SETTINGS["run"]["seeds"]]
 ASKED_FOR = [
     "01a_series", "01b_factorization", "07b_coverage", "07c_learning_curve", "07d_ablations"
 ]
-STUDY = [stem for stem in NOTEBOOKS if stem not in (*ASKED_FOR, "08_scorecard")]
+STUDY = [s for s in NOTEBOOKS if s not in (*ASKED_FOR, "08_scorecard", BENCHMARK)]
 # `radgen paper --audit`. Coverage and learning curve need a known truth.
 SIMULATED = is_phantom(COHORT)
 WITH_AUDIT = ["01b_factorization"]

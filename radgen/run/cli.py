@@ -184,9 +184,27 @@ def run_doctor():
 
     return 2 if doctor() else 0
 
+# %% ../../nbs/11_run/14_cli.ipynb #9a4a3df1
+def _run_benchmark(profile):
+    "Execute the benchmark notebook and say where its table lies."
+    from radgen.core.paths import runs_dir
+    from radgen.run.execute import execute
+    from radgen.run.graph import BENCHMARK
+    from radgen.run.parameters import paper_notebooks
+    from radgen.run.profiles import params_for
 
-def run_bench():
-    "Time training and sampling steps, tuned and plain."
+    params, out = params_for(BENCHMARK, 'phantom', profile), runs_dir('benchmark', profile)
+    execute(paper_notebooks()[BENCHMARK], out / f'{BENCHMARK}.ipynb', params, 1)
+    table, notebook = relpath(out / 'benchmark.csv'), relpath(out / f'{BENCHMARK}.ipynb')
+    print(f'benchmark {profile}: table in {table}, with text and figure in {notebook}')
+
+
+def run_bench(
+    profile: str | None = None,  # everything, in the sizes of this profile, e.g. quick
+):
+    "Time training and sampling steps; with a profile, each part beside another way."
+    if profile:
+        return _run_benchmark(profile)
     from radgen.run.benchmark import benchmark
 
     times = benchmark(compare=True)
