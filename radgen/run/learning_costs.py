@@ -68,7 +68,7 @@ class Learner:
         self.seconds += time.process_time() - start
         self.history.append((self.seconds, trainer.measure(self.data.held_out)))
 
-
+# %% ../../nbs/11_run/08f_learning_costs.ipynb #25804711
 def seconds_to(
     history: list,  # (seconds, loss), in order
     target: float,
@@ -94,7 +94,7 @@ def learn(
             learner.advance((k + 1) / parts)
     return learners
 
-
+# %% ../../nbs/11_run/08f_learning_costs.ipynb #f34e0f2e
 def learning_costs(
     **settings,  # of `learn`
 ) -> tuple[list, list]:

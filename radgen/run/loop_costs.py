@@ -145,7 +145,7 @@ def looped_radiomics(
     made = [extractor.execute(as_image(g[None]), as_image(mask)) for g in grey]
     return [{k[9:]: float(v) for k, v in m.items() if k.startswith('original_')} for m in made]
 
-
+# %% ../../nbs/11_run/08h_loop_costs.ipynb #7b53ec5e
 def textures(
     n: int,  # images
     size: int,  # pixels
@@ -201,7 +201,7 @@ def _process(*arguments, home):
     if done.returncode:
         raise RadgenError(f'{arguments[-1]}: {done.stderr.strip()[-200:]}')
 
-
+# %% ../../nbs/11_run/08h_loop_costs.ipynb #e84e7e88
 def command_costs(
     what: str,  # help, dry_run or rerun
     rounds: int = 1,

@@ -52,7 +52,7 @@ def trainer_step(
     examples = batch_of(net.config.image_size, batch)
     return lambda: trainer.advance(examples)
 
-
+# %% ../../nbs/11_run/08g_network_costs.ipynb #da6a1522
 def plain_step(
     net: torch.nn.Module,
     loss: Callable,  # no parameters -> tensor
@@ -94,7 +94,7 @@ def released_step(
     loss = lambda: net.loss(examples.images[:, None], examples.conditions)
     return trainer_step(net, batch) if ours else plain_step(net.train(), loss)
 
-
+# %% ../../nbs/11_run/08g_network_costs.ipynb #d7243ded
 def default_network(
     size: int,  # pixels
     dim: int,  # width
@@ -265,7 +265,7 @@ def _peak_memory():
         return int(re.search(r'VmHWM:\s*(\d+)', status.read_text())[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
 
-
+# %% ../../nbs/11_run/08g_network_costs.ipynb #9fe88162
 def print_peak(
     step: str,  # a function of this module
     *arguments,

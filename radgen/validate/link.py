@@ -178,8 +178,8 @@ CLAIM_SENTENCES = dict(
     retrieval='With the link cut, retrieval is not at chance: the audit finds a link where there '
     'is none, and must not be trusted before that is explained.',
     below='With the link cut, retrieval lies below chance, which no link explains. One interval in '
-    'twenty misses by chance; otherwise it is a defect, and the audit must not be trusted before '
-    'that is settled.',
+    'twenty misses by chance; otherwise the audit is wrong, and must not be trusted before that '
+    'is settled.',
     tstr='With the link cut, a label learned from generated images is not at chance on real ones: '
     'the classifier has met what it is tested on, and TSTR must not be trusted before that is '
     'explained.',
@@ -192,7 +192,7 @@ CLAIM_SENTENCES = dict(
     'generated images either.',
 )
 
-
+# %% ../../nbs/09_validate/10_link.ipynb #e9cbe053
 def claims_sentence(
     claims: pd.DataFrame,  # from `link_claims`
 ) -> str:
