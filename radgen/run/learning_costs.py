@@ -38,7 +38,7 @@ def learning_data(
     part = lambda rows: (data.images[rows], given[rows], None)
     return encoder, lambda config: make_data(config, encoder, part(train), part(~train))
 
-# %% ../../nbs/11_run/08f_learning_costs.ipynb #fb04a451
+# %% ../../nbs/11_run/08f_learning_costs.ipynb #f05ad36f
 class Learner:
     "A training that advances by turns; its history is seconds and held-out loss."
 
@@ -68,7 +68,7 @@ class Learner:
         self.seconds += time.process_time() - start
         self.history.append((self.seconds, trainer.measure(self.data.held_out)))
 
-# %% ../../nbs/11_run/08f_learning_costs.ipynb #25804711
+# %% ../../nbs/11_run/08f_learning_costs.ipynb #32c6d3b2
 def seconds_to(
     history: list,  # (seconds, loss), in order
     target: float,
@@ -94,7 +94,7 @@ def learn(
             learner.advance((k + 1) / parts)
     return learners
 
-# %% ../../nbs/11_run/08f_learning_costs.ipynb #f34e0f2e
+
 def learning_costs(
     **settings,  # of `learn`
 ) -> tuple[list, list]:

@@ -119,7 +119,7 @@ def equal_sides(
     require(difference < 1e-12, f'the two sides differ by {difference}')
     return alternate(ours, instead, rounds, warm_up=False, **scale)
 
-# %% ../../nbs/11_run/08h_loop_costs.ipynb #e8a8cbd7
+# %% ../../nbs/11_run/08h_loop_costs.ipynb #c9c38778
 def _extractor():
     import radiomics
     from radiomics.featureextractor import RadiomicsFeatureExtractor
@@ -145,7 +145,7 @@ def looped_radiomics(
     made = [extractor.execute(as_image(g[None]), as_image(mask)) for g in grey]
     return [{k[9:]: float(v) for k, v in m.items() if k.startswith('original_')} for m in made]
 
-# %% ../../nbs/11_run/08h_loop_costs.ipynb #7b53ec5e
+# %% ../../nbs/11_run/08h_loop_costs.ipynb #bc436a98
 def textures(
     n: int,  # images
     size: int,  # pixels
@@ -157,7 +157,7 @@ def textures(
     z = np.stack([gaussian_filter(x, 0.5 + k % 4, mode='wrap') for k, x in enumerate(noise)])
     return np.clip(0.5 + 0.2 * z / z.std((1, 2), keepdims=True), 0, 1)
 
-
+# %% ../../nbs/11_run/08h_loop_costs.ipynb #78790094
 def radiomics_costs(
     n: int,  # images
     size: int,  # pixels
@@ -181,7 +181,7 @@ def factorization_costs(
     ours = lambda: BayesianTensorFactorization(n_components, n_starts=1).fit(X)
     return alternate(ours, lambda: CPFactorization(n_components).fit(X), rounds)
 
-# %% ../../nbs/11_run/08h_loop_costs.ipynb #b6f3a421
+# %% ../../nbs/11_run/08h_loop_costs.ipynb #534ae0b5
 def child_seconds(
     run: Callable,  # starts processes and waits for them
 ) -> float:
@@ -200,8 +200,9 @@ def _process(*arguments, home):
     done = subprocess.run([sys.executable, *map(str, arguments)], **how)
     if done.returncode:
         raise RadgenError(f'{arguments[-1]}: {done.stderr.strip()[-200:]}')
+    return done.stdout
 
-# %% ../../nbs/11_run/08h_loop_costs.ipynb #e84e7e88
+# %% ../../nbs/11_run/08h_loop_costs.ipynb #019ce63a
 def command_costs(
     what: str,  # help, dry_run or rerun
     rounds: int = 1,
@@ -216,9 +217,14 @@ def command_costs(
         else:
             more = ['--dry-run'] * (what == 'dry_run')
             if what == 'rerun':
-                radgen(*paper)  # what is there is up to date
+                radgen(*paper)  # from here on it is up to date
             notebook = lambda: radgen('notebook', nb, out)
-            sides = lambda: radgen(*paper, *more), notebook
+            expected = 'would run' if what == 'dry_run' else 'nothing to do'
+            as_expected = lambda: expected in radgen(*paper, *more)
+            sides = (
+                lambda: require(as_expected(), f'radgen paper did not say {expected!r}'),
+                notebook,
+            )
         return alternate(*sides, rounds, warm_up=what == 'help', measure=child_seconds)
 
 # %% ../../nbs/11_run/08h_loop_costs.ipynb #088c89c7

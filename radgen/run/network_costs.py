@@ -32,7 +32,7 @@ from .benchmark import one_thread
 from .learning_costs import N_FEATURES, learning_costs
 from .timings import alternate, seconds_of
 
-# %% ../../nbs/11_run/08g_network_costs.ipynb #43eb8a5c
+# %% ../../nbs/11_run/08g_network_costs.ipynb #00427dbb
 def batch_of(
     size: int,  # pixels
     batch: int,
@@ -52,7 +52,7 @@ def trainer_step(
     examples = batch_of(net.config.image_size, batch)
     return lambda: trainer.advance(examples)
 
-# %% ../../nbs/11_run/08g_network_costs.ipynb #da6a1522
+# %% ../../nbs/11_run/08g_network_costs.ipynb #c2432543
 def plain_step(
     net: torch.nn.Module,
     loss: Callable,  # no parameters -> tensor
@@ -72,7 +72,7 @@ def plain_step(
 
     return step
 
-# %% ../../nbs/11_run/08g_network_costs.ipynb #0a405f9f
+# %% ../../nbs/11_run/08g_network_costs.ipynb #0fc56cad
 def released_network(
     size: int,  # pixels
     dim: int,  # width
@@ -81,7 +81,7 @@ def released_network(
     "The network of the preset `paper`."
     return CPDM(CPDMConfig.paper(N_FEATURES, size, dim=dim, attention_keys=keys))
 
-
+# %% ../../nbs/11_run/08g_network_costs.ipynb #a6837b40
 def released_step(
     size: int,  # pixels
     dim: int,  # width
@@ -94,7 +94,7 @@ def released_step(
     loss = lambda: net.loss(examples.images[:, None], examples.conditions)
     return trainer_step(net, batch) if ours else plain_step(net.train(), loss)
 
-# %% ../../nbs/11_run/08g_network_costs.ipynb #d7243ded
+
 def default_network(
     size: int,  # pixels
     dim: int,  # width
@@ -244,7 +244,7 @@ def rate_costs(
     counts = flops_of(step), 2 * rows**3
     return tuple([n / s / 1e9 for s in side] for n, side in zip(counts, seconds))
 
-# %% ../../nbs/11_run/08g_network_costs.ipynb #84f1d62f
+# %% ../../nbs/11_run/08g_network_costs.ipynb #7967edd9
 def peak_memory_of(
     step: str,  # a function of this module
     *arguments,
@@ -257,7 +257,7 @@ def peak_memory_of(
         raise RadgenError(f'the step {step} failed: {done.stderr.strip()[-200:]}')
     return float(done.stdout.split()[-1])
 
-
+# %% ../../nbs/11_run/08g_network_costs.ipynb #65a20455
 def _peak_memory():
     "Peak memory of this process in MB, nothing of the process that started it."
     status = Path('/proc/self/status')
@@ -265,7 +265,7 @@ def _peak_memory():
         return int(re.search(r'VmHWM:\s*(\d+)', status.read_text())[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
 
-# %% ../../nbs/11_run/08g_network_costs.ipynb #9fe88162
+
 def print_peak(
     step: str,  # a function of this module
     *arguments,
