@@ -110,12 +110,12 @@ BELOW = ', and lies below it'
 
 
 def _chance(run, row, what, against='0.50'):
-    "Above chance with the link, at chance without it."
+    "Above chance with the link; no difference from chance is shown without it."
     linked, holds = run.where == 'linked', None
     if row is not None:
         holds = row.ci_low > 0.5 if linked else row.ci_low <= 0.5 <= row.ci_high
         against += BELOW if not linked and row.ci_high < 0.5 else ''
-    side = 'above chance' if linked else 'at chance'
+    side = 'above chance' if linked else 'without a shown difference from chance'
     return claim(f'{what} {side}', run.where, row, against, holds)
 
 
@@ -175,37 +175,45 @@ def link_claims(
 
 # %% ../../nbs/09_validate/10_link.ipynb #e75d020b
 CLAIM_SENTENCES = dict(
-    retrieval='With the link cut, retrieval is not at chance: the audit finds a link where there '
+    retrieval='With the link cut, retrieval is above chance: the audit finds a link where there '
     'is none, and must not be trusted before that is explained.',
-    below='With the link cut, retrieval lies below chance, which no link explains. One interval in '
+    below='With the link cut, {what} is below chance, which no link explains. One interval in '
     'twenty misses by chance; otherwise the audit is wrong, and must not be trusted before that '
     'is settled.',
-    tstr='With the link cut, a label learned from generated images is not at chance on real ones: '
+    tstr='With the link cut, a label learned from generated images is above chance on real ones: '
     'the classifier has met what it is tested on, and TSTR must not be trusted before that is '
     'explained.',
     missing='Without the link, retrieval was not measured.',
-    predicted='With the link cut, retrieval is at chance and an outcome is still predicted from '
-    'generated images: a generated image is a function of the omics, so it carries what the omics '
-    'carry, whether or not real images do. An outcome score of generated images is no evidence '
-    'that images carry the outcome.',
-    unpredicted='With the link cut, retrieval is at chance, and no outcome is predicted from '
-    'generated images either.',
+    predicted='With the link cut, retrieval is not shown to differ from chance, and an outcome is '
+    'still predicted from generated images: a generated image is a function of the omics, so it '
+    'carries what the omics carry, whether or not real images do. An outcome score of generated '
+    'images is no evidence that images carry the outcome.',
+    unpredicted='With the link cut, retrieval is not shown to differ from chance, and no outcome '
+    'is shown to be predicted from generated images either.',
 )
 
 # %% ../../nbs/09_validate/10_link.ipynb #e9cbe053
+def _failure(cut, name, what, claim):
+    "What a failed claim of the cut link means; '' where it does not fail."
+    failed = cut[cut.claim.str.contains(claim, regex=False) & (cut.holds == 'no')]
+    if not len(failed):
+        return ''
+    is_below = failed.against.str.endswith(BELOW).all()
+    return CLAIM_SENTENCES['below' if is_below else name].format(what=what)
+
+
 def claims_sentence(
     claims: pd.DataFrame,  # from `link_claims`
 ) -> str:
     "What the claims of the cut link mean, by rule."
     cut = claims[claims.cohort == 'cut']
     holds = lambda words: cut.holds[cut.claim.str.contains(words, regex=False)].tolist()
-    retrieval = holds('retrieval')
-    if 'no' in retrieval:
-        failed = cut[cut.claim.str.contains('retrieval') & (cut.holds == 'no')]
-        is_below = failed.against.str.endswith(BELOW).all()
-        return CLAIM_SENTENCES['below' if is_below else 'retrieval']
-    if 'no' in holds(TSTR_CLAIM):
-        return CLAIM_SENTENCES['tstr']
-    if not retrieval or 'not measured' in retrieval:
+    for name, what, words in (
+        ('retrieval', 'retrieval', 'retrieval'),
+        ('tstr', 'TSTR', TSTR_CLAIM),
+    ):
+        if failure := _failure(cut, name, what, words):
+            return failure
+    if not holds('retrieval') or 'not measured' in holds('retrieval'):
         return CLAIM_SENTENCES['missing']
     return CLAIM_SENTENCES['predicted' if 'yes' in holds('and yet') else 'unpredicted']
