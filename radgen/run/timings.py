@@ -204,11 +204,17 @@ def fig_costs(
     high = (rows.instead_high / rows.ours_low).where(~rate, rows.ours_high / rows.instead_low)
     ax.axvline(1, color=GREY, lw=0.8)
     ax.hlines(range(len(rows)), low, high, color=PALETTE['model'], lw=1.5)
-    ax.plot(rows.ratio, range(len(rows)), 'o', ms=4, color=PALETTE['model'])
+    y = pd.Series(range(len(rows)), index=rows.index)
+    for marker, (name, belongs) in zip('os^', COMPARISONS.items()):
+        at, look = rows.measure.map(belongs), dict(ms=5, ls='', color=PALETTE['model'])
+        look['markerfacecolor'] = 'white' if marker == '^' else PALETTE['model']
+        ax.plot(rows.ratio[at], y[at], marker, label=name[0].lower() + name[1:], **look)
     for k, ratio in enumerate(rows.ratio):
-        ax.annotate(f'{ratio:.3g}', (ratio, k), (0, 3), textcoords='offset points', color=INK)
+        ax.annotate(f'{ratio:,.3g}', (ratio, k), (6, -3), textcoords='offset points', color=INK)
     ax.set_yticks(range(len(rows)), rows.what)
-    ax.set(xscale='log', xlabel='times better than the other side (ratio of medians)')
+    ax.set(xscale='log', xlabel='cost of the other side / cost of ours (medians)')
+    ax.margins(x=0.15)
+    fig.legend(loc='outside lower center', ncols=3)
     return fig
 
 # %% ../../nbs/11_run/08e_timings.ipynb #7c758654
