@@ -654,6 +654,14 @@ def test_sibling_sentence_follows_the_intervals(sibling, no_sibling, has, lacks)
     assert 'published' not in sibling_sentence(rows.assign(cohort='phantom'))
 
 
+def test_a_sibling_that_only_chose_the_length_is_counted_apart():
+    rows = sibling_rows(0.008, 0.037)
+    every = rows[rows.subset == 'sibling'].assign(subset='all', n=62)
+    text = sibling_sentence(pd.concat([rows, every], ignore_index=True))
+    assert '36 of 62 held-out images have a sibling in training' in text
+    assert 'and 4 have one that only chose the length of training' in text
+
+
 def test_conditions_share_a_sentence():
     one = sibling_rows(0.008, 0.037)
     both = sibling_sentence(pd.concat([one, one.assign(condition='expression')]))

@@ -33,10 +33,10 @@ MIN_PATIENTS = 3  # below, no distance and no interval
 
 def _subsets(sibling, n):  # name -> rows
     every = np.arange(n)
-    if sibling is None or not np.any(sibling):
+    marks = np.zeros(n) if sibling is None else np.asarray(sibling, dtype=float)
+    if not np.any(marks == 1):
         return {'all': every}
-    with_sibling = np.asarray(sibling, dtype=bool)
-    return {'all': every, 'sibling': every[with_sibling], 'no_sibling': every[~with_sibling]}
+    return {'all': every, 'sibling': every[marks == 1], 'no_sibling': every[marks == 0]}
 
 
 def _mean_interval(patients, v, unit=1.0, n_boot=1000, seed=0):
@@ -72,7 +72,7 @@ def paired_rows(
     samples,  # [n, n_samples, H, W], or [n, H, W] for a control
     patients,  # [n] patient of each image
     *,
-    sibling=None,  # bool [n]: a sibling was in training
+    sibling=None,  # [n], of `sibling_trained`: 1, 0, or nan for neither subset
     mean_image=None,  # [n, H, W] mean training image of each fold: adds `legacy_fid_ratio`
     n_boot: int = 1000,
     seed: int = 0,
@@ -122,7 +122,7 @@ def set_rows(
     generated,  # [n, d] radiomics of one generated image for each real one
     patients,  # [n] patient of each image
     *,
-    sibling=None,  # bool [n]
+    sibling=None,  # [n], of `sibling_trained`
     n_components: int | None = None,  # of `radiomics_frechet`; None: `stated_components`
     extractor: str = 'radiomics',
     n_splits: int = 20,
@@ -217,7 +217,7 @@ def reference_rows(
     features,  # [n, d] their radiomics
     patients,  # [n]
     *,
-    sibling=None,  # bool [n]: references of the subsets too, for the distances between sets
+    sibling=None,  # [n]: references of the subsets too, for the distances between sets
     base: float | None = None,  # mean legacy_fid of the mean image: the unit of `legacy_fid_ratio`
     n_components: int | None = None,  # of `radiomics_frechet`; None: `stated_components`
     n_splits: int = 20,

@@ -80,7 +80,7 @@ def native_rows(
     samples,  # {model: [n, n_samples, H, W]}, smaller than S
     controls,  # {control: [n, S, S]}, made of images as released
     *,
-    sibling=None,  # bool [n]
+    sibling=None,  # [n], of `sibling_trained`
     n_boot: int = 1000,
     n_splits: int = 20,
     seed: int = 0,
@@ -125,7 +125,7 @@ def fidelity_rows(
     samples,  # {model: [n, n_samples, H, W]} by the model of the fold that held the patient out
     controls,  # {'mean_image': [n, H, W], 'nearest_copy': [n, H, W]}, of the same folds
     *,
-    sibling=None,  # bool [n]: a sibling was in training (image-level folds)
+    sibling=None,  # [n], of `sibling_trained`: 1, 0, or nan for neither subset
     features=None,  # {'real' or model: radiomics [n, d]}, where they are already measured
     native=None,  # [n, 128, 128] real images as released, if generation is smaller
     native_controls=None,  # {control: [n, 128, 128]}, made of the released images, not resized

@@ -212,10 +212,13 @@ def _main_metric(pairs):
     return 'mse' if 'mse' in pairs else next(iter(pairs))
 
 # %% ../../nbs/10_report/10_describe.ipynb #2d980274
-def _share_finding(pairs):
+def _share_finding(pairs, every):  # rows of all held-out images
     sibling, alone = pairs[_main_metric(pairs)]
-    n, total = f'{sibling.n:.0f}', f'{sibling.n + alone.n:.0f}'
-    claim = f'With image-level folds, {n} of {total} held-out images have a sibling in training'
+    n, total = sibling.n, max([*every.n, sibling.n + alone.n])
+    aside = total - n - alone.n
+    have = 'held-out images have a sibling in training'
+    claim = f'With image-level folds, {n:.0f} of {total:.0f} {have}'
+    claim += f', and {aside:.0f} have one that only chose the length of training' * bool(aside > 0)
     return Finding('siblings', claim)
 
 
@@ -272,7 +275,7 @@ def sibling_sentence(
     "Where the published fidelity comes from: scores with and without a sibling in training."
     simulated = is_simulated(rows) if simulated is None else simulated
     single = dict(protocol='paper', estimator=('single', ''), verdict='ok')
-    every = pick(of_samples(text_filled(quotable(rows))), role=('model', 'control'), **single)
+    held_out = pick(of_samples(text_filled(quotable(rows))), role=('model', 'control'), **single)
 
     def findings(part):
         pairs = _by_subset(part, model)
@@ -280,9 +283,11 @@ def sibling_sentence(
             return []
         reached = [] if simulated else list(_reached_findings(pairs))
         beaten = _beaten_findings(part, pairs)
-        return [_share_finding(pairs), *reached, _difference_finding(pairs), *beaten]
+        every = pick(part, model=model, metric=_main_metric(pairs), subset='all')
+        share = _share_finding(pairs, every)
+        return [share, *reached, _difference_finding(pairs), *beaten]
 
-    return ' '.join(_over_conditions(every, findings))
+    return ' '.join(_over_conditions(held_out, findings))
 
 # %% ../../nbs/10_report/10_describe.ipynb #a1d01f8b
 def _best_extractor(rows, metric, label):

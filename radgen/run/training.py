@@ -51,14 +51,12 @@ def data_of(
 def training_settings(
     model: str,
     overrides: dict,  # model -> what differs
-    protocol: str,
-    validation: float,  # share set aside under the patient protocol
+    validation: float,  # share of the training patients that chooses the length
     **given,  # steps, batch_size, lr, ema_decay, dim, dim_mults, patch, objective
 ) -> SimpleNamespace:  # fit: of the trainer; network: its shape; validation; scaling
     "The settings of one model: those of the run, of its recipe, and its overrides."
     common = dict(weight_decay=1e-4, schedule='trapezoid', betas=[0.9, 0.99], scaling='patients')
-    share = validation if protocol == 'patient' else 0.0
-    own = settings_of(model, given | common | dict(validation=share), overrides)
+    own = settings_of(model, given | common | dict(validation=validation), overrides)
     network = {name: own.pop(name) for name in ('dim', 'dim_mults', 'patch', 'objective')}
     share, scaling = own.pop('validation'), own.pop('scaling')
     return SimpleNamespace(fit=own, network=network, validation=share, scaling=scaling)
