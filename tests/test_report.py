@@ -64,6 +64,7 @@ def make_rows(cohort='published', image_size=128, **text):
                 image_size=image_size,
                 n=58,
                 n_imaged=28,
+                n_folds=15,
                 subset='all',
                 estimator='single',
             )
@@ -185,73 +186,6 @@ def html_page(rows, tmp_path_factory):
 # The rule
 
 NAN = math.nan
-RULE = [  # value, low, high, published, control, null, better, verdict, comparable -> conclusion
-    (0.85, 0.80, 0.90, 0.82, 0.70, 0.62, 'higher', 'ok', True, 'reproduced'),
-    (0.90, 0.87, 0.93, 0.82, 0.70, 0.62, 'higher', 'ok', True, 'reproduced'),
-    (0.74, 0.71, 0.77, 0.82, 0.70, 0.62, 'higher', 'ok', True, 'not reproduced'),
-    (0.85, 0.80, 0.90, 0.82, 0.80, 0.62, 'higher', 'ok', True, 'matched by a control'),
-    (0.85, 0.80, 0.90, 0.82, 0.97, 0.62, 'higher', 'ok', True, 'matched by a control'),
-    (0.61, 0.50, 0.70, 0.82, 0.40, 0.62, 'higher', 'ok', True, 'not above chance'),
-    (0.85, 0.80, 0.90, NAN, 0.70, 0.62, 'higher', 'ok', True, 'above its controls'),
-    (0.85, NAN, NAN, 0.82, 0.70, NAN, 'higher', 'ok', True, 'reproduced'),
-    (1.5, 1.3, 1.7, 2.02, 2.04, NAN, 'lower', 'ok', True, 'reproduced'),
-    (2.0, 1.8, 2.2, 2.02, 2.04, NAN, 'lower', 'ok', True, 'matched by a control'),
-    (3.0, 2.8, 3.2, 2.02, 3.86, NAN, 'lower', 'ok', True, 'not reproduced'),
-    (726, NAN, NAN, 726, NAN, NAN, 'equal', 'ok', True, 'reproduced'),
-    (1063, NAN, NAN, 726, NAN, NAN, 'equal', 'ok', True, 'not reproduced'),
-    (0.85, 0.80, 0.90, 0.82, 0.70, 0.62, 'higher', 'ok', False, 'not comparable'),
-    (
-        None,
-        NAN,
-        NAN,
-        0.82,
-        0.70,
-        0.62,
-        'higher',
-        'not estimable: 0 events, 10 needed',
-        False,
-        'not estimable',
-    ),
-    (
-        None,
-        NAN,
-        NAN,
-        0.82,
-        0.70,
-        0.62,
-        'higher',
-        'unavailable: not yet built',
-        False,
-        'unavailable',
-    ),
-    (NAN, NAN, NAN, 0.82, 0.70, 0.62, 'higher', 'ok', True, 'unavailable'),
-]
-
-
-@pytest.mark.parametrize(
-    'value,low,high,published,control,null,better,verdict,comparable,expected', RULE
-)
-def test_conclude(
-    value, low, high, published, control, null, better, verdict, comparable, expected
-):
-    assert (
-        scorecard.conclude(value, low, high, published, control, null, better, verdict, comparable)
-        == expected
-    )
-
-
-def test_every_conclusion_is_tried_and_explained():
-    said = {r[-1] for r in RULE} | {'matched by the omics'}
-    assert said == set(scorecard.CONCLUSIONS) <= set(page.GLOSSARY)
-
-
-def test_the_omics_are_no_control():
-    "The same rule, in other words where an outcome is compared with the omics."
-    for *given, expected in RULE:
-        end = scorecard.conclude(*given, whose='the omics')
-        assert end == expected.replace('a control', 'the omics')
-
-
 # Tables
 
 
@@ -358,9 +292,8 @@ def test_legacy_fid_is_quoted_at_128_pixels_only(rows):
     size = 'computed at 64 pixels as a ratio to the mean image'
     expected = f'not comparable: {size}; here above its controls'
     assert set(shown['conclusion, patient protocol']) == {expected}
-    assert set(scorecard.scorecard(rows).query("metric == 'legacy_fid'").conclusion) == {
-        'reproduced'
-    }
+    whole = scorecard.scorecard(rows).query("metric == 'legacy_fid'")
+    assert set(whole.conclusion) == {'better than published'}
 
 
 def test_controls_over_many_fold_assignments_stay_in_table_6(rows):
@@ -392,8 +325,8 @@ def test_scorecard(rows):
     assert (subtype.extractor, subtype.value, subtype.conclusion) == (
         'radiomics',
         0.8,
-        'matched by the omics',
-    )  # not the better of two extractors
+        'reproduced',
+    )  # not the better of two extractors, and the omics, its upper bound, decide nothing
     assert (subtype.control, subtype.control_name) == (0.5, 'chance')
     bound = ['upper_bound', 'upper_bound_low', 'upper_bound_high', 'upper_bound_name']
     assert subtype[bound].tolist() == [0.96, 0.94, 0.98, 'omics, logistic']
@@ -434,13 +367,22 @@ def test_scorecard(rows):
     assert len(table) == len(scorecard.PUBLISHED) * 2 and table.index.is_unique
 
 
+@pytest.mark.parametrize('n,text', [(3, '3 folds'), (NAN, 'an unstated number of folds')])
+def test_another_number_of_folds_over_images_is_not_comparable(rows, n, text):
+    score = scorecard.scorecard(rows.assign(n_folds=n)).query("metric == 'mse'")
+    why = score.set_index('protocol').why
+    assert set(why['paper']) == {f'computed with {text}, published with 15'}
+    assert set(why['patient']) == {''}
+
+
 def test_chance_of_a_precision_recall_curve_is_the_prevalence(rows):
     prevalence = Rows(cohort='published', condition='multiomic', role='chance', metric='auprc')
     prevalence.add(label='subgroup', subset='test', extractor='radiomics', value=0.3)
     score = scorecard.scorecard(pd.concat([rows, prevalence.frame()]))
     line = score.query("metric == 'auprc' and protocol == 'patient'").set_index('condition')
     assert line.control['multiomic'] == 0.3 and np.isnan(line.control['expression'])
-    assert set(line.conclusion) == {'matched by the omics'}
+    assert line.conclusion.to_dict() == dict(multiomic='reproduced', expression='undecided')
+    assert line.decided_by['expression'] == 'no prevalence'
     text = short_table(score)
     assert '| 0.30 (chance) | 0.96 (omics, logistic) |' in text and 'nan' not in text
 
@@ -451,11 +393,12 @@ def test_simulated_patients_confirm_nothing():
         'reproduced',
         'not reproduced',
         'matched by a control',
-        'matched by the omics',
+        'worse than a control',
         'above its controls',
+        'above chance',
     }
     assert score.published.notna().all() and 'simulated' in scorecard.headline(score)
-    assert 'not comparable: simulated patients; here matched by the omics' in set(
+    assert 'not comparable: simulated patients; here above chance' in set(
         scorecard.table_scorecard(score)['conclusion, patient protocol']
     )
 
@@ -749,7 +692,7 @@ def test_scorecard_as_markdown(rows, tmp_path):
     )
     assert '| 0.82 (0.85) | – | 0.80 [0.75, 0.85] | 0.50 (chance) |' in text
     beside = '| 0.96 [0.94, 0.98] (omics, logistic) | 0.50 (0.40 to 0.60) |'
-    assert f'{beside} matched by the omics |' in text
+    assert f'{beside} reproduced |' in text
 
 
 def test_models_are_those_of_the_study():

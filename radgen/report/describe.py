@@ -23,7 +23,6 @@ from radgen.core.rows import (
     EXTRACTORS,
     WHOLE_SET,
     beside,
-    best_row,
     first_ok,
     is_simulated,
     of_samples,
@@ -33,8 +32,9 @@ from radgen.core.rows import (
     quotable,
     text_filled,
 )
+from ..core.verdicts import AREA, OF_CHANCE, against_chance, against_controls
 from .findings import Finding, decimal, joined, sentences_of, with_interval
-from .scorecard import PUBLISHED, conclude
+from .scorecard import PUBLISHED
 
 # %% ../../nbs/10_report/10_describe.ipynb #1d6afef5
 def _counts(rows):
@@ -144,19 +144,19 @@ def _worst_end(row):
     return min(_sign(row.metric) * row.ci_low, _sign(row.metric) * row.ci_high)
 
 # %% ../../nbs/10_report/10_describe.ipynb #8bcfd5a2
-def _fidelity_claim(ours, control, better):
-    "What follows of one metric, against the best trivial control."
-    end = conclude(
-        *(ours.value, ours.ci_low, ours.ci_high),
-        control=control.value,
-        better=better,
-    )
-    name, metric = model_text(ours.model), metric_heading(ours.metric)
-    if _sign(ours.metric) * control.value > _best_end(ours):
-        return f'The {name} does worse than a trivial control in {metric}'
-    if end == 'matched by a control':
-        return f'Nothing shows that the {name} does better than a trivial control in {metric}'
-    return f'The {name} does better than both trivial controls in {metric}'
+def _fidelity_claim(ours, stands):
+    "What follows of one metric, against every trivial control."
+    model, metric = f'the {model_text(ours.model)}', metric_heading(ours.metric)
+    those = joined(f'the {model_text(name)}' for name in stands.controls)
+    if stands.missing:
+        return f'In {metric} a control is missing: {joined(map(model_text, stands.missing))}'
+    if stands.word == 'better':
+        return f'T{model[1:]} does better than both trivial controls in {metric}'
+    if stands.word == 'worse':
+        return f'T{model[1:]} does worse than {those} in {metric}'
+    if stands.word == 'equivalent':
+        return f'No difference that matters separates {model} from {those} in {metric}'
+    return f'Nothing shows that {model} does better than {those} in {metric}'
 
 
 def _fidelity_finding(rows, metric):
@@ -166,15 +166,14 @@ def _fidelity_finding(rows, metric):
         return []
     if ours.verdict != 'ok':
         return [Finding('fidelity', f'{metric_heading(metric)} is {ours.verdict}')]
-    better = FIDELITY_METRICS[metric][1]
-    at_size = pick(same, role='control', image_size=ours.image_size)
-    control = best_row(at_size, better)
-    if control is None:
+    controls = ok_rows(pick(same, role='control', image_size=ours.image_size))
+    if not len(controls):
         return []
     digits = DIGITS[metric] if abs(ours.value) < 0.1 else 2
-    against = f'{decimal(control.value, digits)} for the {model_text(control.model)}'
-    numbers = f'{with_interval(ours, digits)}, {against}'
-    return [Finding('fidelity', _fidelity_claim(ours, control, better), numbers)]
+    named = controls.drop_duplicates('model').itertuples()
+    those = joined(f'{decimal(c.value, digits)} for the {model_text(c.model)}' for c in named)
+    claim = _fidelity_claim(ours, against_controls(rows, ours))
+    return [Finding('fidelity', claim, f'{with_interval(ours, digits)}, {those}')]
 
 # %% ../../nbs/10_report/10_describe.ipynb #0982b55f
 def _over_conditions(rows, make):
@@ -298,24 +297,35 @@ def _best_extractor(rows, metric, label):
 
 
 def _outcome_end(row, others):
-    "What follows of a score: above its controls, matched, not above chance, not estimable."
-    control, null = others['control'], others['null']
-    null_ok = null is not None and null.verdict == 'ok'
-    return conclude(
-        *(row.value, row.ci_low, row.ci_high),
-        control=float('nan') if control is None else control.value,
-        null=null.ci_high if null_ok else float('nan'),
-        verdict=row.verdict,
-        whose='the omics',
-    )
+    "What follows of a score: how it stands against chance, and above it against the omics."
+    if row.verdict != 'ok':
+        return str(row.verdict).partition(':')[0]
+    null, omics, ends = others['null'], others['control'], (float('nan'), float('nan'))
+    if null is not None and null.verdict == 'ok':
+        ends = null.ci_low, null.ci_high
+    word = against_chance(row.ci_low, row.ci_high, row.value, 0.5, ends)
+    if word != 'better' or omics is None:
+        return OF_CHANCE.get(word, word)
+    if row.ci_low > omics.ci_high:
+        return 'above the omics'
+    return 'below the omics' if row.ci_high < omics.ci_low else 'above chance'
 
-
+# %% ../../nbs/10_report/10_describe.ipynb #f2c887ba
 _OUTCOME_CLAIMS = {
-    'above its controls': 'Generated images do better than the omics without an image',
-    'matched by the omics': (
-        'Nothing shows that generated images do better than the omics without an image'
+    'above the omics': 'Generated images do better than the omics without an image',
+    'above chance': (
+        'Generated images are above chance, and nothing shows that they do better than the omics '
+        'without an image'
     ),
-    'not above chance': 'Generated images are not shown to be above chance',
+    'below the omics': (
+        'Generated images are above chance, and do worse than the omics without an image'
+    ),
+    'at chance': f'Generated images are at chance, within {AREA.margin}',
+    'below chance': (
+        'Generated images are below chance, which calls for a look at the labels and folds'
+    ),
+    'undecided': 'Generated images are not shown to be above chance',
+    'imprecise': 'The interval is too wide to tell whether generated images are above chance',
     'not estimable': 'The score of generated images is not estimable',
 }
 

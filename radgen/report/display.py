@@ -111,7 +111,8 @@ def text_table(
 
 # %% ../../nbs/10_report/02_display.ipynb #b8133124
 _MISSING = ('not estimable', 'not comparable', 'unavailable', 'not answered', '–', 'n/a')
-_MEANINGS = ('matched', 'chance', 'above', 'reproduced')
+_MEANINGS = dict.fromkeys(('reproduced', 'near', 'better', 'above'), 'above')
+_MEANINGS |= dict.fromkeys(('matched', 'worse', 'at chance', 'below'), 'matched')
 _RANGE = re.compile(r'\[.*?\]|\(.*? to .*?\)')
 
 
@@ -121,7 +122,8 @@ def cell_class(
 ) -> str:  # CSS classes, '' where there is none
     "How a cell is set."
     if heading.startswith('conclusion'):
-        meant = (m for m in _MEANINGS if m in text and 'not reproduced' not in text)
+        end = text.rpartition('; here ')[2]
+        meant = (name for word, name in _MEANINGS.items() if end.startswith(word))
         return f'conclusion {next(meant, "")}'.strip()
     long = 'long' if len(text) > 40 else ''
     if text.startswith(_MISSING):

@@ -155,7 +155,7 @@ def example_rows(
     for condition in ('multiomic', 'expression'):
         for protocol, worse in (('paper', 1.0), ('patient', 1.3)):
             fields = dict(condition=condition, protocol=protocol, image_size=128)
-            fields |= dict(n=58, n_imaged=28, n_folds=14, subset='all')
+            fields |= dict(n=58, n_imaged=28, n_folds=15, subset='all')
             _add_fidelity(rows, rng, worse, **fields)
             if protocol == 'paper':
                 _add_siblings(rows, **fields)

@@ -24,9 +24,9 @@ from radgen.core.rows import (
     quotable,
     text_filled,
 )
+from ..core.verdicts import against_controls
 from .describe import _best_extractor, _counts, _outcome_end
 from .findings import Finding, decimal, joined, sentences_of, with_interval
-from .scorecard import conclude
 from .sentences import COPYING, FOLD_KINDS, audit_findings
 from .tables import training_note
 
@@ -116,14 +116,11 @@ def describe_range(
 # %% ../../nbs/10_report/10a_follows.ipynb #5d04a4ff
 def _beats_controls(rows, metric):
     "Whether single samples beat both trivial controls; None where it was not measured."
-    same, better = pick(rows, metric=metric), FIDELITY_METRICS[metric][1]
-    ours = first_ok(pick(same, role='model', model='cpdm', verdict='ok'))
-    at_size = same if ours is None else pick(same, image_size=ours.image_size)
-    control = best_row(pick(at_size, role='control'), better)
-    if ours is None or control is None:
+    ours = first_ok(pick(rows, metric=metric, role='model', model='cpdm', verdict='ok'))
+    if ours is None:
         return None
-    numbers = ours.value, ours.ci_low, ours.ci_high
-    return conclude(*numbers, control=control.value, better=better) == 'above its controls'
+    stands = against_controls(rows, ours)
+    return None if stands.missing else stands.word == 'better'
 
 
 def _measures(rows):
@@ -170,7 +167,8 @@ def follows_outcomes(
     groups = {}
     for condition, ends in _ends(rows, 'auroc'):
         ends = [e for e in ends if e not in ('not estimable', 'unavailable')]
-        more, chance = ends.count('above its controls'), ends.count('not above chance')
+        more = ends.count('above the omics')
+        chance = len(ends) - sum(e.startswith('above') or e == 'below the omics' for e in ends)
         n = f'{len(ends)} attribute' + 's' * (len(ends) > 1)
         claim = (
             f'Of {n} that could be judged, generated images add to the omics in '
@@ -357,7 +355,8 @@ def follows_ablations(
     )
 
 # %% ../../nbs/10_report/10a_follows.ipynb #046f3e3c
-_BEATS = ('reproduced', 'not reproduced', 'above its controls')
+_BEATS = ('reproduced', 'near the published value', 'better than published')
+_BEATS += ('not reproduced', 'above its controls', 'above chance')
 
 
 def describe_scorecard(
@@ -372,4 +371,6 @@ def describe_scorecard(
         if len(of_folds):
             n = of_folds.isin(_BEATS).sum()
             parts.append(f'{n} of {len(of_folds)} with {folds}-level folds')
-    return f'Numbers that beat their controls or the omics are {joined(parts)}.' if parts else ''
+    return (
+        f'Numbers that beat every trivial control, or chance, are {joined(parts)}.' if parts else ''
+    )

@@ -1,0 +1,127 @@
+"""The algebra of verdicts: what follows of an interval, and that a wider one never says more."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from radgen.core import verdicts
+from radgen.core.results import Rows
+from radgen.report import page
+
+NAN = float('nan')
+NARROW = verdicts.Rule(0.2, 0.4)
+RULE = [  # value, low, high, word, of chance, published, better, what follows
+    (0.83, 0.77, 0.89, 'better', True, 0.82, 'higher', 'reproduced'),
+    (0.78, 0.75, 0.81, 'better', True, 0.82, 'higher', 'near the published value'),
+    (0.96, 0.94, 0.98, 'better', True, 0.82, 'higher', 'better than published'),
+    (0.70, 0.65, 0.75, 'better', True, 0.82, 'higher', 'not reproduced'),
+    (0.70, 0.56, 0.84, 'better', True, 0.82, 'higher', 'imprecise'),
+    (0.85, NAN, NAN, 'better', True, 0.82, 'higher', 'imprecise'),
+    (0.85, 0.80, 0.90, 'better', True, NAN, 'higher', 'above chance'),
+    (0.85, 0.80, 0.90, 'better', False, NAN, 'higher', 'above its controls'),
+    (0.50, 0.47, 0.53, 'equivalent', True, 0.82, 'higher', 'at chance'),
+    (0.36, 0.28, 0.44, 'worse', True, 0.82, 'higher', 'below chance'),
+    (0.52, 0.43, 0.61, 'undecided', True, 0.82, 'higher', 'undecided'),
+    (0.52, 0.30, 0.74, 'imprecise', True, 0.82, 'higher', 'imprecise'),
+    (2.0, 1.8, 2.2, 'equivalent', False, 2.02, 'lower', 'matched by a control'),
+    (3.0, 2.8, 3.2, 'worse', False, 2.02, 'lower', 'worse than a control'),
+    (2.0, 1.9, 2.1, 'better', False, 2.02, 'lower', 'reproduced'),
+    (1.5, 1.3, 1.7, 'better', False, 2.02, 'lower', 'better than published'),
+    (3.0, 2.8, 3.2, 'better', False, 2.02, 'lower', 'not reproduced'),
+    (726, NAN, NAN, 'better', False, 726, 'equal', 'reproduced'),
+    (1063, NAN, NAN, 'better', False, 726, 'equal', 'not reproduced'),
+]
+
+
+@pytest.mark.parametrize('value,low,high,word,of_chance,published,better,expected', RULE)
+def test_conclude(value, low, high, word, of_chance, published, better, expected):
+    rule = verdicts.AREA if of_chance else NARROW
+    given = dict(word=word, of_chance=of_chance, published=published, better=better, rule=rule)
+    assert verdicts.conclude(value, low, high, **given) == expected
+
+
+@pytest.mark.parametrize(
+    'given,expected',
+    [
+        (dict(value=0.85, low=0.8, high=0.9, comparable=False), 'not comparable'),
+        (dict(value=None, verdict='not estimable: 0 events, 10 needed'), 'not estimable'),
+        (dict(value=None, verdict='unavailable: not yet built'), 'unavailable'),
+        (dict(value=NAN), 'unavailable'),
+    ],
+)
+def test_no_number_no_verdict(given, expected):
+    assert verdicts.conclude(**given, published=0.82) == expected
+
+
+def test_every_conclusion_is_tried_and_explained():
+    tried = {r[-1] for r in RULE} | {'not comparable', 'not estimable', 'unavailable'}
+    assert tried == set(verdicts.CONCLUSIONS) <= set(page.GLOSSARY)
+
+
+DECIDED = dict.fromkeys(verdicts.STANDINGS, 2) | dict(undecided=1, imprecise=0)
+
+
+def draws(n, *highest):
+    "n seeded draws of each number, from 0 to its highest."
+    rng = np.random.default_rng(0)
+    return zip(*(rng.uniform(0, h, n) for h in highest))
+
+
+def test_a_wider_interval_never_gives_a_stronger_word():
+    seen = set()
+    for middle, width, left, right, margin, widest in draws(5000, 1, 0.6, 0.4, 0.4, 0.3, 0.6):
+        rule, low = verdicts.Rule(margin, widest), middle - 0.5 - width / 2
+        high = low + width
+        narrow = verdicts.standing(low, high, rule)
+        wide = verdicts.standing(low - left, high + right, rule)
+        assert DECIDED[wide] <= DECIDED[narrow]
+        inside = -margin < low and high < margin
+        assert dict(better=low > 0, worse=high < 0, equivalent=inside).get(wide, True)
+        mirrored = dict(better='worse', worse='better').get(narrow, narrow)
+        assert verdicts.standing(-high, -low, rule) == mirrored
+        seen |= {(narrow, wide)}
+    assert len(seen) >= 12 and {w for w, _ in seen} == set(verdicts.STANDINGS)
+
+
+def test_what_a_wider_interval_says_of_the_published_value_holds_of_the_narrower_one():
+    seen, half = set(), verdicts.AREA.widest / 2
+    for start, width, left, right in draws(5000, 0.6, 0.3, 0.2, 0.2):
+        low, high = start - 0.3, start - 0.3 + width
+        narrow = verdicts.beside_published(low, high, verdicts.AREA)
+        wide = verdicts.beside_published(low - left, high + right, verdicts.AREA)
+        near = -half < low and high < half
+        holds = dict.fromkeys(('reproduced', 'near the published value'), near)
+        holds |= {'not reproduced': high < 0, 'better than published': low > 0}
+        assert holds.get(wide, True)
+        assert narrow != 'imprecise' or wide == 'imprecise'
+        seen.add(narrow)
+    assert len(seen) == 5
+
+
+def test_the_least_favourable_control_decides():
+    controls = rows_of_controls(model=(0.020, 0.024), image=(0.040, 0.044), copy=(0.010, 0.012))
+    stands = verdicts.against_controls(controls, controls.iloc[0])
+    assert (stands.word, stands.controls) == ('worse', ['nearest_copy'])
+    stands = verdicts.against_controls(controls[controls.model != 'nearest_copy'], controls.iloc[0])
+    assert (stands.word, stands.missing) == ('undecided', ['nearest_copy'])
+
+
+def test_a_paired_difference_is_taken_where_the_rows_hold_it():
+    frame = rows_of_controls(model=(0.020, 0.024), image=(0.0235, 0.0242), copy=(0.040, 0.044))
+    assert verdicts.against_controls(frame, frame.iloc[0]).word in ('undecided', 'imprecise')
+    pair = frame.iloc[:1].assign(metric='mse_difference', label='minus mean_image')
+    pair = pair.assign(ci_low=-0.004, ci_high=-0.002)
+    both = pd.concat([frame, pair], ignore_index=True)
+    assert verdicts.against_controls(both, both.iloc[0]).word == 'better'
+
+
+def rows_of_controls(model, image, copy):
+    rows = Rows(metric='mse', estimator='single', subset='all', image_size=128)
+    for role, name, (low, high) in (
+        ('model', 'cpdm', model),
+        ('control', 'mean_image', image),
+        ('control', 'nearest_copy', copy),
+        ('reference', 'real', (0.036, 0.038)),
+    ):
+        rows.add(role=role, model=name, value=(low + high) / 2, ci_low=low, ci_high=high)
+    return rows.frame()
