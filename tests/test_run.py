@@ -14,7 +14,7 @@ import nbformat
 import pytest
 import yaml
 
-from radgen.core.paths import RadgenError
+from radgen.core.paths import RadgenError, require_committed_code
 from radgen.run import cli, doctor, execute, graph, parameters, processes, profiles, publish
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -321,6 +321,25 @@ def refusal(profile):
     with pytest.raises(RadgenError) as e:
         profiles.settings(profile, 'phantom')
     return str(e.value)
+
+
+def test_committed_results_are_not_overwritten_by_uncommitted_code(tmp_path, monkeypatch):
+    committed, new = (tmp_path / 'figures' / name / 'quick' for name in ('phantom', 'files'))
+    for path in (tmp_path / 'settings.ini', tmp_path / 'nbs' / 'a.ipynb', committed / 'rows.csv'):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('one\n')
+    new.mkdir(parents=True)
+    who = ['-c', 'user.name=a', '-c', 'user.email=a@b.c']
+    for command in (['init', '-q'], ['add', '.'], [*who, 'commit', '-qm', 'first']):
+        subprocess.run(['git', *command], cwd=tmp_path, check=True)
+    monkeypatch.chdir(tmp_path)
+    require_committed_code(committed)
+    (tmp_path / 'nbs' / 'a.ipynb').write_text('two\n')
+    wrong = 'figures/phantom/quick: these results are committed, and nbs/a.ipynb has changes'
+    with pytest.raises(RadgenError, match=wrong):
+        require_committed_code(committed)
+    require_committed_code(new)
+    require_committed_code(tmp_path.parent / 'elsewhere')
 
 
 def test_one_run_at_a_time(tmp_path):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PACKAGES', 'RadgenError', 'project_root', 'home', 'data_dir', 'make_folder', 'runs_dir', 'figures_dir', 'model_dir',
            'relpath', 'paper_command', 'require_upstream', 'atomic', 'sha256', 'write_json', 'read_json',
-           'package_versions', 'code_version', 'provenance']
+           'package_versions', 'changed_files', 'code_version', 'require_committed_code', 'provenance']
 
 # %% ../../nbs/01_core/01_paths.ipynb #f733d502
 import contextlib
@@ -204,21 +204,49 @@ def package_versions() -> dict[str, str | None]:  # name -> version, None when a
     return {name: _version(name) for name in PACKAGES}
 
 # %% ../../nbs/01_core/01_paths.ipynb #ddc6e59c
+_CODE = ('nbs', 'radgen', 'config', 'Snakefile')
+
+
 def _git(*args):
     command = ['git', '-C', str(project_root()), *args]
     return subprocess.run(command, capture_output=True, text=True, timeout=20)
+
+
+def changed_files() -> list[str]:  # [] also where nothing is under version control
+    "Code, notebooks and configuration with uncommitted changes."
+    try:
+        dirty = _git('status', '--porcelain', '--', *_CODE)
+    except (OSError, subprocess.SubprocessError, RadgenError):
+        return []
+    return [line[3:] for line in dirty.stdout.splitlines()]
 
 
 def code_version() -> str:  # e.g. '1a2b3c4' or '1a2b3c4+changes'
     "The commit of the running code, marked where code or notebooks have uncommitted changes."
     try:
         head = _git('rev-parse', '--short=12', 'HEAD')
-        dirty = _git('status', '--porcelain', '--', 'nbs', 'radgen', 'config', 'Snakefile')
     except (OSError, subprocess.SubprocessError, RadgenError):
         return 'not under version control'
     if head.returncode:
         return 'not under version control'
-    return head.stdout.strip() + ('+changes' if dirty.stdout.strip() else '')
+    return head.stdout.strip() + '+changes' * bool(changed_files())
+
+# %% ../../nbs/01_core/01_paths.ipynb #91da05f7
+def require_committed_code(
+    folder: Path,  # where results are to be written
+):
+    "Refuse to overwrite committed results by code that no commit holds."
+    changed = changed_files()
+    if not changed or not Path(folder).resolve().is_relative_to(project_root()):
+        return
+    if not _git('ls-files', '--', str(folder)).stdout.strip():
+        return
+    more = f' and {len(changed) - 1} more' * (len(changed) > 1)
+    raise RadgenError(
+        f'{relpath(folder)}: these results are committed, and {changed[0]}{more} has changes that '
+        'are not. Commit them or put them aside (`git stash`), or set RADGEN_HOME to another '
+        'folder to write the results there'
+    )
 
 # %% ../../nbs/01_core/01_paths.ipynb #44a8628d
 def provenance(

@@ -20,7 +20,15 @@ from pathlib import Path
 
 from ..core.checks import require, unknown_name
 from ..core.fingerprints import imported_modules
-from ..core.paths import RadgenError, figures_dir, make_folder, project_root, relpath, runs_dir
+from radgen.core.paths import (
+    RadgenError,
+    figures_dir,
+    make_folder,
+    project_root,
+    relpath,
+    require_committed_code,
+    runs_dir,
+)
 from ..core.progress import duration
 from radgen.run.executors import (
     LOCAL,
@@ -253,6 +261,7 @@ def paper(
             log(f'{name}: would run {", ".join(todo)}')
         if dry_run or not todo:
             return todo
+        require_committed_code(figures_dir(cohort, profile))
         known = wall_times(cohort, profile)
         _announce(name, todo, every, jobs, known, log)
         if local:
