@@ -167,7 +167,7 @@ class CopyAudit:
         alone = lambda value: Interval(value, math.nan, math.nan)
         add_interval_row(rows, alone(-self.null.observed), metric='copy_z', **row)
         row = row | dict(estimator=f'{len(self.null.values)} permutations')
-        add_interval_row(rows, alone(self.null.p), metric='copy_p', **row)
+        add_interval_row(rows, alone(self.null.p_above), metric='copy_p', **row)
 
 # %% ../../nbs/08_audit/02_copying.ipynb #db582ad8
 def audit_copying(

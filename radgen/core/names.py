@@ -124,12 +124,12 @@ _DATA_NAMES = dict(
 )
 
 _OUTCOME_NAMES = OUTCOME_METRICS | dict(
-    logrank_p='log-rank p',
+    logrank='log-rank statistic',
     auroc_within_folds='AUROC within folds',
     auroc_p='AUROC, permutation p',
     auprc_p='AUPRC, permutation p',
     concordance_p='C-index, permutation p',
-    logrank_p_p='log-rank, permutation p',
+    logrank_p='log-rank, permutation p',
     n_permutations='permutations',
 )
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'ROLES', 'NUMBERS', 'MIN_CLASS', 'MIN_EVENTS', 'MIN_AUDITED', 'as_rows', 'Rows', 'write_rows', 'read_rows',
            'Interval', 'patient_bootstrap', 'patient_jackknife', 'class_verdict', 'event_verdict', 'check_sample_size',
-           'add_interval_row', 'Null', 'null_rows']
+           'add_interval_row', 'one_sided', 'two_sided', 'Null', 'null_rows']
 
 # %% ../../nbs/01_core/06_results.ipynb #e5e7d0b4
 import math
@@ -242,6 +242,25 @@ def add_interval_row(
     return rows.add(value=interval.value, ci_low=low, ci_high=high, **fields)
 
 # %% ../../nbs/01_core/06_results.ipynb #c58426c6
+def one_sided(
+    observed: float,
+    values,  # [permutations]
+) -> float:
+    "(1 + permutations at least as high) / (1 + permutations) (Phipson & Smyth 2010)."
+    v = np.asarray(values, dtype=float)
+    v = v[np.isfinite(v)]
+    return float((1 + (v >= observed - 1e-12).sum()) / (1 + len(v)))
+
+
+def two_sided(
+    observed: float,
+    values,  # [permutations]
+) -> float:
+    "Twice the smaller one-sided p, at most 1: a value below its null is found as one above."
+    above, below = one_sided(observed, values), one_sided(-observed, -np.asarray(values))
+    return min(1.0, 2 * min(above, below))
+
+
 @dataclass(frozen=True)
 class Null:
     "A statistic under permutation, beside its observed value."
@@ -251,9 +270,13 @@ class Null:
 
     @property
     def p(self) -> float:
-        "One-sided: (1 + permutations at least as high) / (1 + permutations)."
-        v = self.values[np.isfinite(self.values)]
-        return float((1 + (v >= self.observed - 1e-12).sum()) / (1 + len(v)))
+        "Two-sided: twice the smaller one-sided p, at most 1."
+        return two_sided(self.observed, self.values)
+
+    @property
+    def p_above(self) -> float:
+        "One-sided, for a question that has one side."
+        return one_sided(self.observed, self.values)
 
     def interval(self) -> Interval:
         "Mean and 95 % range."

@@ -57,16 +57,8 @@ def _draw_at_risk(ax, table, name, y, ticks):  # a line of numbers
         ax.text(t, y, f'{at_risk}', ha='center', **text)
     ax.text(-0.03, y, name, ha='right', transform=ax.get_yaxis_transform(), **text)
 
-
-def _test_text(table):
-    from lifelines.statistics import logrank_test
-
-    low, high = table[table.group == 'low'], table[table.group == 'high']
-    p = logrank_test(low.time_days, high.time_days, low.event, high.event).p_value
-    return f'log-rank p {"< 0.001" if p < 0.001 else f"= {p:.3f}"}'
-
 # %% ../../nbs/07_evaluate/19_group_plots.ipynb #5784f399
-def _draw_groups(ax, below, table):
+def _draw_groups(ax, below, table, test):
     "Both groups above, their numbers at risk below."
     end = float(table.time_days.max()) / DAYS_PER_YEAR
     ticks = np.arange(0, end + 1e-9, max(1, round(end / 5)))
@@ -76,7 +68,7 @@ def _draw_groups(ax, below, table):
         _draw_at_risk(below, part, name, 0.55 - 0.42 * row, ticks)
     corner = dict(ha='left', va='center', transform=below.transAxes)
     below.text(0, 1.02, 'at risk', fontsize=6.3, color=GREY, **corner)
-    ax.legend(loc='lower left', title=_test_text(table), title_fontsize=6.8, alignment='left')
+    ax.legend(loc='lower left', title=test, title_fontsize=6.8, alignment='left')
     ax.set(xlim=(-0.02 * end, end * 1.02), xticks=ticks, xlabel='years')
     ax.set(ylim=(0, 1.03), ylabel='survival')
     below.set(xlim=ax.get_xlim(), ylim=(-0.1, 1.1))
@@ -86,8 +78,9 @@ def fig_km(
     # {title: table}, or one table with time_days (or time), event, group 'low'/'high' (or
     # high: bool); a `RiskTable` is one; a text says why there is none
     groups,
+    tests: dict | None = None,  # title -> what a test of refits to permuted outcomes says
 ):
-    "Figure 7: Kaplan-Meier curves of low and high risk with numbers at risk and log-rank p."
+    "Figure 7: Kaplan-Meier curves of low and high risk with numbers at risk."
     panels = groups if isinstance(groups, dict) and 'event' not in groups else {'': groups}
     panels = {k: _risk_groups(v) for k, v in panels.items()} or {'': None}
     columns = min(len(panels), 2)
@@ -106,7 +99,7 @@ def fig_km(
         if table is None or isinstance(table, str) or table.group.nunique() < 2:
             empty_panel(ax, why)
         else:
-            _draw_groups(ax, below, table)
+            _draw_groups(ax, below, table, (tests or {}).get(title))
     return fig
 
 # %% ../../nbs/07_evaluate/19_group_plots.ipynb #9419266a

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 
-from ..core.results import Interval, Rows
+from ..core.results import Interval, Rows, one_sided, two_sided
 from ..data.splits import permute_within
 from .folds import FoldedTable, fold_table
 from .outcomes import DEFAULTS, make_classifier
@@ -40,10 +40,10 @@ class PermutationNull:
     def p_value(
         self,
         metric: str | None = None,  # a column of `values`; None: the first
+        sides: int = 2,  # 1: only a value above the null counts against it
     ) -> float:
-        "One-sided: (1 + permutations at least as high) / (1 + permutations with a score)."
-        v, observed = self._of(metric)
-        return float((1 + (v >= observed - 1e-12).sum()) / (1 + len(v)))
+        "The permutation p value (Phipson & Smyth 2010)."
+        return (two_sided if sides == 2 else one_sided)(*self._of(metric)[::-1])
 
     def interval(
         self,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CURVE', 'NULL_METRICS', 'TEN_YEARS', 'KaplanMeier', 'log_rank', 'km_logrank', 'survival_null', 'survival_rows',
-           'survival_null_rows']
+           'survival_null_rows', 'log_rank_text']
 
 # %% ../../nbs/07_evaluate/16_prognosis.ipynb #b0768f71
 import math
@@ -36,8 +36,7 @@ class KaplanMeier:
     curves: pd.DataFrame  # group ('low', 'high'), time_days, survival, low, high (95 % band)
     at_risk: pd.DataFrame  # index group, columns days: numbers at risk
     groups: pd.DataFrame  # index group: n, n_events
-    statistic: float  # log-rank chi-squared
-    p: float
+    statistic: float  # log-rank chi-squared, which only refits to permuted outcomes can judge
     verdict: str = 'ok'
 
 
@@ -45,15 +44,14 @@ def log_rank(
     time,  # [n]
     event,  # [n]
     high,  # bool [n]
-) -> tuple[float, float]:  # chi-squared, p; nan when a group is empty
-    "Log-rank test between low and high risk, by lifelines."
+) -> float:  # nan when a group is empty
+    "Log-rank chi-squared between low and high risk, by lifelines."
     from lifelines.statistics import logrank_test
 
     time, event, high = np.asarray(time, dtype=float), np.asarray(event), np.asarray(high, bool)
     if high.all() or not high.any() or not np.any(event):
-        return math.nan, math.nan
-    result = logrank_test(time[high], time[~high], event[high], event[~high])
-    return float(result.test_statistic), float(result.p_value)
+        return math.nan
+    return float(logrank_test(time[high], time[~high], event[high], event[~high]).test_statistic)
 
 # %% ../../nbs/07_evaluate/16_prognosis.ipynb #84a7b978
 CURVE = ['group', 'time_days', 'survival', 'low', 'high']  # columns
@@ -73,7 +71,7 @@ def km_logrank(
     scores: RiskTable,
     n_times: int = 6,  # columns of the table of numbers at risk
 ) -> KaplanMeier:
-    "Kaplan-Meier curves of the out-of-fold risk groups, numbers at risk and log-rank test."
+    "Kaplan-Meier curves of the out-of-fold risk groups, numbers at risk, log-rank statistic."
     s, names = scores.frame, ['low', 'high']
     groups = s.groupby('group').event.agg(n='size', n_events='sum')
     groups = groups.reindex(names, fill_value=0).rename_axis('group')
@@ -86,10 +84,10 @@ def km_logrank(
         verdict = 'not estimable: all patients in one risk group'
     if verdict != 'ok':
         empty = pd.DataFrame(columns=CURVE)
-        return KaplanMeier(empty, at_risk, groups, math.nan, math.nan, verdict)
+        return KaplanMeier(empty, at_risk, groups, math.nan, verdict)
     curves = [_curve(g, s.time_days[s.group == g], s.event[s.group == g]) for g in names]
     test = log_rank(s.time_days, s.event, s.group == 'high')
-    return KaplanMeier(pd.concat(curves, ignore_index=True), at_risk, groups, *test, verdict)
+    return KaplanMeier(pd.concat(curves, ignore_index=True), at_risk, groups, test, verdict)
 
 # %% ../../nbs/07_evaluate/16_prognosis.ipynb #1fd45a3b
 NULL_METRICS = ['concordance', 'logrank']
@@ -106,7 +104,7 @@ def _with_outcomes(table, order, penalizer, l1_ratio):  # order [n]: whose outco
         risk[f.test] = f.z_test @ beta
         high[f.test] = percentile_among(risk[f.test], f.z_train @ beta) > 0.5
     pairs = concordant_pairs(time, event, risk, table.fold)
-    return concordance_ratio(*pairs), log_rank(time, event, high)[0]
+    return concordance_ratio(*pairs), log_rank(time, event, high)
 
 # %% ../../nbs/07_evaluate/16_prognosis.ipynb #026f6b33
 def survival_null(
@@ -168,10 +166,10 @@ def survival_rows(
     seed: int = 0,  # of the bootstrap
     **fields,  # condition, extractor, ...
 ):
-    "Concordance (Harrell's and Uno's) with intervals, log-rank p and training concordance."
+    "Concordance (Harrell's and Uno's) with intervals, log-rank statistic and training concordance."
     row = _facts(scores, role) | fields
     if scores.verdict != 'ok':
-        for metric in 'concordance', 'concordance_ipcw', 'logrank_p':
+        for metric in 'concordance', 'concordance_ipcw', 'logrank':
             rows.add(metric=metric, verdict=scores.verdict, **row)
         return
     boot, uno = dict(n_boot=n_boot, seed=seed), dict(ipcw=True, tau=TEN_YEARS)
@@ -182,9 +180,9 @@ def survival_rows(
     _add_or_say_why(rows, 'concordance', in_training, **row | dict(subset='train'))
     km = km_logrank(scores)
     if km.verdict == 'ok':
-        _add_or_say_why(rows, 'logrank_p', km.p, **row)
+        _add_or_say_why(rows, 'logrank', km.statistic, **row)
     else:
-        rows.add(metric='logrank_p', verdict=km.verdict, **row)
+        rows.add(metric='logrank', verdict=km.verdict, **row)
 
 # %% ../../nbs/07_evaluate/16_prognosis.ipynb #ef997135
 def survival_null_rows(
@@ -200,6 +198,15 @@ def survival_null_rows(
     i = null.interval('concordance')
     rows.add(metric='concordance', value=i.value, ci_low=i.low, ci_high=i.high, **row)
     rows.add(metric='concordance_p', value=null.p_value('concordance'), **row)
-    # the share of permutations with a log-rank statistic at least as large
-    rows.add(metric='logrank_p_p', value=null.p_value('logrank'), **row)
+    rows.add(metric='logrank_p', value=null.p_value('logrank', sides=1), **row)  # either direction
     rows.add(metric='n_permutations', value=i.n_boot_used, **row)
+
+# %% ../../nbs/07_evaluate/16_prognosis.ipynb #2b557de8
+def log_rank_text(
+    null: PermutationNull,  # of `survival_null`
+) -> str | None:  # None where there is no test
+    "The log-rank test in words, for Figure 7."
+    if null.verdict != 'ok':
+        return None
+    p, n = null.p_value('logrank', sides=1), len(null.values)
+    return f'log-rank, p = {p:.3f} ({n} permutations)'

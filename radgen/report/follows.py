@@ -221,12 +221,12 @@ def describe_groups(
     rows: pd.DataFrame,  # tidy rows, among others those of metric 'logrank_p'
 ) -> str:  # '' where no curves were compared
     "Whether the survival of low and high predicted risk is shown to differ (Figure 7)."
-    tests, groups = ok_rows(pick(text_filled(rows), metric='logrank_p', role='model')), {}
+    tests, groups = ok_rows(pick(text_filled(rows), metric='logrank_p', role='null')), {}
     for row in tests.itertuples():
         how = 'differ' if row.value <= 0.05 else 'are not shown to differ'
         claim = f'The curves of low and high risk {how}'
         of = f'{row.condition}, ' if tests.condition.nunique() > 1 else ''
-        name = f'{of}{row.extractor}, log-rank p = {decimal(row.value, 3)}'
+        name = f'{of}{row.extractor}, permutation p = {decimal(row.value, 3)}'
         groups.setdefault(claim, []).append(name)
     return ' '.join(f'{claim} ({"; ".join(names)}).' for claim, names in groups.items())
 

@@ -112,9 +112,16 @@ def classification_columns(
     return [*columns, count('patients', 'n'), count('positives', 'n_events'), words('verdict')]
 
 # %% ../../nbs/10_report/04_outcome_tables.ipynb #85350968
+def _who(key):
+    "Of whose score a null is: everything but the label and the classifier."
+    return {k: key[k] for k in ('condition', 'protocol', 'extractor')}
+
+
 def _survival_line(rows, key, part):
     metrics = ('concordance', 'concordance_ipcw', 'logrank_p')
-    first, *others = (first_ok(pick(part, metric=m)) for m in metrics)
+    first, *others = (first_ok(pick(part, metric=m)) for m in metrics[:2])
+    test = pick(rows, role='null', metric='logrank_p', subset=WHOLE_SET, **_who(key))
+    others.append(first_ok(test))
     row = first if first is not None else part.iloc[0]
     numbers = {}
     for metric, number in zip(metrics, (first, *others)):
@@ -128,7 +135,7 @@ def table_survival(
 ) -> pd.DataFrame:  # four columns per number: concordance, concordance_omics, ...
     "Table 4: survival by extractor and model, with controls, null and number of events."
     rows = text_filled(own_rows(rows))
-    groups = _outcome_groups(rows, ('concordance', 'concordance_ipcw', 'logrank_p'))
+    groups = _outcome_groups(rows, ('concordance', 'concordance_ipcw'))
     table = pd.DataFrame([_survival_line(rows, *g) for g in groups])
     return _without_empty(table, 'concordance_truth')
 
@@ -142,7 +149,7 @@ def survival_columns(
         words('model', 'classifier'),
         estimate('C-index', 'concordance'),
         estimate("Uno's C", 'concordance_ipcw'),
-        estimate('log-rank p', 'logrank_p'),
+        estimate('log-rank, permutation p', 'logrank_p'),
         estimate('C-index, omics without an image', 'concordance_omics', metric='concordance'),
         null_range('C-index, permuted survival', 'concordance_null', metric='concordance'),
     ]

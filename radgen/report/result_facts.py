@@ -17,7 +17,7 @@ from .facts import Answer, RunFacts, fact, listed, places, span
 # %% ../../nbs/10_report/13_result_facts.ipynb #d7f22dbd
 _SCORES = (
     *('mse', 'ssim', 'legacy_fid', 'legacy_fid_ratio', 'kid', 'radiomics_frechet'),
-    *('inception_fid', 'auroc', 'auprc', 'concordance', 'concordance_ipcw', 'logrank_p'),
+    *('inception_fid', 'auroc', 'auprc', 'concordance', 'concordance_ipcw', 'logrank'),
 )
 
 
