@@ -24,7 +24,8 @@ from ..core.checks import require, unknown_name
 from ..core.fingerprints import digest
 from ..core.paths import RadgenError, atomic, make_folder, read_json
 from ..core.progress import Progress
-from .device import check_precision
+from .compiled import Compiler
+from .device import ImagesAtOnce, check_precision
 from .sampling import encode_conditions, generate
 
 # %% ../../nbs/06_models/18_store.ipynb #e02ac1f5
@@ -381,6 +382,7 @@ class ImageStore(ClaimedStore):
         progress: bool = True,
         batch_size: int = 64,
         precision: str = 'fp32',
+        compile: bool = False,  # the networks by torch.compile: other images, to rounding
         png: Path | None = None,  # a folder that gets a PNG per image, as chunks finish
         **settings,  # of SETTINGS, as for `generate`
     ) -> 'ImageStore':
@@ -391,9 +393,15 @@ class ImageStore(ClaimedStore):
         message = f'n_samples ({n_samples}) and shard_size ({shard_size}) must be positive'
         require(n_samples > 0 and shard_size > 0, message)
         facts = _store_facts(model, conditions, n_samples, shard_size, precision, settings)
-        how = dict(batch_size=batch_size, precision=precision, **settings)
+        facts |= dict(compile=True) if compile else {}
+        compiler = Compiler(model, compile)
+        how = dict(batch_size=ImagesAtOnce(batch_size), precision=precision, compile=compiler)
+        how |= settings
         draw = lambda rows: generate(model, conditions.iloc[rows], n_samples, **how)
         with _write_lock(self.path, LOCK_WAIT):
             self._claim(facts, conditions, on_mismatch)
-            _fill(self, conditions.index, draw, png, progress)
+            try:
+                _fill(self, conditions.index, draw, png, progress)
+            finally:
+                compiler.stop()
         return self
