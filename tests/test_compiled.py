@@ -162,12 +162,7 @@ def test_a_step_that_fails_is_repeated_eagerly(runs, monkeypatch, tmp_path, caps
     assert capsys.readouterr().out.splitlines() == [failed]
     assert len(calls) == 6 and not facts_of(tmp_path / 'out')['compiled']
     np.testing.assert_array_equal(losses(tmp_path / 'out'), losses(runs.root / 'eager'))
-    assert same(model, load_eager(runs))
-
-
-def load_eager(runs):
-    "The eager training; its network is no part of the package, so it is trained, not loaded."
-    return train(runs.root / 'eager')
+    assert same(model, train(runs.root / 'eager'))  # a finished training is loaded
 
 
 def test_what_went_on_eagerly_is_resumed_eagerly(runs, monkeypatch, tmp_path, capsys):
@@ -227,8 +222,7 @@ def test_code_is_kept_where_features_are(monkeypatch, tmp_path):
     assert not folder.exists()
 
 
-def test_one_process_compiles_at_a_time(tmp_path, capsys):
-    code, order = CompiledCode(tmp_path / 'kept'), []
+def test_one_process_compiles_at_a_time(tmp_path):
     (tmp_path / 'kept').mkdir()
     with open(tmp_path / 'kept/process.lock', 'w') as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -244,4 +238,4 @@ def test_one_process_compiles_at_a_time(tmp_path, capsys):
 
 def test_a_class_without_a_known_network_is_trained_as_it_is(capsys):
     assert not Compiler(torch.nn.Linear(2, 2), on=True).active
-    assert 'Linear has no network of diffusion.model' in capsys.readouterr().out
+    assert 'Linear has no part of diffusion.model' in capsys.readouterr().out

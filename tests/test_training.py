@@ -20,13 +20,14 @@ from radgen.models.checkpoint import load_model
 from radgen.models.cpdm import CPDM, CPDMConfig
 from radgen.models.cvae import CVAE
 from radgen.models.device import ImagesAtOnce, check_precision
+from radgen.models.evaluation_loss import evaluation_loss
 from radgen.models.registry import CLASSES, build, register
 from radgen.models.sampling import generate
 from radgen.models.store import ImageStore
 from radgen.models.tensor_files import load_facts, load_tensors, save_tensors
 from radgen.models.trainer import fit
 from radgen.models.training_data import Examples
-from radgen.models.training_step import Trainer, TrainingSettings, evaluation_loss, wsd_rate
+from radgen.models.training_step import Trainer, TrainingSettings, wsd_rate
 
 torch.set_num_threads(1)
 CONFIG = CPDMConfig.radgen(2, 8, dim=8, dim_mults=(1, 2), attention='none', kinds=('a', 'b'))

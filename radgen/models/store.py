@@ -273,18 +273,16 @@ def write_pngs(
                 part.replace(path)
 
 # %% ../../nbs/06_models/18_store.ipynb #749d116d
-def _store_facts(model, conditions, n_samples, shard_size, precision, settings):
+def _store_facts(model, conditions, n_samples, shard_size, settings):
     "What decides the images of a store, as json holds it."
-    encoded, patients = encode_conditions(model, conditions), [str(p) for p in conditions.index]
     facts = dict(
         n_samples=n_samples,
         **settings,
-        precision=check_precision(precision),
         image_size=model.config.image_size,
         shard_size=shard_size,
         n_patients=len(conditions),
         weights=digest(*model.state_dict().values()),
-        conditions=digest(encoded, patients),
+        conditions=digest(encode_conditions(model, conditions), [*map(str, conditions.index)]),
         features=[str(c) for c in conditions.columns],
         fingerprint=model.facts.get('fingerprint'),
     )
@@ -387,21 +385,16 @@ class ImageStore(ClaimedStore):
         **settings,  # of SETTINGS, as for `generate`
     ) -> 'ImageStore':
         "Generate all images that are not there yet; `restart` keeps an old store under a new name."
-        settings = check_settings(settings)
+        settings = check_settings(settings) | dict(precision=check_precision(precision))
         known = on_mismatch in ('error', 'restart')
         require(known, f"on_mismatch must be 'error' or 'restart', got {on_mismatch!r}")
         message = f'n_samples ({n_samples}) and shard_size ({shard_size}) must be positive'
         require(n_samples > 0 and shard_size > 0, message)
-        facts = _store_facts(model, conditions, n_samples, shard_size, precision, settings)
-        facts |= dict(compile=True) if compile else {}
-        compiler = Compiler(model, compile)
-        how = dict(batch_size=ImagesAtOnce(batch_size), precision=precision, compile=compiler)
-        how |= settings
-        draw = lambda rows: generate(model, conditions.iloc[rows], n_samples, **how)
-        with _write_lock(self.path, LOCK_WAIT):
+        settings |= dict(compile=True) if compile else {}
+        facts = _store_facts(model, conditions, n_samples, shard_size, settings)
+        with _write_lock(self.path, LOCK_WAIT), Compiler(model, compile) as compiler:
+            how = settings | dict(batch_size=ImagesAtOnce(batch_size), compile=compiler)
+            draw = lambda rows: generate(model, conditions.iloc[rows], n_samples, **how)
             self._claim(facts, conditions, on_mismatch)
-            try:
-                _fill(self, conditions.index, draw, png, progress)
-            finally:
-                compiler.stop()
+            _fill(self, conditions.index, draw, png, progress)
         return self
