@@ -83,16 +83,23 @@ def losses(folder):
 
 
 @pytest.fixture(scope='module')
+def eager(tmp_path_factory):
+    "The folder of an eager training."
+    out = tmp_path_factory.mktemp('eager') / 'out'
+    train(out)
+    return out
+
+
+@pytest.fixture(scope='module')
 def runs(tmp_path_factory):
-    "One training each way, and images of the compiled one each way."
+    "A compiled training, and images each way."
     root = tmp_path_factory.mktemp('compiled')
     lines = in_a_process(root / 'cache', root / 'compiled', root / 'images.npy')
-    train(root / 'eager')
     return SimpleNamespace(root=root, cache=root / 'cache/compiled', lines=lines)
 
 
-def test_compiled_losses_are_those_of_eager_steps(runs):
-    compiled, eager = runs.root / 'compiled', runs.root / 'eager'
+def test_compiled_losses_are_those_of_eager_steps(runs, eager):
+    compiled = runs.root / 'compiled'
     assert runs.lines == []
     assert [facts_of(f)['compiled'] for f in (compiled, eager)] == [True, False]
     np.testing.assert_allclose(losses(compiled), losses(eager), rtol=1e-5)
@@ -129,12 +136,12 @@ def test_damaged_code_is_removed_and_compiled_again(runs):
     np.testing.assert_array_equal(losses(out), losses(runs.root / 'compiled'))
 
 
-def test_without_a_compiler_the_steps_run_eagerly(runs, tmp_path):
+def test_without_a_compiler_the_steps_run_eagerly(eager, tmp_path):
     nowhere = dict(PATH=str(tmp_path), CXX=str(tmp_path / 'none'))
     (line,) = in_a_process(tmp_path / 'cache', tmp_path / 'out', **nowhere)
     assert line.startswith('torch.compile failed (') and line.endswith('the steps run eagerly')
     assert not facts_of(tmp_path / 'out')['compiled']
-    np.testing.assert_array_equal(losses(tmp_path / 'out'), losses(runs.root / 'eager'))
+    np.testing.assert_array_equal(losses(tmp_path / 'out'), losses(eager))
 
 
 def planted(monkeypatch, tmp_path, works_until):
@@ -155,17 +162,17 @@ def planted(monkeypatch, tmp_path, works_until):
     return calls
 
 
-def test_a_step_that_fails_is_repeated_eagerly(runs, monkeypatch, tmp_path, capsys):
+def test_a_step_that_fails_is_repeated_eagerly(eager, monkeypatch, tmp_path, capsys):
     calls = planted(monkeypatch, tmp_path, 5)
     model = train(tmp_path / 'out', compile=True)
     failed = 'torch.compile failed (OSError: a planted failure); the steps run eagerly'
     assert capsys.readouterr().out.splitlines() == [failed]
     assert len(calls) == 6 and not facts_of(tmp_path / 'out')['compiled']
-    np.testing.assert_array_equal(losses(tmp_path / 'out'), losses(runs.root / 'eager'))
-    assert same(model, train(runs.root / 'eager'))  # a finished training is loaded
+    np.testing.assert_array_equal(losses(tmp_path / 'out'), losses(eager))
+    assert same(model, train(eager))  # a finished training is loaded
 
 
-def test_what_went_on_eagerly_is_resumed_eagerly(runs, monkeypatch, tmp_path, capsys):
+def test_what_went_on_eagerly_is_resumed_eagerly(eager, monkeypatch, tmp_path, capsys):
     calls, usual, steps = planted(monkeypatch, tmp_path, 2), CPDM.loss, []
 
     def stopping(self, *args, **part):
@@ -180,7 +187,7 @@ def test_what_went_on_eagerly_is_resumed_eagerly(runs, monkeypatch, tmp_path, ca
     train(tmp_path / 'out', compile=True, progress=True)
     assert len(calls) == 3
     assert 'training continues after step 6 of 12 eagerly, as it was' in capsys.readouterr().out
-    np.testing.assert_array_equal(losses(tmp_path / 'out'), losses(runs.root / 'eager'))
+    np.testing.assert_array_equal(losses(tmp_path / 'out'), losses(eager))
 
 
 def test_lack_of_memory_is_no_failure_of_the_compiler(monkeypatch, tmp_path, capsys):

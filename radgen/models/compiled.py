@@ -20,7 +20,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from torch import nn
 
 from ..core.cache import cache_dir
-from ..core.paths import atomic, make_folder, relpath
+from ..core.paths import atomic, make_folder
 
 # %% ../../nbs/06_models/11a_compiled.ipynb #a4ec553e
 COMPILED_PARTS = 'diffusion.model', 'trunk', 'decoder', 'generator'  # those without random numbers
@@ -46,7 +46,7 @@ def _only_writer(path):
             try:
                 fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                print(f'{relpath(path.parent)}: waiting for a process that compiles', flush=True)
+                print(f'{path.parent.name}: waiting for a process that compiles', flush=True)
                 fcntl.flock(f, fcntl.LOCK_EX)
         yield
 
@@ -82,7 +82,7 @@ class CompiledCode:
             (self.folder / name).unlink(missing_ok=True)
         if bad:
             text = f'damaged or unfinished files of compiled code: {len(bad)}'
-            print(f'{relpath(self.folder)}: {text}; removed, compiled again', flush=True)
+            print(f'{self.folder.name}: {text}; removed, compiled again', flush=True)
         return len(bad)
 
     @contextlib.contextmanager
