@@ -24,7 +24,7 @@ LONG_EXPORTS = {  # ('notebook:name of what the cell defines first', lines at mo
     ('nbs/06_models/03_cpdm.ipynb:CPDM', 91): 'one network, read from loss to sample',
     ('nbs/06_models/08_cvae.ipynb:CVAE', 100): 'one network, read from encoder to sample',
     ('nbs/06_models/09_cgan.ipynb:CGAN', 81): 'two networks of one game, with their loss',
-    ('nbs/06_models/15_training_step.ipynb:Trainer', 111): 'one state, with all that reads it',
+    ('nbs/06_models/15_training_step.ipynb:Trainer', 117): 'one state, with all that reads it',
 }
 LONG_DEMOS = {}  # notebook: reason
 NO_FIGURE = {}  # notebook: reason

@@ -19,9 +19,11 @@ from radgen.core.seeds import batch_at, fork_rng
 from radgen.models.checkpoint import load_model
 from radgen.models.cpdm import CPDM, CPDMConfig
 from radgen.models.cvae import CVAE
-from radgen.models.device import check_precision
-from radgen.models.registry import CLASSES, register
+from radgen.models.device import ImagesAtOnce, check_precision
+from radgen.models.evaluation_loss import evaluation_loss
+from radgen.models.registry import CLASSES, build, register
 from radgen.models.sampling import generate
+from radgen.models.store import ImageStore
 from radgen.models.tensor_files import load_facts, load_tensors, save_tensors
 from radgen.models.trainer import fit
 from radgen.models.training_data import Examples
@@ -683,6 +685,72 @@ def test_a_batch_that_does_not_fit_is_taken_in_halves(tmp_path, capsys):
     assert not (tmp_path / 'b/model.safetensors').exists()
 
 
+MEASURED = """
+import resource, sys, torch
+from pathlib import Path
+from radgen.models.cpdm import CPDM, CPDMConfig
+from radgen.models.training_data import Examples
+from radgen.models.training_step import Trainer, TrainingSettings
+usual = CPDM.loss
+def scarce(self, images, *given, part=None):
+    n = len(images) if part is None else part.stop - part.start
+    torch.empty(n * {per_image}, dtype=torch.uint8)
+    return usual(self, images, *given, part=part)
+def measured(draws=4):
+    torch.manual_seed(0)
+    examples = Examples(torch.rand(5, 8, 8), torch.randn(5, 2))
+    return [repr(trainer.measure(examples, draws=draws)) for _ in range(2)]
+config = CPDMConfig.radgen(2, 8, dim=8, dim_mults=(1, 2), attention='none')
+trainer = Trainer(CPDM(config), TrainingSettings())
+print(*measured())  # all libraries are loaded before the limit is set
+used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
+CPDM.loss = scarce
+resource.setrlimit(resource.RLIMIT_AS, (used + {room}, used + {room}))
+print(*measured())
+"""
+
+
+@pytest.mark.skipif(not Path('/proc/self/statm').exists(), reason='needs the limits of Linux')
+def test_a_loss_that_does_not_fit_is_measured_in_parts():
+    "20 images ask for 5 GB, 10 for 2.5 GB and 5 for 1.25 GB, with 1.5 GB there."
+    script = MEASURED.format(per_image=GIGABYTE // 4, room=3 * GIGABYTE // 2)
+    env = os.environ | dict(OMP_NUM_THREADS='1')
+    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    plenty, *lines, short = done.stdout.splitlines()
+    assert lines == [
+        'out of memory with 20 images at once; 10 at once now',
+        'out of memory with 10 images at once; 5 at once now',
+    ]
+    (a, b), (c, d) = plenty.split(), short.split()
+    assert a == b and c == d and float(a) == pytest.approx(float(c), rel=1e-5)
+
+
+@pytest.mark.parametrize('name', ['cpdm', 'cpdm_paper', 'cvae', 'cvae_paper', 'cgan'])
+def test_a_measured_loss_does_not_depend_on_the_parts(name):
+    "Of every model: the random numbers are those of the whole, and those of the caller stay."
+    x, c, _ = data(n=10, size=16)
+    given = torch.tensor(x), torch.tensor(c.to_numpy(dtype=np.float32))
+    model, before = build(name, 2, 16, (), 8, (1, 2), 1, 0), torch.get_rng_state()
+    losses = [evaluation_loss(model, *given, at_once=ImagesAtOnce(n)) for n in (64, 33, 7, 1)]
+    assert losses[1:] == pytest.approx([losses[0]] * 3, rel=1e-5)
+    assert losses[0] == evaluation_loss(model, *given) and model.training
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_loss_without_parts_is_measured_in_halves(capsys):
+    examples = Examples(torch.rand(10, 16, 16), torch.randn(10, 3))
+    assert np.isfinite([evaluation_loss(hungry(4), *examples) for _ in range(2)]).all()
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        'out of memory with 40 images at once; 20 at once now',
+        'out of memory with 20 images at once; 10 at once now',
+    ]
+    net = hungry(0).train()
+    with pytest.raises(RadgenError, match='out of memory with one image at once'):
+        evaluation_loss(net, *examples)
+    assert net.training
+
+
 class Linear(CVAE):
     "A loss without random numbers."
 
@@ -700,6 +768,43 @@ def test_halves_give_the_gradient_of_the_whole_batch():
         gradients.append((torch.tensor(loss), next(trainer.model.parameters()).grad.clone()))
     for other in gradients[1:]:
         torch.testing.assert_close(other, gradients[0], rtol=1e-5, atol=1e-7)
+
+
+SAMPLED = """
+import resource, sys, numpy as np, pandas as pd, torch
+from pathlib import Path
+from radgen.models.cpdm import CPDM, CPDMConfig
+from radgen.models.store import ImageStore
+usual = CPDM.denoise
+def scarce(self, x, *given):
+    torch.empty(len(x) * {per_image}, dtype=torch.uint8)
+    return usual(self, x, *given)
+table = np.random.default_rng(0).normal(size=(12, 2))
+table = pd.DataFrame(table, columns=['a', 'b'], index=[f'P{{i}}' for i in range(12)])
+net = CPDM(CPDMConfig.radgen(2, 8, dim=8, dim_mults=(1, 2), attention='none'))
+how = dict(n_samples=2, shard_size=6, steps=3, progress=False)
+ImageStore(sys.argv[1]).write(net, table, **how)  # all libraries are loaded
+used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
+CPDM.denoise = scarce
+resource.setrlimit(resource.RLIMIT_AS, (used + {room}, used + {room}))
+ImageStore(sys.argv[2]).write(net, table, **how)
+"""
+
+
+@pytest.mark.skipif(not Path('/proc/self/statm').exists(), reason='needs the limits of Linux')
+def test_samples_that_do_not_fit_are_drawn_in_halves(tmp_path):
+    "12 images ask for 6 GB, 6 for 3 GB and 3 for 1.5 GB, with 2 GB there, once for all chunks."
+    script = SAMPLED.format(per_image=GIGABYTE // 2, room=2 * GIGABYTE)
+    command = [sys.executable, '-c', script, str(tmp_path / 'plenty'), str(tmp_path / 'short')]
+    env = os.environ | dict(OMP_NUM_THREADS='1')
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        'out of memory with 12 images at once; 6 at once now',
+        'out of memory with 6 images at once; 3 at once now',
+    ]
+    plenty, short = (ImageStore(tmp_path / name).read() for name in ('plenty', 'short'))
+    assert np.abs(plenty - short).max() < 1e-3  # as stored, in float16
 
 
 def test_samples_are_the_same_where_memory_is_short(capsys):

@@ -7,6 +7,8 @@ __all__ = ['SAMPLERS', 'respaced_timesteps', 'respaced_betas', 'make_scheduler',
            'encode_conditions', 'kind_index', 'denoising_states', 'sample_batch', 'generate']
 
 # %% ../../nbs/06_models/17_sampling.ipynb #fd4045b6
+import functools
+
 import numpy as np
 import pandas as pd
 import torch
@@ -15,7 +17,8 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from ..core.checks import require, unknown_name
 from ..core.progress import Progress
 from ..core.seeds import derive_seed
-from .device import check_precision, halved
+from .compiled import Compiler
+from .device import ImagesAtOnce, check_precision
 
 # %% ../../nbs/06_models/17_sampling.ipynb #932e40dc
 def respaced_timesteps(
@@ -188,14 +191,16 @@ def generate(
     guidance: float = 2.0,  # 1: conditional, 0: unconditional
     seed: int = 0,
     kind: str | None = None,  # series kind; None: left open
-    batch_size: int = 64,  # images at once
+    batch_size: int | ImagesAtOnce = 64,  # images at once; half as many where memory runs out
     precision: str = 'fp32',  # 'fp32' or 'bf16'
+    compile: bool | Compiler = False,  # the networks by torch.compile; images equal to rounding
     progress: bool = False,
     first_sample: int = 0,  # number of the first sample
 ) -> np.ndarray:  # float32 [n, n_samples, H, W] in [0, 1]
     "Images of patients from their conditions."
-    positive = n_samples > 0 and batch_size > 0
-    require(positive, f'n_samples ({n_samples}) and batch_size ({batch_size}) must be positive')
+    at_once = batch_size if isinstance(batch_size, ImagesAtOnce) else ImagesAtOnce(batch_size)
+    message = f'n_samples ({n_samples}) and batch_size ({at_once.images}) must be positive'
+    require(n_samples > 0 and at_once.images > 0, message)
     encoded = encode_conditions(model, conditions)
     settings = sampler, steps, guidance, kind_index(model, kind)
     device, was = next(model.parameters()).device, model.training
@@ -204,22 +209,33 @@ def generate(
     samples = np.tile(np.arange(n_samples), len(conditions)) + first_sample
     images = np.empty((len(rows), *[model.config.image_size] * 2), dtype=np.float32)
     report = Progress('generating', max(1, len(rows)), unit='images', show=progress)
+
+    def draw(start, n):
+        at = slice(start, start + n)
+        numbers = list(zip(conditions.index[rows[at]], samples[at].tolist()))
+        given, full = encoded[rows[at]], n == min(at_once.images, len(rows))
+        images_of = lambda *settings: sample_batch(
+            model, given, [patient_generator(seed, p, k) for p, k in numbers], *settings
+        )
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16), torch.no_grad():
+            if full and compiler.is_new(n):  # one step, so that other processes wait for no more
+                with compiler.at(n):
+                    images_of('ddim', 1, *settings[2:])
+            with compiler.at(n, full):
+                images[at] = images_of(*settings).numpy()
+        return n
+
     model.eval()
+    own = not isinstance(compile, Compiler)
+    compiler = Compiler(model, compile) if own else compile
     try:
         start = 0
         while start < len(rows):
-            at = slice(start, start + batch_size)
-            patients = zip(conditions.index[rows[at]], samples[at].tolist())
-            generators = [patient_generator(seed, p, k) for p, k in patients]
-            given = model, encoded[rows[at]], generators, *settings
-            try:
-                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-                    images[at] = sample_batch(*given).numpy()
-            except RuntimeError as e:
-                batch_size = halved(len(generators), e)
-                continue
-            start = min(start + batch_size, len(rows))
+            work = functools.partial(compiler.attempt, draw, start)
+            start += at_once.fit(work, len(rows) - start)
             report(start)
     finally:
+        if own:
+            compiler.stop()
         model.train(was)
     return images.reshape(len(conditions), n_samples, *images.shape[1:])

@@ -24,7 +24,8 @@ from ..core.checks import require, unknown_name
 from ..core.fingerprints import digest
 from ..core.paths import RadgenError, atomic, make_folder, read_json
 from ..core.progress import Progress
-from .device import check_precision
+from .compiled import Compiler
+from .device import ImagesAtOnce, check_precision
 from .sampling import encode_conditions, generate
 
 # %% ../../nbs/06_models/18_store.ipynb #e02ac1f5
@@ -272,18 +273,16 @@ def write_pngs(
                 part.replace(path)
 
 # %% ../../nbs/06_models/18_store.ipynb #749d116d
-def _store_facts(model, conditions, n_samples, shard_size, precision, settings):
+def _store_facts(model, conditions, n_samples, shard_size, settings):
     "What decides the images of a store, as json holds it."
-    encoded, patients = encode_conditions(model, conditions), [str(p) for p in conditions.index]
     facts = dict(
         n_samples=n_samples,
         **settings,
-        precision=check_precision(precision),
         image_size=model.config.image_size,
         shard_size=shard_size,
         n_patients=len(conditions),
         weights=digest(*model.state_dict().values()),
-        conditions=digest(encoded, patients),
+        conditions=digest(encode_conditions(model, conditions), [*map(str, conditions.index)]),
         features=[str(c) for c in conditions.columns],
         fingerprint=model.facts.get('fingerprint'),
     )
@@ -381,19 +380,21 @@ class ImageStore(ClaimedStore):
         progress: bool = True,
         batch_size: int = 64,
         precision: str = 'fp32',
+        compile: bool = False,  # the networks by torch.compile: other images, to rounding
         png: Path | None = None,  # a folder that gets a PNG per image, as chunks finish
         **settings,  # of SETTINGS, as for `generate`
     ) -> 'ImageStore':
         "Generate all images that are not there yet; `restart` keeps an old store under a new name."
-        settings = check_settings(settings)
+        settings = check_settings(settings) | dict(precision=check_precision(precision))
         known = on_mismatch in ('error', 'restart')
         require(known, f"on_mismatch must be 'error' or 'restart', got {on_mismatch!r}")
         message = f'n_samples ({n_samples}) and shard_size ({shard_size}) must be positive'
         require(n_samples > 0 and shard_size > 0, message)
-        facts = _store_facts(model, conditions, n_samples, shard_size, precision, settings)
-        how = dict(batch_size=batch_size, precision=precision, **settings)
-        draw = lambda rows: generate(model, conditions.iloc[rows], n_samples, **how)
-        with _write_lock(self.path, LOCK_WAIT):
+        settings |= dict(compile=True) if compile else {}
+        facts = _store_facts(model, conditions, n_samples, shard_size, settings)
+        with _write_lock(self.path, LOCK_WAIT), Compiler(model, compile) as compiler:
+            how = settings | dict(batch_size=ImagesAtOnce(batch_size), compile=compiler)
+            draw = lambda rows: generate(model, conditions.iloc[rows], n_samples, **how)
             self._claim(facts, conditions, on_mismatch)
             _fill(self, conditions.index, draw, png, progress)
         return self

@@ -131,6 +131,7 @@ def write_summary(
         steps_here=steps_here,
         device=str(trainer.device),
         precision=trainer.settings.precision,
+        compiled=trainer.gradient.compiler.active,
         images_at_once=trainer.gradient.at_once,
         processes=trainer.gradient.processes,
         threads=torch.get_num_threads(),
@@ -149,6 +150,7 @@ def save_checkpoint(
     if not trainer.main:
         return
     facts = dict(step=trainer.step, identity=identity, images_at_once=trainer.gradient.at_once)
+    facts |= dict(compiled=trainer.gradient.compiler.active)
     save_tensors(folder / 'checkpoint.safetensors', trainer.tensors(), facts)
     write_history(trainer.history, folder)
 
@@ -201,17 +203,25 @@ def resume_and_train(
         begun = path.exists() and matches(path, identity, on_mismatch)
     if begun:
         tensors, facts = load_tensors(path)
-        trainer.load(tensors, facts['step'], facts.get('images_at_once'))
+        how = facts.get('images_at_once'), facts.get('compiled', True)
+        trainer.load(tensors, facts['step'], *how)
         if progress:
-            print(f'training continues after step {trainer.step} of {settings.steps}', flush=True)
+            eagerly = ' eagerly, as it was' if settings.compile and not how[1] else ''
+            text = f'training continues after step {trainer.step} of {settings.steps}'
+            print(text + eagerly, flush=True)
     began, start = time.monotonic(), trainer.step
-    train(trainer, data, folder, identity, progress=progress, **every)
+    try:
+        train(trainer, data, folder, identity, progress=progress, **every)
+    except BaseException:
+        trainer.gradient.compiler.stop()
+        raise
     if progress and trainer.best:
         kept = min(trainer.validated())[1]
         print(f'kept: step {kept} of {trainer.step}, best on the validation patients', flush=True)
     if trainer.main:
         write_history(trainer.history, folder)
         write_summary(trainer, folder, time.monotonic() - began, trainer.step - start)
+    trainer.gradient.compiler.stop()
     return trainer
 
 # %% ../../nbs/06_models/16_trainer.ipynb #52923866

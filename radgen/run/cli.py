@@ -147,13 +147,14 @@ def run_generate(
     seed: int = 0,  # patient, sample and seed determine the image
     kind: str | None = None,  # series type to generate, e.g. pre-contrast; by default open
     png: bool = False,  # also write OUT/png/PATIENT_SAMPLE.png
+    compile: bool = False,  # networks by torch.compile: a wait first, then faster
     restart: bool = False,  # OUT holds other images: rename it and begin anew
 ):
     "Generate images for a table of conditions, one row per patient."
     from radgen.run.generate import generate_images
 
     how = dict(sampler=sampler, steps=steps, guidance=guidance, seed=seed, kind=kind)
-    how['on_mismatch'] = 'restart' if restart else 'error'
+    how |= dict(on_mismatch='restart' if restart else 'error', compile=compile)
     store = generate_images(checkpoint, conditions, out, png, n_samples=samples, **how)
     print(f'{len(store.patients)} patients, {samples} images each, in {relpath(out)}')
 
