@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 
-from ..core.results import Interval, Rows
+from ..core.intervals import Interval
+from ..core.results import Rows
 from ..data.splits import permute_within
 from .folds import FoldedTable, fold_table
 from .outcomes import DEFAULTS, make_classifier

@@ -154,7 +154,7 @@ def _fidelity_claim(ours, control, better):
     name, metric = model_text(ours.model), metric_heading(ours.metric)
     if _sign(ours.metric) * control.value > _best_end(ours):
         return f'The {name} does worse than a trivial control in {metric}'
-    if end == 'matched by a control':
+    if end == 'matched by a control' or not is_finite(ours.ci_low):
         return f'Nothing shows that the {name} does better than a trivial control in {metric}'
     return f'The {name} does better than both trivial controls in {metric}'
 
