@@ -57,12 +57,12 @@ def _ratio(sums, units):  # over the last axis
         return ratio, np.sqrt(m / (m - 1) * (left**2).sum(-1)) / total
 
 
-def _studentized(sums, units, picked, level):
+def _studentized(value, sums, units, picked, level):
     "Low and high end; equal where no patient differs, nan where resamples have no spread."
-    value, error = _ratio(sums, units)
+    _, error = _ratio(sums, units)
     spread = sums - value * units
     if np.abs(spread).max() <= 1e-9 * np.abs(sums).max():
-        return float(value), float(value), len(picked)
+        return value, value, len(picked)
     resampled, errors = _ratio(sums[picked], units[picked])
     with np.errstate(divide='ignore', invalid='ignore'):
         t = (resampled - value) / errors
@@ -91,7 +91,7 @@ def mean_interval(
         return without_ends(value)
     picked = np.random.default_rng(seed).integers(m, size=(n_boot, m))
     by_patient = (np.bincount(who, x, m) for x in (values, units))
-    low, high, used = _studentized(*by_patient, picked, level)
+    low, high, used = _studentized(value, *by_patient, picked, level)
     if not math.isfinite(low) or not math.isfinite(high):
         return without_ends(value, used)
     return Interval(value, low, high, used)
