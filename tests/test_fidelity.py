@@ -9,6 +9,7 @@ import pytest
 from scipy.linalg import sqrtm
 from scipy.ndimage import gaussian_filter
 
+from radgen.core.intervals import MIN_INTERVAL
 from radgen.core.paths import RadgenError
 from radgen.core.results import Rows
 from radgen.data.cohort import resize_images
@@ -278,6 +279,24 @@ def toy():
     )
 
 
+def scores_of(frame):
+    "Metrics that are no difference of two scores."
+    return {m for m in frame.metric if not m.endswith('_difference')}
+
+
+def test_a_model_is_compared_with_each_control_on_the_same_images(toy):
+    frame = fidelity_rows(Rows(cohort='toy', protocol='paper'), **toy).frame()
+    frame = frame[(frame.subset == 'all') & (frame.estimator == 'single')]
+    value = frame.set_index(['model', 'metric', 'label']).value
+    differences = frame[frame.metric.str.endswith('_difference')]
+    assert set(differences.model) == {'cpdm'} and len(differences) == 2 * 5
+    for d in differences.itertuples():
+        metric, other = d.metric.removesuffix('_difference'), d.label.removeprefix('minus ')
+        ours, theirs = (value.loc[m, metric].iloc[0] for m in ('cpdm', other))
+        assert d.value == pytest.approx(ours - theirs, abs=1e-9)
+        assert d.ci_low < d.value < d.ci_high
+
+
 def test_fidelity_rows_are_complete(toy):
     side = np.arange(24) < 14
     frame = fidelity_rows(
@@ -287,6 +306,9 @@ def test_fidelity_rows_are_complete(toy):
         'paper'
     }
     ok = frame[frame.verdict == 'ok']
+    few = (ok.n_imaged < MIN_INTERVAL) & (ok.role != 'reference')  # a reference has a range
+    assert (ok.ci_low.isna() == few).all() and few.any() and not few.all()
+    ok = ok[~few]
     assert ((ok.ci_low <= ok.value + 1e-9) & (ok.value <= ok.ci_high + 1e-9)).all()
     for model, role in {
         'cpdm': 'model',
@@ -297,7 +319,7 @@ def test_fidelity_rows_are_complete(toy):
         part = ok[(ok.model == model) & (ok.subset == 'all') & (ok.estimator == 'single')]
         assert (
             set(part.role) == {role}
-            and set(part.metric) == {'mse', 'ssim', 'legacy_fid_ratio', 'kid', 'radiomics_frechet'}
+            and scores_of(part) == {'mse', 'ssim', 'legacy_fid_ratio', 'kid', 'radiomics_frechet'}
             and part.image_size.eq(32).all()
         )
     assert set(ok[ok.model == 'cpdm'].estimator) == {'single', 'mean', 'best'}
@@ -307,7 +329,7 @@ def test_fidelity_rows_are_complete(toy):
         'nearest_copy',
         'real',
     }  # a model that is not in the run has no rows
-    assert not frame.duplicated(['model', 'metric', 'estimator', 'subset']).any()
+    assert not frame.duplicated(['model', 'metric', 'label', 'estimator', 'subset']).any()
     value = ok.set_index(['model', 'metric', 'estimator', 'subset']).value
     single = estimators(mse, toy['real'], toy['samples']['cpdm'])['single']
     assert value['cpdm', 'mse', 'single', 'sibling'] == pytest.approx(single[side].mean())
@@ -365,6 +387,7 @@ def test_a_collapsed_model_is_reported(toy):
     frame = fidelity_rows(Rows(), **toy | dict(samples={'cpdm': np.zeros((24, 1, 32, 32))})).frame()
     of = (
         frame[(frame.subset == 'all') & (frame.estimator == 'single') & (frame.verdict == 'ok')]
+        .query('label.isna()')
         .set_index(['model', 'metric'])
         .value
     )
@@ -432,14 +455,17 @@ def test_native_rows_differ_in_size(pair):
     large = frame[frame.image_size == 128]
     assert (
         set(frame.image_size) == {32, 128}
-        and set(large.metric) == {'mse', 'ssim', 'legacy_fid', 'legacy_fid_ratio'}
+        and scores_of(large) == {'mse', 'ssim', 'legacy_fid', 'legacy_fid_ratio'}
         and set(large.subset) == {'all', 'sibling', 'no_sibling'}
     )
     assert (
         set(large.model) == {'cpdm', 'cvae', 'mean_image', 'nearest_copy', 'real', 'resized'}
-        and not frame.duplicated(['model', 'metric', 'estimator', 'subset', 'image_size']).any()
+        and not frame.duplicated(
+            ['model', 'metric', 'label', 'estimator', 'subset', 'image_size']
+        ).any()
     )
-    value = large.set_index(['model', 'metric', 'estimator', 'subset']).value
+    scored = large[large.label.isna()]
+    value = scored.set_index(['model', 'metric', 'estimator', 'subset']).value
     mine = estimators(mse, native['native'], upsample(small['samples']['cpdm']))
     for e, v in mine.items():
         assert value['cpdm', 'mse', e, 'no_sibling'] == pytest.approx(v[~side].mean())

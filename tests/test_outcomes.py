@@ -6,8 +6,9 @@ import pytest
 from sklearn.decomposition import PCA
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from radgen.core.intervals import patient_bootstrap
 from radgen.core.paths import RadgenError
-from radgen.core.results import MIN_CLASS, Rows, patient_bootstrap
+from radgen.core.results import MIN_CLASS, Rows
 from radgen.data.published import load_published
 from radgen.data.release import published_available
 from radgen.evaluate.clusters import omic_clusters

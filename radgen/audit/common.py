@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_UNPAIRED', 'smooth_noise', 'toy_images', 'toy_audit', 'AuditResult', 'patient_means', 'patient_weights',
-           'bootstrap_row', 'one_per_image']
+           'bootstrap_row', 'mean_row', 'one_per_image']
 
 # %% ../../nbs/08_audit/01_common.ipynb #072e1122
 from types import SimpleNamespace
@@ -13,7 +13,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import pandas as pd
 
-from ..core.results import Rows, add_interval_row, patient_bootstrap
+from ..core.intervals import mean_interval, patient_bootstrap
+from ..core.results import Rows, add_interval_row
 from ..evaluate.paired import stack_samples
 
 # %% ../../nbs/08_audit/01_common.ipynb #38e68056
@@ -96,7 +97,7 @@ def patient_weights(
     patients = pd.Series(patients)
     return 1 / patients.map(patients.value_counts()).to_numpy()
 
-
+# %% ../../nbs/08_audit/01_common.ipynb #0b6cdeec
 def bootstrap_row(
     rows: Rows,
     statistic,  # callable(*arrays) -> float
@@ -106,8 +107,22 @@ def bootstrap_row(
     seed: int = 0,
     **fields,  # of the row
 ):
-    "Add a statistic with its bootstrap interval over patients."
+    "Add a statistic that is no mean, with its bootstrap interval over patients."
     interval = patient_bootstrap(statistic, patients, *arrays, n_boot=n_boot, seed=seed)
+    add_interval_row(rows, interval, **fields)
+
+
+def mean_row(
+    rows: Rows,
+    values,  # [n] finite numbers: errors, ranks, differences
+    patients,  # [n]
+    unit=1.0,  # [n] or a number: what the mean is divided by
+    n_boot: int = 1000,
+    seed: int = 0,
+    **fields,  # of the row
+):
+    "Add a mean of values, or a ratio of means, with its interval over patients."
+    interval = mean_interval(values, patients, unit, n_boot=n_boot, seed=seed)
     add_interval_row(rows, interval, **fields)
 
 # %% ../../nbs/08_audit/01_common.ipynb #c4ae7af2

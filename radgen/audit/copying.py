@@ -16,7 +16,8 @@ import pandas as pd
 
 from .common import bootstrap_row
 from ..core.checks import require
-from ..core.results import Interval, Null, Rows, add_interval_row, check_sample_size
+from ..core.intervals import Interval
+from ..core.results import Null, Rows, add_interval_row, check_sample_size
 from ..evaluate.features import pixel_features
 from ..evaluate.paired import check_aligned
 

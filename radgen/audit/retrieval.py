@@ -12,17 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from .common import bootstrap_row, patient_means
+from .common import bootstrap_row, mean_row, patient_means
 from ..core.checks import require
-from radgen.core.results import (
-    Interval,
-    Null,
-    Rows,
-    add_interval_row,
-    check_sample_size,
-    null_rows,
-    patient_bootstrap,
-)
+from ..core.intervals import Interval, mean_interval
+from ..core.results import Null, Rows, add_interval_row, check_sample_size, null_rows
 from ..data.splits import permute_within
 from ..evaluate.paired import check_aligned
 
@@ -160,8 +153,11 @@ class RetrievalAudit:
             ('retrieval', 'rank', self.null),
             ('retrieval_top1', 'top1', self.null_top1),
         ):
-            v = self.by_patient(column)
-            bootstrap_row(rows, np.mean, v.index, v.to_numpy(), **boot, metric=metric, **row)
+            v, known = self.by_patient(column), boot | row | dict(metric=metric)
+            if column == 'rank':
+                mean_row(rows, v, v.index, **known)
+            else:  # a share of few hits
+                bootstrap_row(rows, np.mean, v.index, v.to_numpy(), **known)
             null_rows(rows, null, metric, **row)
 
 # %% ../../nbs/08_audit/03_retrieval.ipynb #2a9cf188
@@ -211,4 +207,4 @@ def retrieval_difference(
     "Paired difference of two generators, patients resampled."
     x, y = a.by_patient(), b.by_patient()
     require(x.index.equals(y.index), 'the two retrievals are of different patients')
-    return patient_bootstrap(np.mean, x.index, (x - y).to_numpy(), n_boot=n_boot, seed=seed)
+    return mean_interval(x - y, x.index, n_boot=n_boot, seed=seed)

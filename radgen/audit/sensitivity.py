@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from .common import bootstrap_row, patient_means
+from .common import bootstrap_row, mean_row, patient_means
 from ..core.checks import require
 from ..core.results import Rows, check_sample_size
 from ..evaluate.paired import stack_samples
@@ -86,9 +86,9 @@ class ImportanceAudit:
         problem = check_sample_size(len(t))
         if problem != 'ok':
             return rows.not_estimable(problem, metric='permutation_importance', **row)
-        boot = partial(bootstrap_row, rows, np.mean, t.index, n_boot=n_boot, seed=seed)
-        boot((t.shuffled - t.true).to_numpy(), metric='permutation_importance', **row)
-        boot(t.shuffled.to_numpy(), metric='permuted_mse', **row)
+        add = partial(mean_row, rows, n_boot=n_boot, seed=seed)
+        add(t.shuffled - t.true, t.index, metric='permutation_importance', **row)
+        add(t.shuffled, t.index, metric='permuted_mse', **row)
 
 # %% ../../nbs/08_audit/05_sensitivity.ipynb #2e2b082c
 def audit_importance(
@@ -126,7 +126,7 @@ class ErrorAudit:
                 rows.not_estimable(problem, **row)
                 continue
             d = self.difference(name)
-            bootstrap_row(rows, np.mean, d.index, d.to_numpy(), n_boot=n_boot, seed=seed, **row)
+            mean_row(rows, d, d.index, n_boot=n_boot, seed=seed, **row)
 
 # %% ../../nbs/08_audit/05_sensitivity.ipynb #750f8466
 def audit_errors(

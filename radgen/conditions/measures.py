@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.checks import require, unknown_name
-from ..core.results import Interval, patient_bootstrap
+from ..core.intervals import Interval, patient_bootstrap
 
 # %% ../../nbs/04_conditions/06_measures.ipynb #a1424812
 HIDDEN = {'entries': 'scattered entries', 'omics': 'whole omic'}

@@ -179,6 +179,7 @@ _TSTR_NAMES = dict(
 
 # %% ../../nbs/01_core/07_names.ipynb #3fb366f0
 METRIC_NAMES = {m: metric_heading(m) for m in FIDELITY_METRICS}
+METRIC_NAMES |= {f'{m}_difference': f'{metric_heading(m)}, difference' for m in FIDELITY_METRICS}
 METRIC_NAMES |= _DATA_NAMES | _OUTCOME_NAMES | _AUDIT_NAMES | _TSTR_NAMES
 
 

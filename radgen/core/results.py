@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'ROLES', 'NUMBERS', 'MIN_CLASS', 'MIN_EVENTS', 'MIN_AUDITED', 'as_rows', 'Rows', 'write_rows', 'read_rows',
-           'Interval', 'patient_bootstrap', 'patient_jackknife', 'class_verdict', 'event_verdict', 'check_sample_size',
-           'add_interval_row', 'one_sided', 'two_sided', 'Null', 'null_rows']
+           'class_verdict', 'event_verdict', 'check_sample_size', 'add_interval_row', 'one_sided', 'two_sided', 'Null',
+           'null_rows']
 
 # %% ../../nbs/01_core/06_results.ipynb #e5e7d0b4
 import math
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from .checks import require, suggestion
+from .intervals import Interval
 from .paths import RadgenError, atomic
 
 # %% ../../nbs/01_core/06_results.ipynb #554b90d1
@@ -122,76 +123,6 @@ def read_rows(
     frames = [f for f in map(_read_one, paths) if len(f)]
     stacked = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
     return as_rows(stacked)
-
-# %% ../../nbs/01_core/06_results.ipynb #d9a4032c
-@dataclass(frozen=True)
-class Interval:
-    "An estimate with its interval."
-
-    value: float
-    low: float
-    high: float
-    n_boot_used: int = 0  # resamples in which the statistic was defined
-
-
-def _by_patient(patients):
-    "Row numbers of each patient, in the order of first appearance."
-    codes, names = pd.factorize(np.asarray(patients))
-    order = np.argsort(codes, kind='stable')
-    return np.split(order, np.cumsum(np.bincount(codes, minlength=len(names)))[:-1])
-
-# %% ../../nbs/01_core/06_results.ipynb #fb65f1a1
-def _resamples(statistic, groups, arrays, n_boot, seed):
-    "The statistic in resamples of patients."
-    rng = np.random.default_rng(seed)
-    single = all(len(g) == 1 for g in groups)
-    rows_of = np.concatenate(groups) if single else None
-    for _ in range(n_boot):
-        drawn = rng.integers(len(groups), size=len(groups))
-        idx = rows_of[drawn] if single else np.concatenate([groups[i] for i in drawn])
-        yield float(statistic(*(a[idx] for a in arrays)))
-
-
-def patient_bootstrap(
-    statistic,  # callable(*arrays) -> float; nan where undefined
-    patients,  # [n] patient of each row
-    *arrays,  # [n, ...] each, resampled together
-    n_boot: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Interval:
-    "Percentile bootstrap over patients (Efron & Tibshirani 1993, chapter 13)."
-    arrays = [np.asarray(a) for a in arrays]
-    groups = _by_patient(patients)
-    value = float(statistic(*arrays))
-    draws = np.array(list(_resamples(statistic, groups, arrays, n_boot, seed)))
-    draws = draws[np.isfinite(draws)]
-    if len(draws) < max(20, n_boot / 2):
-        return Interval(value, math.nan, math.nan, len(draws))
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(low), float(high), len(draws))
-
-# %% ../../nbs/01_core/06_results.ipynb #e29bff88
-def patient_jackknife(
-    statistic,  # callable(*arrays) -> float
-    patients,  # [n] patient of each row
-    *arrays,  # [n, ...] each
-    level: float = 0.95,
-) -> Interval:
-    "Leave-one-patient-out jackknife with a t interval (Efron & Tibshirani 1993, chapter 11)."
-    from scipy import stats
-
-    arrays = [np.asarray(a) for a in arrays]
-    value, groups = float(statistic(*arrays)), _by_patient(patients)
-    m = len(groups)
-    if m < 3:
-        return Interval(value, math.nan, math.nan)
-    left = np.array([float(statistic(*(np.delete(a, g, axis=0) for a in arrays))) for g in groups])
-    if not np.isfinite(left).all():
-        return Interval(value, math.nan, math.nan)
-    variance = (m - 1) / m * ((left - left.mean()) ** 2).sum()
-    half = stats.t.ppf((1 + level) / 2, m - 1) * math.sqrt(variance)
-    return Interval(value, value - half, value + half, m)
 
 # %% ../../nbs/01_core/06_results.ipynb #bd63d404
 MIN_CLASS = 10  # patients in the smaller class

@@ -77,6 +77,8 @@ def difference(
     "How much better the model is than a control: paired, or bounded by the two intervals."
     who = dict(model=ours.model, estimator=ours.estimator, subset=ours.subset)
     who |= dict(metric=f'{ours.metric}_difference', label=f'minus {other.model}', verdict='ok')
+    if is_finite(ours.get('image_size')):
+        who |= dict(image_size=ours.image_size)
     paired = first_ok(pick(rows, **who))
     if paired is not None:
         ends = paired.ci_low, paired.ci_high

@@ -17,7 +17,8 @@ from joblib import Parallel, delayed
 from sklearn.model_selection import StratifiedKFold
 
 from ..core.checks import require
-from ..core.results import Interval, event_verdict, patient_bootstrap
+from ..core.intervals import Interval, logit_bootstrap, without_ends
+from ..core.results import event_verdict
 from ..data.splits import table_folds
 from radgen.evaluate.folds import (
     OmicsStep,
@@ -275,16 +276,17 @@ def oof_concordance(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> Interval:  # nan where not estimable
-    "Concordance over pairs of the same fold, with a patient-bootstrap 95 % interval."
+    "Concordance over pairs of the same fold, with its 95 % interval over patients."
     s, weight = scores.frame, None
     if scores.verdict != 'ok':
-        return Interval(math.nan, math.nan, math.nan)
+        return without_ends(math.nan)
     if ipcw:
         weight = s.ipcw.to_numpy() * (1 if tau is None else (s.time_days < tau).to_numpy())
     pairs = concordant_pairs(s.time_days, s.event, s.risk, s.fold, weight)
     times = lambda rows: np.bincount(rows, minlength=len(s)).astype(float)
     statistic = lambda rows: concordance_ratio(*pairs, times(rows))
-    return patient_bootstrap(statistic, s.index, np.arange(len(s)), n_boot=n_boot, seed=seed)
+    boot = dict(n_cases=int(s.event.sum()), small=True, n_boot=n_boot, seed=seed)
+    return logit_bootstrap(statistic, s.index, np.arange(len(s)), **boot)
 
 # %% ../../nbs/07_evaluate/15_cox.ipynb #2c5ae713
 def omics_direct_risk(

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.checks import require
-from ..core.results import Interval
+from ..core.intervals import Interval
 from .inputs import complete_features, feature_table
 
 # %% ../../nbs/07_evaluate/03_distances.ipynb #a2ea682f

@@ -13,15 +13,8 @@ import numpy as np
 import pandas as pd
 
 from ..core.checks import require
-from radgen.core.results import (
-    MIN_AUDITED,
-    Interval,
-    Rows,
-    add_interval_row,
-    check_sample_size,
-    patient_bootstrap,
-    patient_jackknife,
-)
+from ..core.intervals import Interval, mean_interval, patient_jackknife
+from ..core.results import MIN_AUDITED, Rows, add_interval_row, check_sample_size
 from .distances import real_reference, scale_on
 from .inception import torchmetrics_parts
 from .inputs import complete_features, pixels
@@ -84,13 +77,13 @@ def fold_pairs(
 
 # %% ../../nbs/07_evaluate/06_diversity.ipynb #682ba8f9
 def _similarity_row(rows, values, who, n_boot, seed, **row):
-    "Mean over patients of the mean over a patient's pairs, with a patient-bootstrap interval."
+    "Mean over patients of the mean over a patient's pairs, with its interval."
     v = pd.Series(values, dtype=float).groupby(np.asarray(who)).mean()
     row |= dict(n=len(values), n_imaged=len(v))
     why = check_sample_size(len(v))
     if why != 'ok':
         return rows.not_estimable(why, **row)
-    interval = patient_bootstrap(np.mean, v.index, v.to_numpy(), n_boot=n_boot, seed=seed)
+    interval = mean_interval(v.to_numpy(), v.index, n_boot=n_boot, seed=seed)
     return add_interval_row(rows, interval, **row)
 
 

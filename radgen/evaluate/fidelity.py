@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from ..core.checks import require
-from ..core.results import Interval, Rows, add_interval_row, patient_jackknife
+from ..core.intervals import Interval, mean_interval, patient_jackknife
+from ..core.results import Rows, add_interval_row
 from radgen.evaluate.distances import (
     cubic_kernel,
     frechet_distance,
@@ -28,7 +29,7 @@ from radgen.evaluate.distances import (
 from .paired import LEGACY_SIZE, estimators, legacy_fid, mse, ssim
 
 # %% ../../nbs/07_evaluate/07_fidelity.ipynb #9e7ca645
-MIN_PATIENTS = 3  # below, no distance and no interval
+MIN_PATIENTS = 3  # below, no value; `MIN_INTERVAL` are needed for an interval
 
 
 def _subsets(sibling, n):  # name -> rows
@@ -37,21 +38,6 @@ def _subsets(sibling, n):  # name -> rows
     if not np.any(marks == 1):
         return {'all': every}
     return {'all': every, 'sibling': every[marks == 1], 'no_sibling': every[marks == 0]}
-
-
-def _mean_interval(patients, v, unit=1.0, n_boot=1000, seed=0):
-    "The mean of v over the mean of unit: `patient_bootstrap` of it, all resamples at once."
-    who, names = pd.factorize(np.asarray(patients))
-    m, unit = len(names), np.broadcast_to(unit, np.shape(v))
-    if not unit.sum() > 0:
-        return Interval(math.nan, math.nan, math.nan)
-    pick = np.random.default_rng(seed).integers(m, size=(n_boot, m))
-    with np.errstate(divide='ignore', invalid='ignore'):
-        draws = np.bincount(who, v, m)[pick].sum(1) / np.bincount(who, unit, m)[pick].sum(1)
-    draws, bounds = draws[np.isfinite(draws)], (math.nan, math.nan)
-    if len(draws) >= max(20, n_boot / 2):
-        bounds = np.quantile(draws, [0.025, 0.975])
-    return Interval(float(np.sum(v) / unit.sum()), *map(float, bounds), len(draws))
 
 # %% ../../nbs/07_evaluate/07_fidelity.ipynb #10910eaa
 PAIRED = {'mse': (mse, np.min), 'ssim': (ssim, np.max), 'legacy_fid': (legacy_fid, np.min)}
@@ -78,7 +64,7 @@ def paired_rows(
     seed: int = 0,
     **fields,  # of every row: model, role, ...
 ) -> Rows:
-    "MSE, SSIM and legacy FID by estimator and subset, with patient-bootstrap intervals."
+    "MSE, SSIM and legacy FID by estimator and subset, with intervals over patients."
     patients, (n, *shape) = np.asarray(patients), np.shape(real)
     base = None if mean_image is None else legacy_fid(real, mean_image)
 
@@ -89,7 +75,7 @@ def paired_rows(
             rows.not_estimable(f'{m} patients, {MIN_PATIENTS} needed', **row)
             return
         for name, unit in units.items():
-            interval = _mean_interval(patients[i], values[i], unit[i], **boot)
+            interval = mean_interval(values[i], patients[i], unit[i], **boot)
             add_interval_row(rows, interval, **row | dict(metric=name))
 
     for metric, (f, best) in PAIRED.items():

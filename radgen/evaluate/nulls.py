@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 
-from ..core.results import Interval, Rows, one_sided, two_sided
+from ..core.intervals import Interval
+from ..core.results import Rows, one_sided, two_sided
 from ..data.splits import permute_within
 from .folds import FoldedTable, fold_table
 from .outcomes import DEFAULTS, make_classifier

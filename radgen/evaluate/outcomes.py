@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEFAULTS', 'SPACE', 'AREAS', 'candidate_settings', 'make_classifier', 'tune', 'ScoreTable', 'nested_scores', 'curves',
-           'classification_rows', 'omics_direct']
+           'area_interval', 'classification_rows', 'omics_direct']
 
 # %% ../../nbs/07_evaluate/10_outcomes.ipynb #a43d491a
 import math
@@ -16,7 +16,8 @@ from joblib import Parallel, delayed
 from sklearn.model_selection import ParameterSampler, StratifiedKFold
 
 from ..core.checks import unknown_name
-from ..core.results import Rows, patient_bootstrap
+from ..core.intervals import Interval, auroc_interval, logit_bootstrap
+from ..core.results import Rows
 from .folds import FoldedTable, OmicsStep, fold_table, require_condition
 from .scores import auprc, auroc
 
@@ -225,6 +226,24 @@ def curves(
 # %% ../../nbs/07_evaluate/10_outcomes.ipynb #7655d319
 AREAS = {'auroc': auroc, 'auprc': auprc}
 
+
+def area_interval(
+    metric: str,  # of `AREAS`
+    label,  # [n] in {0, 1}
+    score,  # [n] higher = more likely 1
+    patients,  # [n], one row each
+    n_boot: int = 1000,  # of the AUPRC; the AUROC needs none
+    seed: int = 0,
+) -> Interval:
+    "An area with its interval, by the method of its kind."
+    f, label = AREAS[metric], np.asarray(label)
+    if metric == 'auroc':
+        i = auroc_interval(label, score)
+        return Interval(f(label, score), i.low, i.high)
+    n_cases = int(min((label == 1).sum(), (label == 0).sum()))
+    boot = dict(n_cases=n_cases, n_boot=n_boot, seed=seed)
+    return logit_bootstrap(f, patients, label, score, **boot)
+
 # %% ../../nbs/07_evaluate/10_outcomes.ipynb #593d3530
 def classification_rows(
     rows: Rows,  # rows are appended here
@@ -237,7 +256,7 @@ def classification_rows(
     chance: bool = True,  # add the prevalence, the chance value of the AUPRC
     **fields,  # condition, label, extractor, ...
 ):
-    "AUROC and AUPRC with patient-bootstrap intervals, AUROC within folds, chance value of AUPRC."
+    "AUROC and AUPRC with their intervals, AUROC within folds, chance value of AUPRC."
     table, known = scores.frame, dict(n=scores.n, n_events=scores.n_events, n_folds=scores.n_folds)
     known |= dict(seed=scores.seed, classifier=scores.classifier, subset='test')
     row = known | fields | dict(role=role)
@@ -246,8 +265,8 @@ def classification_rows(
             rows.add(metric=metric, verdict=scores.verdict, **row)
         return
     label, score = table.label.to_numpy(), table.score.to_numpy()
-    for metric, f in AREAS.items():
-        i = patient_bootstrap(f, table.index, label, score, n_boot=n_boot, seed=seed)
+    for metric in AREAS:
+        i = area_interval(metric, label, score, table.index, n_boot=n_boot, seed=seed)
         rows.add(metric=metric, value=i.value, ci_low=i.low, ci_high=i.high, **row)
     rows.add(metric='auroc_within_folds', value=scores.auroc_within_folds(), **row)
     if train:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from ..core.intervals import interval_note
 from ..core.rows import ok_rows, pick
 
 # %% ../../nbs/10_report/08_findings.ipynb #6faf3b9a
@@ -52,9 +53,10 @@ def with_interval(
     row,  # a tidy row with a number
     digits: int = 2,
 ) -> str:  # '0.58 [0.53, 0.63]'
-    "A row's number with its interval, where it has one."
+    "A row's number with its interval, where it has one, or why the interval is withheld."
     if not math.isfinite(row.ci_low):
-        return decimal(row.value, digits)
+        note = interval_note(row)
+        return decimal(row.value, digits) + (f' ({note})' if note else '')
     low, high = decimal(row.ci_low, digits), decimal(row.ci_high, digits)
     return f'{decimal(row.value, digits)} [{low}, {high}]'
 

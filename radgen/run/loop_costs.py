@@ -20,8 +20,8 @@ from ..conditions.btf import BayesianTensorFactorization
 from ..conditions.factorizations import CPFactorization
 from ..conditions.tensors import omics_tensor
 from ..core.checks import require
+from ..core.intervals import patient_bootstrap
 from ..core.paths import RadgenError, project_root
-from ..core.results import patient_bootstrap
 from ..evaluate.features import BIN_WIDTH, FAMILIES, central_box, radiomics_features
 from ..evaluate.scores import auprc, auroc
 from ..evaluate.survival import concordance_ratio, concordant_pairs, random_risk_spread

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from ..conditions.encoder import ConditionEncoder
-from ..core.results import Rows, patient_bootstrap
+from ..core.intervals import mean_interval
+from ..core.results import Rows
 from ..data.splits import folds_for, validation_patients
 from ..evaluate.paired import mse, ssim
 from ..models.baselines import mean_image
@@ -132,7 +133,7 @@ def ablation_rows(
             for estimator, values in every.items():
                 if label in control and estimator == 'single':
                     continue
-                i = patient_bootstrap(np.mean, patients, values, n_boot=n_boot, seed=seed)
+                i = mean_interval(values, patients, n_boot=n_boot, seed=seed)
                 values = dict(value=i.value, ci_low=i.low, ci_high=i.high, estimator=estimator)
                 rows.add(metric=f'ablation_{name}', label=label, **fields, **values)
     return rows

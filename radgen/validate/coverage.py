@@ -11,7 +11,8 @@ import math
 import pandas as pd
 
 from ..core.checks import require
-from ..core.results import Interval, Rows
+from ..core.intervals import Interval
+from ..core.results import Rows
 
 # %% ../../nbs/09_validate/01_coverage.ipynb #73aabfbf
 def wilson(

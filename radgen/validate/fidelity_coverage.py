@@ -144,8 +144,9 @@ def fidelity_coverage(
     **settings,  # of `fidelity_repetition`
 ) -> pd.DataFrame:  # records; radiomics Frechet twice
     "Repetitions of the fidelity stage."
-    modules = 'validate.coverage validate.fidelity_coverage evaluate.fidelity core.results'
-    code = code_digest(*(f'radgen.{m}' for m in modules.split()))
+    modules = 'validate.coverage validate.fidelity_coverage evaluate.fidelity'
+    modules = [*modules.split(), 'core.intervals', 'core.results']
+    code = code_digest(*(f'radgen.{m}' for m in modules))
     key = digest(dict(pairs=pairs.key, n_components=n_components, code=code, **settings))
     settings |= dict(targets=fidelity_targets(pairs, n_components), n_components=n_components)
     one = partial(fidelity_repetition, pairs=pairs, **settings)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from pydantic.dataclasses import dataclass
 
-from ..audit.common import bootstrap_row, patient_means
+from ..audit.common import mean_row, patient_means
 from ..audit.retrieval import image_scores, normalized_rank
 from ..audit.tstr import audit_tstr
 from ..conditions.encoder import ConditionEncoder
@@ -43,19 +43,18 @@ def _paired_rows(rows, real, patients, stack, base, boot, row):
     errors = estimators(mse, real, stack)
     for estimator in (e for e in ('single', 'mean') if e in errors):
         fields = row | dict(metric='mse', estimator=estimator)
-        bootstrap_row(rows, np.mean, patients, errors[estimator], **boot, **fields)
+        mean_row(rows, errors[estimator], patients, **boot, **fields)
     if row['model'] != 'mean_image':
         estimator = 'mean' if 'mean' in errors else 'single'
         fields = row | dict(metric='mse_ratio', estimator=estimator)
-        ratio = lambda a, b: a.mean() / b.mean()
-        bootstrap_row(rows, ratio, patients, errors[estimator], base, **boot, **fields)
+        mean_row(rows, errors[estimator], patients, base, **boot, **fields)
 
 
 def _retrieval_row(rows, real, patients, stack, boot, row):
     scores, pool = image_scores(real, stack, patients, np.zeros(len(real)))
     rank = patient_means(normalized_rank(scores, pool.true), patients)
     row = row | dict(metric='retrieval', extractor='image')
-    bootstrap_row(rows, np.mean, rank.index, rank.to_numpy(), **boot, **row)
+    mean_row(rows, rank, rank.index, **boot, **row)
 
 
 def _set_rows(rows, real, generated, patients, settings, row):
@@ -206,7 +205,7 @@ def learning_point(
 # %% ../../nbs/09_validate/08_learning.ipynb #32d6bf86
 MODULES = """validate.learning audit.retrieval audit.tstr models.baselines conditions.encoder
 models.cpdm evaluate.features evaluate.fidelity models.registry evaluate.outcomes phantom.cohort
-core.results models.sampling models.trainer""".split()  # whose code decides the rows
+core.intervals core.results models.sampling models.trainer""".split()  # whose code decides the rows
 
 # %% ../../nbs/09_validate/08_learning.ipynb #a50b61c1
 def learning_curve(

@@ -132,8 +132,8 @@ def outcome_repetition(
 
 # %% ../../nbs/09_validate/05_outcome_coverage.ipynb #7c03eab9
 CODE = """radgen.validate.coverage radgen.validate.estimands radgen.validate.outcome_coverage
-radgen.evaluate.outcomes radgen.evaluate.survival radgen.core.results radgen.data.splits
-radgen.conditions.encoder""".split()  # modules that decide the records
+radgen.evaluate.outcomes radgen.evaluate.survival radgen.core.intervals radgen.core.results
+radgen.data.splits radgen.conditions.encoder""".split()  # modules that decide the records
 
 
 def outcome_coverage(
