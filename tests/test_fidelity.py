@@ -308,8 +308,8 @@ def test_fidelity_rows_are_complete(toy):
     ok = frame[frame.verdict == 'ok']
     few = (ok.n_imaged < MIN_INTERVAL) & (ok.role != 'reference')  # a reference has a range
     assert (ok.ci_low.isna() == few).all() and few.any() and not few.all()
-    ok = ok[~few]
-    assert ((ok.ci_low <= ok.value + 1e-9) & (ok.value <= ok.ci_high + 1e-9)).all()
+    sure = ok[~few]
+    assert ((sure.ci_low <= sure.value + 1e-9) & (sure.value <= sure.ci_high + 1e-9)).all()
     for model, role in {
         'cpdm': 'model',
         'mean_image': 'control',

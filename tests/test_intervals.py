@@ -23,7 +23,7 @@ from radgen.evaluate.cox import RiskTable, oof_concordance
 from radgen.evaluate.outcomes import area_interval
 from radgen.evaluate.scores import auprc, auroc
 from radgen.validate.coverage import wilson
-from radgen.validate.interval_methods import image_errors, scored_labels, studies
+from radgen.validate.interval_methods import scored_labels, skewed_errors, studies
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,14 +37,14 @@ def coverage(interval, truth, repetitions=300):
 def test_the_mean_of_skewed_errors_is_covered_where_percentiles_are_not():
     "One to five images each. The bound fails for the percentile bootstrap of ten patients."
     truth = math.exp(0.625 * 0.36)
-    ours = coverage(lambda rng: mean_interval(*image_errors(28, rng), n_boot=300), truth)
+    ours = coverage(lambda rng: mean_interval(*skewed_errors(28, rng), n_boot=300), truth)
     assert ours.high > 0.93
 
     def percentile(rng):
-        values, who = image_errors(10, rng)
+        values, who = skewed_errors(10, rng)
         return patient_bootstrap(np.mean, who, values, n_boot=100)
 
-    ten = coverage(lambda rng: mean_interval(*image_errors(10, rng), n_boot=300), truth)
+    ten = coverage(lambda rng: mean_interval(*skewed_errors(10, rng), n_boot=300), truth)
     worse = coverage(percentile, truth)
     assert worse.high < 0.93 and ten.value > worse.value + 0.03
 
@@ -72,7 +72,7 @@ def test_a_share_of_ordered_pairs_is_covered():
 @pytest.mark.parametrize('n', [12, 30])
 def test_order_and_copies_do_not_matter(n):
     rng = np.random.default_rng(n)
-    values, who = image_errors(n, rng)
+    values, who = skewed_errors(n, rng)
     who, order = np.array([f'P{i:03d}' for i in who]), rng.permutation(len(values))
     ends = lambda i: pytest.approx((i.value, i.low, i.high), rel=1e-9)
     got = lambda i: (i.value, i.low, i.high)
