@@ -35,6 +35,7 @@ from radgen.audit.sensitivity import audit_errors, audit_importance, audit_sensi
 from radgen.audit.tstr import audit_tstr, auroc_within
 from radgen.core.paths import RadgenError
 from radgen.core.results import MIN_AUDITED, Null, Rows, null_rows
+from radgen.core.verdicts import BELOW_NULL, judge_null
 from radgen.evaluate.diversity import (
     diversity_rows,
     ms_ssim,
@@ -44,7 +45,7 @@ from radgen.evaluate.diversity import (
 )
 from radgen.evaluate.features import fold_pca, pixel_features
 from radgen.evaluate.outcomes import DEFAULTS
-from radgen.report.sentences import BELOW_NULL, judge_null, sentences
+from radgen.report.sentences import sentences
 
 
 def some(n=24, k=2, size=8, seed=0, series=1):

@@ -131,7 +131,7 @@ def test_null_is_centred_and_its_p_value_is_uniform():
 def test_null_finds_a_signal_and_is_reproducible():
     X, y, p = features(strength=2.0)
     a, b = (label_permutation_null(X, y, p, n_permutations=9, seed=3) for _ in range(2))
-    assert a.p_value('auroc') == 1 / 10
+    assert (a.p_value('auroc', sides=1), a.p_value('auroc')) == (1 / 10, 2 / 10)
     pd.testing.assert_frame_equal(a.values, b.values)
     assert a.observed['auroc'] == pytest.approx(
         nested_scores(X, y, p, n_candidates=1, seed=3).auroc()

@@ -173,8 +173,8 @@ def _drawn(statistic, patients, arrays, n_boot, seed):  # value, finite draws; N
         return value, None, 0
     draws = np.array(list(_resamples(statistic, groups, arrays, n_boot, seed)))
     draws = draws[np.isfinite(draws)]
-    enough = len(draws) >= max(20, n_boot / 2)
-    return value, draws if enough else None, len(draws)
+    many = len(draws) >= max(20, n_boot / 2)
+    return value, draws if many else None, len(draws)
 
 # %% ../../nbs/01_core/05a_intervals.ipynb #22f2dd82
 def patient_bootstrap(

@@ -191,7 +191,7 @@ def two_sided(
     above, below = one_sided(observed, values), one_sided(-observed, -np.asarray(values))
     return min(1.0, 2 * min(above, below))
 
-
+# %% ../../nbs/01_core/06_results.ipynb #942ab4d2
 @dataclass(frozen=True)
 class Null:
     "A statistic under permutation, beside its observed value."

@@ -53,6 +53,20 @@ def paired_difference_rows(
     return rows
 
 # %% ../../nbs/07_evaluate/07a_differences.ipynb #dec69d7e
+def _kid_difference(real, generated, features, who):
+    "The statistic of the jackknife: rows that are kept -> KID of the model minus the control's."
+    n, each = len(real), np.r_[who, who, who]
+    K = cubic_kernel(np.concatenate(scale_on(real, real, generated, features)))
+    return lambda i: mmd(K, i, n + i, each) - mmd(K, i, 2 * n + i, each)
+
+
+def _frechet_difference(real, generated, features, k):
+    "The same of the Fréchet distance, over halves of the patients."
+    a, b, c = principal_scores(real, real, generated, features, n_components=k)
+    ours, other = _across_halves(a, b), _across_halves(a, c)
+    return lambda i, *left: ours(i, *left) - other(i, *left)
+
+# %% ../../nbs/07_evaluate/07a_differences.ipynb #dbd9eddf
 def set_difference_rows(
     rows: Rows,  # rows are appended here
     real,  # [n, d] radiomics of the real images
@@ -67,20 +81,15 @@ def set_difference_rows(
     "KID and radiomics Fréchet distance of a model minus those of each control."
     n, (who, names) = len(real), pd.factorize(np.asarray(patients))
     k, halves = n_components or stated_components(n), split_halves(who, n_splits, seed)
-    row = fields | dict(estimator='single', subset='all', n_imaged=len(names))
+    row, every = fields | dict(estimator='single', subset='all', n_imaged=len(names)), np.arange(n)
     for control, features in controls.items():
         about = row | dict(label=f'minus {control}')
-        K = cubic_kernel(np.concatenate(scale_on(real, real, generated, features)))
-        each = np.r_[who, who, who]
-        kid = lambda i: mmd(K, i, n + i, each) - mmd(K, i, 2 * n + i, each)
         if len(names) >= MIN_PATIENTS:
-            d = patient_jackknife(kid, who, np.arange(n))
+            d = patient_jackknife(_kid_difference(real, generated, features, who), who, every)
             add_interval_row(rows, d, n=n, **about, metric='kid_difference', extractor='radiomics')
         if len(names) >= 4 and n // 2 >= 2 * k:
-            a, b, c = principal_scores(real, real, generated, features, n_components=k)
-            ours, other = _across_halves(a, b), _across_halves(a, c)
-            frechet = lambda i, *left: ours(i, *left) - other(i, *left)
-            d = patient_jackknife(frechet, who, np.arange(n), *halves)
+            statistic = _frechet_difference(real, generated, features, k)
+            d = patient_jackknife(statistic, who, every, *halves)
             how = dict(
                 metric='radiomics_frechet_difference', extractor=f'radiomics, {k} components'
             )

@@ -207,10 +207,12 @@ def studies() -> dict[str, MethodStudy]:  # statistic -> its study
     pairs = lambda n, rng: concordance_ratio(*concordant_pairs(*followed_up(n, rng)))
     area = lambda f: lambda *how: _of_area(f, *how)
     of_auprc = lambda n, rng: auprc(*scored_labels(n, rng))
-    few, logit = (10, 28, 128), 'logit bootstrap'
+    sizes, logit = (10, 28, 128), 'logit bootstrap'
     auroc_truth = float(stats.norm.cdf(1.2 / np.sqrt(2)))
     return {
-        'paired error': MethodStudy(_of_errors, 'studentized bootstrap', few, float(np.exp(0.225))),
+        'paired error': MethodStudy(
+            _of_errors, 'studentized bootstrap', sizes, float(np.exp(0.225))
+        ),
         'KID': MethodStudy(_of_kid, 'jackknife, t', (10, 28)),
         'radiomics Frechet': MethodStudy(_of_frechet, 'jackknife, t', (28,), None, 300),
         'AUROC': MethodStudy(area(auroc), 'logit, DeLong', (40, 100), auroc_truth),
@@ -231,10 +233,10 @@ def compare_methods(
     study, lines = studies()[statistic], []
     for n in study.sizes:
         of = [derive_seed(seed, statistic, n, r) for r in range(repetitions or study.repetitions)]
-        found = [study.sample(n, np.random.default_rng(s), n_boot, s) for s in of]
-        truth = study.truth or np.mean([value for value, _ in found])
-        for method in found[0][1]:
-            ends = np.array([e[method] for _, e in found], dtype=float)
+        drawn = [study.sample(n, np.random.default_rng(s), n_boot, s) for s in of]
+        truth = study.truth or np.mean([value for value, _ in drawn])
+        for method in drawn[0][1]:
+            ends = np.array([e[method] for _, e in drawn], dtype=float)
             ends = ends[np.isfinite(ends).all(1)]
             hits = int(((ends[:, 0] <= truth) & (truth <= ends[:, 1])).sum())
             i = wilson(hits, len(ends))
