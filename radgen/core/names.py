@@ -52,6 +52,8 @@ MODEL_NAMES = dict(
     real='real against real',
     resized='the real image, reduced and upsampled',
     omics_direct='omics without an image',
+    sibling_copy='another image of the same patient',
+    other_copy='an image of another patient',
 )
 
 TRAINED_MODELS = tuple(MODEL_NAMES)[:6]  # those that are trained, in the order of the tables
@@ -121,6 +123,7 @@ _DATA_NAMES = dict(
     sibling_share='held-out images with a sibling in training',
     training_steps='optimizer steps per fold',
     training_share='share of the released training length',
+    legacy_fid_sd='legacy FID, standard deviation over the samples',
 )
 
 _OUTCOME_NAMES = OUTCOME_METRICS | dict(
