@@ -34,7 +34,8 @@ from radgen.core.rows import (
     text_filled,
 )
 from .findings import Finding, decimal, joined, sentences_of, with_interval
-from .scorecard import PUBLISHED, conclude
+from .published import PUBLISHED
+from .scorecard import conclude
 
 # %% ../../nbs/10_report/10_describe.ipynb #1d6afef5
 def _counts(rows):
