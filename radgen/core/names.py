@@ -124,6 +124,7 @@ _DATA_NAMES = dict(
     training_steps='optimizer steps per fold',
     training_share='share of the released training length',
     legacy_fid_sd='legacy FID, standard deviation over the samples',
+    ssim_definition='SSIM, one definition of it',
 )
 
 _OUTCOME_NAMES = OUTCOME_METRICS | dict(
@@ -229,7 +230,9 @@ _TWO_DECIMALS = """
     probe_r probe_r2 tstr_auroc tstr_gain confounding extrapolation precision recall
 """.split()
 
-_THREE_DECIMALS = 'ssim ms_ssim coverage logrank_p retrieval_p copy_p tstr_auroc_p'.split()
+_THREE_DECIMALS = (
+    'ssim ssim_definition ms_ssim coverage logrank_p retrieval_p copy_p tstr_auroc_p'.split()
+)
 
 DIGITS = dict.fromkeys(_TWO_DECIMALS, 2) | dict.fromkeys(_THREE_DECIMALS, 3)
 DIGITS |= dict(inception_fid=1, mse=4, kid=4)  # decimals of a metric

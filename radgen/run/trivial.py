@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['true_scores', 'truth_rows', 'control_scores', 'control_rows', 'preprint_scores', 'preprint_rows',
-           'preprint_model_rows']
+           'ssim_definition_rows', 'preprint_model_rows']
 
 # %% ../../nbs/11_run/08d_trivial.ipynb #efbe22a8
 import numpy as np
@@ -14,6 +14,7 @@ from ..core.names import PAIRED_METRICS
 from ..core.results import Rows
 from ..data.splits import PREPRINT_IMAGES, folds_for, preprint_images, sibling_in_train
 from ..evaluate.fidelity import PAIRED
+from ..evaluate.paired import SSIM_DEFINITIONS, ssim_by_definition
 from ..models.baselines import fold_controls, mean_image
 from ..phantom.clinic import best_scores
 
@@ -128,6 +129,23 @@ def preprint_rows(
     why = f'{several} patients with two images or more, {n} needed'
     for model in ('mean_image', 'sibling_copy', 'other_copy'):
         rows.not_estimable(why, **row, model=model, estimator='single', metric='legacy_fid')
+    return rows
+
+# %% ../../nbs/11_run/08d_trivial.ipynb #c9b1b7e6
+def ssim_definition_rows(
+    rows: Rows,
+    data,  # Cohort at the size of the comparison
+) -> Rows:
+    "SSIM of the preprint's four test images and the mean training image, by each definition."
+    held_out = preprint_images(data.series)
+    if not held_out.any():
+        return rows
+    real, constant = data.images[held_out], mean_image(data.images[~held_out])
+    row = dict(protocol='preprint', role='control', subset='all', n=len(real), n_imaged=len(real))
+    row |= dict(model='mean_image', estimator='single', metric='ssim_definition')
+    for name, definition in SSIM_DEFINITIONS.items():
+        value = ssim_by_definition(real, constant, *definition).mean()
+        rows.add(value=value, label=name, **row)
     return rows
 
 # %% ../../nbs/11_run/08d_trivial.ipynb #3ba4360e
