@@ -8,6 +8,7 @@ __all__ = ['LEGACY_SIZE', 'SSIM_WINDOWS', 'SSIM_BORDERS', 'SSIM_DEFINITIONS', 'l
 
 # %% ../../nbs/07_evaluate/05_paired.ipynb #31916281
 import math
+from itertools import product
 
 import numpy as np
 
@@ -126,9 +127,7 @@ def ssim_by_definition(
 # %% ../../nbs/07_evaluate/05_paired.ipynb #163edbef
 SSIM_DEFINITIONS = {
     f'{window} window, border {border}, range {data_range}': (window, border, data_range)
-    for window in SSIM_WINDOWS
-    for border in SSIM_BORDERS
-    for data_range in (1, 2)
+    for window, border, data_range in product(SSIM_WINDOWS, SSIM_BORDERS, (1, 2))
 }
 
 # %% ../../nbs/07_evaluate/05_paired.ipynb #79d00dad
