@@ -40,7 +40,7 @@ PREPRINT = SimpleNamespace(
 
 # %% ../../nbs/10_report/05b_published.ipynb #5b65b5ac
 def _against_preprint(single, best, is_released):
-    "What the siblings say of the preprint's number."
+    "What follows for the preprint's number."
     theirs = value_text(PREPRINT.preprint)
     if not is_released:
         return f"The preprint's {theirs} is of other images and is not compared."
