@@ -29,6 +29,8 @@ VALUES = {stem: {**DEFAULTS[stem], **SETTINGS[stem]} for stem in NOTEBOOKS}
 CONDITIONS = VALUES["08_scorecard"]["conditions"]
 PROTOCOLS = VALUES["03_generate"]["protocols"]
 DRAWS_UNPAIRED = VALUES["03_generate"]["model"]
+N_FOLDS = VALUES["02_train"]["n_folds"] | {"preprint": 1}
+PREPRINT_CONDITION = "multiomic"  # of the preprint's model
 SEEDS = [f"-seed{s}" if s else "" for s in SETTINGS["run"]["seeds"]]
 # No part of a run unless asked for, but shown once they are there.
 ASKED_FOR = [
@@ -78,7 +80,7 @@ def models(condition):
 def folds(model, protocol):
     "Every fold, and the final model of all imaged patients, which draws the unpaired ones."
     final = ["final"] if protocol == "patient" and model == DRAWS_UNPAIRED else []
-    return [*range(VALUES["02_train"]["n_folds"][protocol]), *final]
+    return [*range(N_FOLDS[protocol]), *final]
 
 
 def models_of(condition, seed):
@@ -86,9 +88,15 @@ def models_of(condition, seed):
     return [DRAWS_UNPAIRED] if seed else models(condition)
 
 
+def has_preprint(condition, seed):
+    "Is one more model trained, on all but the four test images of the preprint?"
+    return SETTINGS["run"]["preprint"] and condition == PREPRINT_CONDITION and not seed
+
+
 def trainings(condition, seed=""):
     "The training notebooks of a condition: all folds in one, or one each."
     jobs = [(m, p) for m in models_of(condition, seed) for p in PROTOCOLS]
+    jobs += [(DRAWS_UNPAIRED, "preprint")] if has_preprint(condition, seed) else []
     if SETTINGS["run"]["folds_per_run"] == "all":
         return [EXECUTED.format(f"02_train-{condition}-{m}-{p}{seed}") for m, p in jobs]
     names = [f"02_train-{condition}-{m}-{p}-fold{f}{seed}" for m, p in jobs for f in folds(m, p)]
@@ -105,11 +113,15 @@ def seed_parameter(w):
 
 def train_parameters(w, folds):
     own = dict(model=w.model, protocol=w.protocol, folds=folds, **seed_parameter(w))
+    if w.protocol == "preprint":  # all other images train, and none is set aside
+        own |= dict(n_folds=N_FOLDS, validation=0.0)
     return condition_parameters("02_train", w, **own)
 
 
 def images_parameters(stem, w):
     own = dict(models=models_of(w.condition, w.seed), **seed_parameter(w))
+    if has_preprint(w.condition, w.seed):
+        own["preprint"] = True
     return condition_parameters(stem, w, **own)
 
 

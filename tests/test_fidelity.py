@@ -13,7 +13,7 @@ from radgen.core.intervals import MIN_INTERVAL
 from radgen.core.paths import RadgenError
 from radgen.core.results import Rows
 from radgen.data.cohort import resize_images
-from radgen.data.splits import folds_for, sibling_in_train
+from radgen.data.splits import PREPRINT_IMAGES, folds_for, preprint_images, sibling_in_train
 from radgen.evaluate.distances import (
     frechet_distance,
     kid,
@@ -27,6 +27,7 @@ from radgen.evaluate.fidelity_table import fidelity_rows
 from radgen.evaluate.inception import inception_fid, inception_weights
 from radgen.evaluate.paired import estimators, legacy_fid, mse, ssim, upsample
 from radgen.models.baselines import mean_image, nearest_copy
+from radgen.run.trivial import preprint_scores
 
 
 def smooth(n, size=32, seed=0, length=1.5):
@@ -604,3 +605,19 @@ def test_mean_image_of_the_released_images(released, protocol):
             constant[folds == k] = mean_image(images[folds != k])
         values.append([metric(images, constant).mean() for metric in (legacy_fid, mse, ssim)])
     assert np.mean(values, axis=0) == pytest.approx(expected['mean_image'], rel=0.01)
+
+
+def test_controls_on_the_four_images_of_the_preprint(published):
+    "Measured once by other code: 1 % of these values, and the four images are the preprint's."
+    held_out = preprint_images(published.series)
+    assert published.series.patient_id[held_out].to_dict() == PREPRINT_IMAGES
+    patients = published.series.patient_id
+    scores = preprint_scores(published.images, patients, held_out)
+    scores = scores.set_index(['metric', 'model', 'estimator']).value
+    fid = scores['legacy_fid']
+    assert fid['mean_image', 'single'] == pytest.approx(2.474, rel=0.01)
+    assert fid['sibling_copy', 'single'] == pytest.approx(0.746, rel=0.01)
+    assert fid['sibling_copy', 'best'] == pytest.approx(0.183, rel=0.01)
+    assert fid['other_copy', 'best'] == pytest.approx(1.298, rel=0.01)
+    assert scores['mse', 'mean_image', 'single'] == pytest.approx(0.0217, rel=0.01)
+    assert (scores['ssim'] < 1).all() and held_out.sum() == 4

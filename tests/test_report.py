@@ -35,6 +35,7 @@ from radgen.report.display import text_table
 from radgen.report.facts import FACTS, RunFacts
 from radgen.report.figures import FIGURES, figures_for, find_figures
 from radgen.report.plots import fig_scorecard
+from radgen.report.published import preprint_sentence
 from radgen.report.readme import scorecard_markdown, short_table
 from radgen.report.tables import table_fidelity, table_siblings
 
@@ -292,8 +293,9 @@ def test_legacy_fid_is_quoted_at_128_pixels_only(rows):
     size = 'computed at 64 pixels as a ratio to the mean image'
     expected = f'not comparable: {size}; here above its controls'
     assert set(shown['conclusion, patient protocol']) == {expected}
-    whole = scorecard.scorecard(rows).query("metric == 'legacy_fid'")
-    assert set(whole.conclusion) == {'better than published'}
+    fid = scorecard.scorecard(rows).query("metric == 'legacy_fid'").set_index('protocol')
+    assert set(fid.conclusion[['paper', 'patient']]) == {'better than published'}
+    assert fid.conclusion['preprint'] == 'unavailable'
 
 
 def test_controls_over_many_fold_assignments_stay_in_table_6(rows):
@@ -320,7 +322,10 @@ def test_scorecard(rows):
         0.89,
         0.92,
         726,
-    ] and score.published.unique().tolist() == [2.02, 0.02, 0.59, 0.82, 0.84, 0.88, 726]
+    ] and score.published.dropna().unique().tolist() == [2.02, 0.02, 0.59, 0.82, 0.84, 0.88, 726]
+    fid = score.query("metric == 'legacy_fid'").set_index('protocol')
+    assert fid.preprint[['paper', 'patient']].isna().all() and fid.preprint['preprint'] == 1.33
+    assert score.index[score.published.isna()].size == 1  # the preprint's four images
     subtype = line(metric='auroc', condition='expression', protocol='patient')
     assert (subtype.extractor, subtype.value, subtype.conclusion) == (
         'radiomics',
@@ -364,7 +369,83 @@ def test_scorecard(rows):
         '0.85',
         '0.82',
     ]
-    assert len(table) == len(scorecard.PUBLISHED) * 2 and table.index.is_unique
+    assert len(table) == len(scorecard.PUBLISHED) * 2 + 1 and table.index.is_unique
+    assert table.preprint['legacy FID'].tolist() == ['–', '–']
+
+
+FOUR = {  # model, estimator: legacy FID on the four images of the preprint
+    ('mean_image', 'single'): 2.47,
+    ('sibling_copy', 'single'): 0.75,
+    ('sibling_copy', 'best'): 0.18,
+    ('other_copy', 'best'): 1.30,
+}
+
+
+def on_four_images(cohort='published', ours=None, **values):
+    "Rows of the preprint's split; `ours` is the model's, None where it was not trained."
+    four = Rows(cohort=cohort, protocol='preprint', metric='legacy_fid', n=4, n_imaged=4)
+    four.fixed |= dict(image_size=128, subset='all', source_notebook='07_controls')
+    for (model, estimator), value in FOUR.items():
+        value = values.get(f'{model}_{estimator}', value)
+        four.add(role='control', model=model, estimator=estimator, value=value)
+    model = dict(role='model', model='cpdm', condition='multiomic')
+    for estimator in ('single', 'best'):
+        if ours is None:
+            four.unavailable('not trained in this run', **model, estimator=estimator)
+        else:
+            four.add(**model, estimator=estimator, value=ours)
+    return four.frame()
+
+
+@pytest.mark.parametrize(
+    ('ours', 'single', 'conclusion', 'reached'),
+    [
+        (None, 0.75, 'unavailable', 'less than'),
+        (None, 1.40, 'unavailable', 'more than'),
+        (0.90, 0.75, 'imprecise', 'less than'),
+        (0.50, 0.75, 'imprecise', 'less than'),
+        (1.50, 1.60, 'imprecise', 'more than'),
+    ],
+)
+def test_the_preprint_is_judged_on_its_own_images(rows, ours, single, conclusion, reached):
+    four = on_four_images(ours=ours, sibling_copy_single=single)
+    score = scorecard.scorecard(pd.concat([rows, four], ignore_index=True))
+    line = score[score.protocol == 'preprint'].iloc[0]
+    # a sibling drawn at random stands beside single samples, never the best of the siblings
+    assert (line.control, line.control_name) == (single, 'a sibling')
+    assert (line.conclusion, line.preprint) == (conclusion, 1.33)
+    expected = f"a sibling's image has {single:.2f}, {reached} the preprint's 1.33"
+    assert line.why == expected
+    assert np.isnan([line.ci_low, line.ci_high]).all() and line.n == 4
+    folds = score[score.protocol != 'preprint'].reset_index(drop=True)
+    alone = scorecard.scorecard(rows).query("protocol != 'preprint'").reset_index(drop=True)
+    pd.testing.assert_frame_equal(folds, alone, check_dtype=False)
+
+
+def test_rows_of_the_preprint_stay_out_of_the_tables_of_folds(rows):
+    both = pd.concat([rows, on_four_images()], ignore_index=True)
+    pd.testing.assert_frame_equal(table_fidelity(both), table_fidelity(rows))
+    table = table_controls(both)
+    section = table[table.section == "The preprint's four test images"]
+    assert len(section) == 6 and set(section.protocol) == {'preprint'}
+    rest = table[table.section != "The preprint's four test images"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(rest, table_controls(rows), check_dtype=False)
+    assert scorecard.headline(scorecard.scorecard(both)) == scorecard.headline(
+        scorecard.scorecard(rows)
+    )
+
+
+def test_what_the_preprint_is_worth_follows_from_the_rows(rows):
+    assert preprint_sentence(rows) == ''
+    text = preprint_sentence(on_four_images())
+    assert '1.33 is no evidence of anything beyond siblings' in text and 'of 0.75.' in text
+    assert text in conclusion(pd.concat([rows, on_four_images()]), '08_scorecard')
+    best_only = preprint_sentence(on_four_images(sibling_copy_single=1.34))
+    assert 'nothing is decided' in best_only and 'no evidence' not in best_only
+    none = on_four_images(sibling_copy_single=1.5, sibling_copy_best=1.34)
+    assert "Siblings do not reach the preprint's 1.33" in preprint_sentence(none)
+    for cohort in ('phantom', 'tcga', 'files'):
+        assert 'is not compared' in preprint_sentence(on_four_images(cohort))
 
 
 @pytest.mark.parametrize('n,text', [(3, '3 folds'), (NAN, 'an unstated number of folds')])
@@ -397,7 +478,8 @@ def test_simulated_patients_confirm_nothing():
         'above its controls',
         'above chance',
     }
-    assert score.published.notna().all() and 'simulated' in scorecard.headline(score)
+    assert score.query("protocol != 'preprint'").published.notna().all()
+    assert 'simulated' in scorecard.headline(score)
     assert 'not comparable: simulated patients; here above chance' in set(
         scorecard.table_scorecard(score)['conclusion, patient protocol']
     )
@@ -687,7 +769,7 @@ def test_scorecard_as_markdown(rows, tmp_path):
     lines = text.split('\n')
     assert (
         text == scorecard_markdown(tmp_path / 'results.csv')
-        and len(lines) == 2 + 2 * len(scorecard.PUBLISHED)
+        and len(lines) == 3 + 2 * len(scorecard.PUBLISHED)
         and len({line.count('|') for line in lines}) == 1
     )
     assert '| 0.82 (0.85) | – | 0.80 [0.75, 0.85] | 0.50 (chance) |' in text

@@ -53,9 +53,19 @@ SECTIONS = [
 
 GROUPED = ('section', 'instrument')  # columns that divide a long table into parts
 
-VARIANTS = ('multiomic', 'expression', 'paper', 'patient')  # condition or protocol of a figure
+VARIANTS = (
+    'multiomic',
+    'expression',
+    'paper',
+    'patient',
+    'preprint',
+)  # condition or protocol of a figure
 MODELS = {'cpdm_paper': 'paper preset', 'cpdm_unconditional': 'unconditional'}
-FOLDS = {'paper': 'images', 'patient': 'patients'}  # protocol -> what the folds are made of
+FOLDS = {
+    'paper': 'images',
+    'patient': 'patients',
+    'preprint': 'four images',
+}  # protocol -> what the folds are made of
 
 # Wide tables as a reader needs them: heading -> text; a part between bars needs all its values.
 VIEWS = {

@@ -52,6 +52,8 @@ MODEL_NAMES = dict(
     real='real against real',
     resized='the real image, reduced and upsampled',
     omics_direct='omics without an image',
+    sibling_copy='another image of the same patient',
+    other_copy='an image of another patient',
 )
 
 TRAINED_MODELS = tuple(MODEL_NAMES)[:6]  # those that are trained, in the order of the tables
@@ -121,6 +123,8 @@ _DATA_NAMES = dict(
     sibling_share='held-out images with a sibling in training',
     training_steps='optimizer steps per fold',
     training_share='share of the released training length',
+    legacy_fid_sd='legacy FID, standard deviation over the samples',
+    ssim_definition='SSIM, one definition of it',
 )
 
 _OUTCOME_NAMES = OUTCOME_METRICS | dict(
@@ -227,7 +231,9 @@ _TWO_DECIMALS = """
     probe_r probe_r2 tstr_auroc tstr_gain confounding extrapolation precision recall
 """.split()
 
-_THREE_DECIMALS = 'ssim ms_ssim coverage logrank_p retrieval_p copy_p tstr_auroc_p'.split()
+_THREE_DECIMALS = (
+    'ssim ssim_definition ms_ssim coverage logrank_p retrieval_p copy_p tstr_auroc_p'.split()
+)
 
 DIGITS = dict.fromkeys(_TWO_DECIMALS, 2) | dict.fromkeys(_THREE_DECIMALS, 3)
 DIGITS |= dict(inception_fid=1, mse=4, kid=4)  # decimals of a metric

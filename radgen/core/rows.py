@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['AUDIT_NOTEBOOKS', 'EXTRACTORS', 'CLASSIFIERS', 'WHOLE_SET', 'text_filled', 'pick', 'ok_rows', 'own_rows',
-           'of_samples', 'quotable', 'known_truth', 'without_image', 'first_ok', 'best_row', 'beside', 'is_simulated']
+           'of_samples', 'of_preprint', 'quotable', 'known_truth', 'without_image', 'first_ok', 'best_row', 'beside',
+           'is_simulated']
 
 # %% ../../nbs/01_core/08_rows.ipynb #cec2f147
 import pandas as pd
@@ -55,7 +56,15 @@ def of_samples(
 ) -> pd.DataFrame:
     "The study's own rows over its own folds, without repeated fold assignments."
     rows = own_rows(rows)
+    rows = rows[rows.protocol != 'preprint']
     return rows[rows.estimator.isna() | rows.estimator.isin(['', *ESTIMATORS])]
+
+
+def of_preprint(
+    rows: pd.DataFrame,  # tidy rows
+) -> pd.DataFrame:
+    "The study's own rows on the four test images of the preprint."
+    return own_rows(rows[rows.protocol == 'preprint'])
 
 # %% ../../nbs/01_core/08_rows.ipynb #92dc76cc
 _SAME_SCORE = ['condition', 'protocol', 'model', 'role', 'metric', 'source_notebook']

@@ -40,6 +40,7 @@ from radgen.report.follows import (
     follows_survival,
     follows_training,
 )
+from .published import preprint_sentence
 from .scorecard import headline, scorecard
 from .sentences import MIN_PERMUTATIONS, sentences
 
@@ -306,7 +307,8 @@ def conclusion(
 ) -> str:  # '' for a notebook that concludes nothing
     "What a paper notebook concludes from its rows."
     if notebook == '08_scorecard':
-        parts = [headline(scorecard(rows)), sibling_sentence(rows), carried_sentence(rows)]
+        parts = [headline(scorecard(rows)), preprint_sentence(rows)]
+        parts += [sibling_sentence(rows), carried_sentence(rows)]
         return ' '.join(filter(None, parts))
     mine = rows[rows.source_notebook.fillna('').astype(str).str.startswith(notebook)]
     return _FOLLOWS[notebook](mine) if notebook in _FOLLOWS else ''

@@ -31,6 +31,7 @@ CONTROL_SECTIONS = {  # section -> which rows of the blanked table
     'Coverage of the intervals': _from('07b'),
     'How many patients': _from('07c'),
     'Variants, judged on training patients set aside': _from('07d'),
+    "The preprint's four test images": lambda d: d.protocol == 'preprint',
     'Trivial controls over many fold assignments': lambda d: (
         (d.role == 'control') & _repeated(d) | (d.metric == 'sibling_share')
     ),
@@ -48,6 +49,7 @@ CONTROL_SECTIONS = {  # section -> which rows of the blanked table
 
 # %% ../../nbs/10_report/05_control_tables.ipynb #5a3043a2
 SECTION_ORDER = (
+    "The preprint's four test images",
     'Trivial controls over many fold assignments',
     'Trivial controls on the folds of this run',
     'References and chance',

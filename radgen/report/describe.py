@@ -34,7 +34,7 @@ from radgen.core.rows import (
 )
 from ..core.verdicts import AREA, OF_CHANCE, against_chance, against_controls
 from .findings import Finding, decimal, joined, sentences_of, with_interval
-from .scorecard import PUBLISHED
+from .published import PUBLISHED
 
 # %% ../../nbs/10_report/10_describe.ipynb #1d6afef5
 def _counts(rows):

@@ -63,12 +63,13 @@ _VARIANTS = dict(
     expression='expression condition',
     paper='paper protocol',
     patient='patient protocol',
+    preprint='preprint protocol',
 )
 
 
 def _model_in(name):
     "The model in a file name, and the name without it; the CPDM where none is named."
-    end = '_(?=paper|patient)' if name.startswith('fig3_') else '$'
+    end = '_(?=paper|patient|preprint)' if name.startswith('fig3_') else '$'
     match = re.search(rf'_({_MODEL}){end}', name)
     return (match[1], name.replace(match[1], '')) if match else ('cpdm', name)
 

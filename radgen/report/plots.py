@@ -139,7 +139,7 @@ def fig_scorecard(
     score: pd.DataFrame,  # as made by `radgen.report.scorecard.scorecard`
 ):
     "Figure 9: each published number beside ours under both protocols, its control, null, bound."
-    score = score[score.better != 'equal']
+    score = score[(score.better != 'equal') & (score.protocol != 'preprint')]
     if not len(score) or not score.value.notna().any():
         fig, axes = new_figure(1.6)
         empty_panel(axes[0, 0], 'no published number was recomputed in this run')

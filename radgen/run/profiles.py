@@ -49,6 +49,7 @@ class RunSettings(Strict):
     seeds: Annotated[list[int], AfterValidator(_training_seeds)] = [0]
     # condition -> models; a condition without an entry has all
     models: dict[str, list[Annotated[str, AfterValidator(_trained_model)]]] = {}
+    preprint: bool = False  # one more model, on all but the four test images of the preprint
 
 # %% ../../nbs/11_run/02_profiles.ipynb #f45b67c0
 @functools.cache
