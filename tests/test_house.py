@@ -111,7 +111,9 @@ def test_parameters_survive_cleaning(copy, nb):
 def test_defaults_are_the_smoke_values(nb):
     default = {k: v for k, (_, v) in parameters.notebook_parameters(nb).items()}
     run_of = {
-        k: v for k, v in dict(condition='multiomic', protocol='patient').items() if k in default
+        k: v
+        for k, v in dict(condition='multiomic', protocol='patient', preprint=False).items()
+        if k in default
     }
     if 'folds' in default:
         run_of['folds'] = [*range(default['n_folds']['patient']), 'final']

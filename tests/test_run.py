@@ -411,7 +411,7 @@ def test_the_commands_and_their_options():
     }
     assert helps['generate'] == {
         *('--checkpoint', '--conditions', '--out', '--samples', '--sampler', '--steps'),
-        *('--guidance', '--seed', '--kind', '--png', '--restart'),
+        *('--guidance', '--seed', '--kind', '--png', '--restart', '--compile'),
     }
     assert helps['notebook'] == {'--file', '--parameters'}
 
