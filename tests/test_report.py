@@ -452,7 +452,7 @@ def test_what_the_preprint_is_worth_follows_from_the_rows(rows):
 def test_another_number_of_folds_over_images_is_not_comparable(rows, n, text):
     score = scorecard.scorecard(rows.assign(n_folds=n)).query("metric == 'mse'")
     why = score.set_index('protocol').why
-    assert set(why['paper']) == {f'computed with {text}, published with 15'}
+    assert set(why['paper']) == {f'{text}, published with 15'}
     assert set(why['patient']) == {''}
 
 

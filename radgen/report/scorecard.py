@@ -106,7 +106,7 @@ def _why_not_comparable(ours, metric, quoted, simulated, own):
         return f'computed at {size:.0f} pixels' + ratio * (quoted == 'legacy_fid_ratio')
     if ours.protocol == 'paper' and ours.n_folds != PUBLISHED_FOLDS:
         n = f'{ours.n_folds:.0f}' if is_finite(ours.n_folds) else 'an unstated number of'
-        return f'computed with {n} folds, published with {PUBLISHED_FOLDS}'
+        return f'{n} folds, published with {PUBLISHED_FOLDS}'
     return ''
 
 # %% ../../nbs/10_report/06_scorecard.ipynb #c3ae933d
