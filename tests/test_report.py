@@ -330,7 +330,7 @@ def test_scorecard(rows):
     assert (subtype.extractor, subtype.value, subtype.conclusion) == (
         'radiomics',
         0.8,
-        'reproduced',
+        'undecided',
     )  # not the better of two extractors, and the omics, its upper bound, decide nothing
     assert (subtype.control, subtype.control_name) == (0.5, 'chance')
     bound = ['upper_bound', 'upper_bound_low', 'upper_bound_high', 'upper_bound_name']
@@ -462,7 +462,7 @@ def test_chance_of_a_precision_recall_curve_is_the_prevalence(rows):
     score = scorecard.scorecard(pd.concat([rows, prevalence.frame()]))
     line = score.query("metric == 'auprc' and protocol == 'patient'").set_index('condition')
     assert line.control['multiomic'] == 0.3 and np.isnan(line.control['expression'])
-    assert line.conclusion.to_dict() == dict(multiomic='reproduced', expression='undecided')
+    assert line.conclusion.to_dict() == dict(multiomic='undecided', expression='undecided')
     assert line.decided_by['expression'] == 'no prevalence'
     text = short_table(score)
     assert '| 0.30 (chance) | 0.96 (omics, logistic) |' in text and 'nan' not in text
@@ -774,7 +774,7 @@ def test_scorecard_as_markdown(rows, tmp_path):
     )
     assert '| 0.82 (0.85) | – | 0.80 [0.75, 0.85] | 0.50 (chance) |' in text
     beside = '| 0.96 [0.94, 0.98] (omics, logistic) | 0.50 (0.40 to 0.60) |'
-    assert f'{beside} reproduced |' in text
+    assert f'{beside} undecided |' in text
 
 
 def test_models_are_those_of_the_study():

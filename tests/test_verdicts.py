@@ -11,10 +11,11 @@ from radgen.report import page
 NAN = float('nan')
 NARROW = verdicts.Rule(0.2, 0.4)
 RULE = [  # value, low, high, word, of chance, published, better, what follows
-    (0.83, 0.77, 0.89, 'better', True, 0.82, 'higher', 'reproduced'),
-    (0.78, 0.75, 0.81, 'better', True, 0.82, 'higher', 'near the published value'),
+    (0.83, 0.79, 0.86, 'better', True, 0.82, 'higher', 'reproduced'),
+    (0.80, 0.79, 0.81, 'better', True, 0.82, 'higher', 'near the published value'),
     (0.96, 0.94, 0.98, 'better', True, 0.82, 'higher', 'better than published'),
     (0.70, 0.65, 0.75, 'better', True, 0.82, 'higher', 'not reproduced'),
+    (0.76, 0.72, 0.80, 'better', True, 0.82, 'higher', 'undecided'),
     (0.70, 0.56, 0.84, 'better', True, 0.82, 'higher', 'imprecise'),
     (0.85, NAN, NAN, 'better', True, 0.82, 'higher', 'imprecise'),
     (0.85, 0.80, 0.90, 'better', True, NAN, 'higher', 'above chance'),
@@ -58,7 +59,7 @@ def test_every_conclusion_is_tried_and_explained():
     assert tried == set(verdicts.CONCLUSIONS) <= set(page.GLOSSARY)
 
 
-DECIDED = dict.fromkeys(verdicts.STANDINGS, 2) | dict(undecided=1, imprecise=0)
+DECIDED = dict(better=3, worse=3, equivalent=2, undecided=1, imprecise=0)
 
 
 def draws(n, *highest):
@@ -84,18 +85,45 @@ def test_a_wider_interval_never_gives_a_stronger_word():
 
 
 def test_what_a_wider_interval_says_of_the_published_value_holds_of_the_narrower_one():
-    seen, half = set(), verdicts.AREA.widest / 2
+    seen, margin = set(), verdicts.AREA.margin
     for start, width, left, right in draws(5000, 0.6, 0.3, 0.2, 0.2):
         low, high = start - 0.3, start - 0.3 + width
         narrow = verdicts.beside_published(low, high, verdicts.AREA)
         wide = verdicts.beside_published(low - left, high + right, verdicts.AREA)
-        near = -half < low and high < half
+        near = -margin < low and high < margin
         holds = dict.fromkeys(('reproduced', 'near the published value'), near)
-        holds |= {'not reproduced': high < 0, 'better than published': low > 0}
+        holds |= {'not reproduced': high <= -margin, 'better than published': low >= margin}
         assert holds.get(wide, True)
-        assert narrow != 'imprecise' or wide == 'imprecise'
+        nothing = ('undecided', 'imprecise')
+        assert wide in nothing if narrow in nothing else True
+        near = ('reproduced', 'near the published value')
+        assert wide in (narrow, *nothing) or {wide, narrow} == set(near)
         seen.add(narrow)
-    assert len(seen) == 5
+    assert len(seen) == 6
+
+
+def test_a_difference_is_that_of_the_same_condition_and_protocol():
+    frame = rows_of_controls(model=(0.020, 0.024), image=(0.030, 0.034), copy=(0.040, 0.044))
+    frame = frame.assign(condition='multiomic', protocol='patient')
+    pair = frame.iloc[:1].assign(metric='mse_difference', label='minus mean_image')
+    other = pair.assign(condition='expression', ci_low=0.01, ci_high=0.02)
+    both = pd.concat([other, pair.assign(ci_low=-0.012, ci_high=-0.008), frame])
+    ours, image = frame.iloc[0], frame.iloc[1]
+    assert verdicts.difference(both, ours, image, -1) == (0.008, 0.012)
+    bounded = verdicts.difference(pd.concat([other, frame]), ours, image, -1)
+    assert bounded == pytest.approx((0.006, 0.014))
+
+
+def test_few_permutations_decide_nothing():
+    about = dict(condition='multiomic', label='er', extractor='radiomics', role='null')
+    rows = Rows(**about)
+    rows.add(metric='auroc', value=0.5, ci_low=0.45, ci_high=0.55)
+    rows.add(metric='n_permutations', value=19)
+    frame = rows.frame()
+    assert np.isnan(verdicts.null_ends(frame, frame.iloc[0])).all()
+    frame.loc[1, 'value'] = 39
+    assert verdicts.null_ends(frame, frame.iloc[0]) == (0.45, 0.55)
+    assert verdicts.judge_null(0.9, NAN, NAN, None, 0.5, 'yes', 'no') == 'there is no interval'
 
 
 def test_the_least_favourable_control_decides():

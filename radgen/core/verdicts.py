@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AREA', 'STANDINGS', 'TRIVIAL', 'MIN_PERMUTATIONS', 'BELOW_NULL', 'CONCLUSIONS', 'OF_CHANCE', 'Rule', 'rule_of',
            'standing', 'least', 'difference', 'Standing', 'against_controls', 'n_permutations', 'judge_null',
-           'beside_published', 'against_chance', 'conclude']
+           'null_ends', 'beside_published', 'against_chance', 'conclude']
 
 # %% ../../nbs/01_core/08a_verdicts.ipynb #8130eeb9
 import math
@@ -48,13 +48,13 @@ def standing(
     high: float,
     rule: Rule,
 ) -> str:  # one of STANDINGS
-    "What an interval of a difference says (two one-sided tests for *equivalent*)."
+    "What an interval of a difference says (*equivalent* by two one-sided tests)."
     if not (is_finite(low) and is_finite(high)):
         return 'imprecise'
-    if -rule.margin < low and high < rule.margin:
-        return 'equivalent'
     if low > 0 or high < 0:
         return 'better' if low > 0 else 'worse'
+    if -rule.margin < low and high < rule.margin:
+        return 'equivalent'
     return 'imprecise' if high - low > rule.widest else 'undecided'
 
 # %% ../../nbs/01_core/08a_verdicts.ipynb #317e41e5
@@ -70,7 +70,7 @@ def least(
 
 # %% ../../nbs/01_core/08a_verdicts.ipynb #daaa5818
 def difference(
-    rows: pd.DataFrame,  # tidy rows of one condition, protocol and size
+    rows: pd.DataFrame,  # tidy rows
     ours: pd.Series,  # the model's row
     other: pd.Series,  # the control's row, of the same metric
     sign: int,  # 1 where higher is better, -1 where lower is
@@ -78,8 +78,8 @@ def difference(
     "How much better the model is than a control: paired, or bounded by the two intervals."
     who = dict(model=ours.model, estimator=ours.estimator, subset=ours.subset)
     who |= dict(metric=f'{ours.metric}_difference', label=f'minus {other.model}', verdict='ok')
-    if is_finite(ours.get('image_size')):
-        who |= dict(image_size=ours.image_size)
+    same = {k: ours.get(k) for k in ('condition', 'protocol', 'image_size')}
+    who |= {k: v for k, v in same.items() if isinstance(v, str) or is_finite(v)}
     paired = first_ok(pick(rows, **who))
     if paired is not None:
         ends = paired.ci_low, paired.ci_high
@@ -126,7 +126,7 @@ def n_permutations(
     row,  # of a null
 ) -> int:
     "How many permutations made a null row, from its estimator."
-    word = str(row.estimator).split()[0]
+    word = str(row.estimator).partition(' ')[0]
     return int(word) if word.isdigit() else MIN_PERMUTATIONS
 
 
@@ -143,13 +143,29 @@ def judge_null(
     no: str,  # what is said where it is within the null
 ) -> str:
     "The rule of all comparisons with a null: above it, within it, below it, or undecided."
+    if not math.isfinite(low):
+        return 'there is no interval'
     if null is not None and n_permutations(null) < MIN_PERMUTATIONS:
         return f'{n_permutations(null)} permutations are too few to conclude'
     if null is not None and value < null.ci_low and high < chance:
         return BELOW_NULL
     if null is not None and value <= null.ci_high:
         return no
-    return yes if math.isfinite(low) and low > chance else 'undecided: the interval reaches chance'
+    return yes if low > chance else 'undecided: the interval reaches chance'
+
+# %% ../../nbs/01_core/08a_verdicts.ipynb #ad2a7b95
+def null_ends(
+    rows: pd.DataFrame,  # tidy rows, those of metric 'n_permutations' among them
+    null,  # the row of a null, or None
+) -> tuple[float, float]:  # nan where there is no null, or too few permutations made it
+    "The 95 % range of a null of an outcome."
+    if null is None or null.verdict != 'ok':
+        return math.nan, math.nan
+    same = {k: null[k] for k in ('condition', 'label', 'extractor')}
+    made = first_ok(pick(rows, metric='n_permutations', role='null', **same))
+    if made is not None and made.value < MIN_PERMUTATIONS:
+        return math.nan, math.nan
+    return null.ci_low, null.ci_high
 
 # %% ../../nbs/01_core/08a_verdicts.ipynb #0f9c62d6
 CONCLUSIONS = (
@@ -169,12 +185,14 @@ def beside_published(
     high: float,
     rule: Rule,
 ) -> str:  # one of CONCLUSIONS
-    "How an interval lies about the published value."
-    word = standing(low, high, Rule(rule.widest / 2, rule.widest))
-    if word == 'equivalent':
+    "How an interval lies about the published value: inside the margin, beyond it, or across."
+    if not (is_finite(low) and is_finite(high)):
+        return 'imprecise'
+    if -rule.margin < low and high < rule.margin:
         return 'reproduced' if low <= 0 <= high else 'near the published value'
-    names = dict(better='better than published', worse='not reproduced')
-    return names.get(word, 'imprecise')
+    if low >= rule.margin or high <= -rule.margin:
+        return 'better than published' if low > 0 else 'not reproduced'
+    return 'imprecise' if high - low > rule.widest else 'undecided'
 
 # %% ../../nbs/01_core/08a_verdicts.ipynb #596cae4e
 def against_chance(
@@ -187,11 +205,8 @@ def against_chance(
 ) -> str:  # one of STANDINGS
     "How a score of an outcome stands against chance, and against its permutation null."
     word = standing(low - chance, high - chance, rule)
-    if is_finite(null[0]) and value < null[0]:
-        return 'worse'
-    if word == 'better' and is_finite(null[1]) and value <= null[1]:
-        return 'undecided'
-    return word
+    within = is_finite(null[0]) and null[0] <= value <= null[1]
+    return 'undecided' if word in ('better', 'worse') and within else word
 
 # %% ../../nbs/01_core/08a_verdicts.ipynb #5a7dfebe
 def conclude(

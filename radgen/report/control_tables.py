@@ -42,6 +42,9 @@ CONTROL_SECTIONS = {  # section -> which rows of the blanked table
     'References and chance': lambda d: (
         d.role.isin(['reference', 'chance']) & d.subset.isin(WHOLE_SET)
     ),
+    'Differences from the trivial controls, same patients': lambda d: (
+        (d.role == 'model') & d.metric.str.endswith('_difference') & d.subset.isin(WHOLE_SET)
+    ),
     'Nulls: permuted labels': lambda d: d.role == 'null',
     'Upper bounds: omics without an image, simulated truth': lambda d: d.role == 'upper_bound',
     'Unpaired patients and the training range': lambda d: d.metric == 'n_out_of_range',
@@ -52,6 +55,7 @@ SECTION_ORDER = (
     "The preprint's four test images",
     'Trivial controls over many fold assignments',
     'Trivial controls on the folds of this run',
+    'Differences from the trivial controls, same patients',
     'References and chance',
     'Nulls: permuted labels',
     'Upper bounds: omics without an image, simulated truth',

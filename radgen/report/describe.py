@@ -32,7 +32,7 @@ from radgen.core.rows import (
     quotable,
     text_filled,
 )
-from ..core.verdicts import AREA, OF_CHANCE, against_chance, against_controls
+from ..core.verdicts import AREA, OF_CHANCE, against_chance, against_controls, null_ends
 from .findings import Finding, decimal, joined, sentences_of, with_interval
 from .published import PUBLISHED
 
@@ -189,7 +189,8 @@ def describe_fidelity(
     "How single samples do against trivial controls, folds over patients first (Table 2)."
     every = of_samples(text_filled(quotable(rows)))
     every = pick(every, subset=WHOLE_SET, estimator=('single', ''))
-    every = pick(every, metric=tuple(FIDELITY_METRICS))
+    measured = [*FIDELITY_METRICS, *(f'{m}_difference' for m in FIDELITY_METRICS)]
+    every = pick(every, metric=tuple(measured))
     protocols = set(every.protocol)
     every = pick(every, protocol='patient' if 'patient' in protocols else tuple(protocols))
     make = lambda part: _fidelity_finding(part, 'kid') + _fidelity_finding(part, 'mse')
@@ -236,7 +237,8 @@ def _beaten_findings(rows, pairs):
     "Metrics in which the model is not shown to beat the mean image without a sibling."
     beaten = []
     for metric, (_, alone) in pairs.items():
-        image = first_ok(pick(rows, metric=metric, model='mean_image', subset='no_sibling'))
+        image = pick(rows, metric=metric, model='mean_image', subset='no_sibling')
+        image = first_ok(image[image.image_size == alone.image_size])
         if image is not None and _sign(metric) * image.value >= _worst_end(alone):
             beaten.append(metric_heading(metric))
     better = 'nothing shows that the model does better than the mean image'
@@ -293,16 +295,16 @@ def _best_extractor(rows, metric, label):
     "The row that answers for a label, by the scorecard's order, and what stands beside it."
     who = dict(metric=metric, label=label, role='model', subset=WHOLE_SET)
     row = first_ok(pick(rows, **who), extractor=EXTRACTORS, classifier=CLASSIFIERS)
-    return row, beside(rows, row, metric)
+    return row, None if row is None else beside(rows, row, metric)
 
 
-def _outcome_end(row, others):
+def _outcome_end(rows, row, others):
     "What follows of a score: how it stands against chance, and above it against the omics."
     if row.verdict != 'ok':
         return str(row.verdict).partition(':')[0]
-    null, omics, ends = others['null'], others['control'], (float('nan'), float('nan'))
-    if null is not None and null.verdict == 'ok':
-        ends = null.ci_low, null.ci_high
+    if not is_finite(row.ci_low):
+        return 'no interval'
+    omics, ends = others['control'], null_ends(rows, others['null'])
     word = against_chance(row.ci_low, row.ci_high, row.value, 0.5, ends)
     if word != 'better' or omics is None:
         return OF_CHANCE.get(word, word)
@@ -326,6 +328,7 @@ _OUTCOME_CLAIMS = {
     ),
     'undecided': 'Generated images are not shown to be above chance',
     'imprecise': 'The interval is too wide to tell whether generated images are above chance',
+    'no interval': 'There are too few patients for an interval of the score of generated images',
     'not estimable': 'The score of generated images is not estimable',
 }
 
@@ -350,7 +353,8 @@ def _outcome_findings(rows, metric, name):
     by_end = {}
     for label in dict.fromkeys(pick(rows, metric=metric, role='model').label):
         row, others = _best_extractor(rows, metric, label)
-        by_end.setdefault(_outcome_end(row, others), []).append((row, others))
+        if row is not None:
+            by_end.setdefault(_outcome_end(rows, row, others), []).append((row, others))
     for end, scored in by_end.items():
         if end == 'not estimable':
             numbers = _missing_numbers([row for row, _ in scored])

@@ -157,7 +157,10 @@ def _ends(rows, metric):
     for condition, part in _by_condition(pick(text_filled(rows), protocol=('patient', ''))):
         ours = pick(part, metric=metric, role='model', subset=WHOLE_SET)
         scores = [_best_extractor(part, metric, label) for label in dict.fromkeys(ours.label)]
-        yield condition, [_outcome_end(row, others) for row, others in scores if row is not None]
+        yield (
+            condition,
+            [_outcome_end(part, row, others) for row, others in scores if row is not None],
+        )
 
 
 def follows_outcomes(
@@ -166,7 +169,7 @@ def follows_outcomes(
     "How many attributes are predicted above chance, and how many better than by the omics."
     groups = {}
     for condition, ends in _ends(rows, 'auroc'):
-        ends = [e for e in ends if e not in ('not estimable', 'unavailable')]
+        ends = [e for e in ends if e not in ('not estimable', 'unavailable', 'no interval')]
         more = ends.count('above the omics')
         chance = len(ends) - sum(e.startswith('above') or e == 'below the omics' for e in ends)
         n = f'{len(ends)} attribute' + 's' * (len(ends) > 1)

@@ -37,6 +37,7 @@ from radgen.core.verdicts import (
     against_chance,
     against_controls,
     conclude,
+    null_ends,
     rule_of,
 )
 from .published import PREPRINT, PUBLISHED
@@ -147,10 +148,9 @@ _OWN_FIELDS = (
 )
 
 
-def _outcome_word(ours, others):
+def _outcome_word(rows, ours, others):
     "How an outcome stands against chance and its null."
-    null = tuple(_value(others['null'], end) for end in ('ci_low', 'ci_high'))
-    chance = _value(others['control'])
+    null, chance = null_ends(rows, others['null']), _value(others['control'])
     if not is_finite(chance):
         return 'undecided', ['no prevalence']
     return against_chance(ours.ci_low, ours.ci_high, ours.value, chance, null), []
@@ -171,7 +171,7 @@ def _judged_line(rows, p, condition, protocol, ours, quoted):
     "What stands beside a number, how it stands, which controls decide, and the rule of its metric."
     if p.label:
         others = _outcome_beside(rows, ours, p.metric)
-        return others, *_outcome_word(ours, others), rule_of(p.metric)
+        return others, *_outcome_word(rows, ours, others), rule_of(p.metric)
     here = _of(rows, quoted, condition, p.label)
     others = _fidelity_beside(here, ours, protocol, p.better)
     if p.better == 'equal':
@@ -211,7 +211,10 @@ def _preprint_line(rows, simulated, own):
     four = text_filled(of_preprint(quotable(rows)))
     line = _score_line(four, PREPRINT, ('multiomic', ''), 'preprint', simulated, own)
     line |= dict(condition='multiomic', decided_by='')
-    control = line.get('control', math.nan)
+    sibling = first_ok(pick(four, model='sibling_copy', estimator='single'))
+    control = _value(sibling)
+    if sibling is not None:
+        line |= dict(control=control, control_name=_short_name(sibling))
     if simulated or own or not is_finite(control):
         return line
     if line['conclusion'] != 'unavailable':  # four images have no interval

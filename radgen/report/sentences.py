@@ -8,7 +8,7 @@ __all__ = ['COPY_FRACTION', 'COPYING', 'IGNORED', 'TOPICS', 'FOLD_KINDS', 'audit
 # %% ../../nbs/10_report/09_sentences.ipynb #f0396200
 import pandas as pd
 
-from ..core.names import label_text, source_text
+from ..core.names import is_finite, label_text, source_text
 from ..core.verdicts import BELOW_NULL, MIN_PERMUTATIONS, judge_null, n_permutations
 from radgen.report.findings import (
     Finding,
@@ -69,7 +69,9 @@ def _smooth_finding(ratio, nndr, real, too_few):
 
 # %% ../../nbs/10_report/09_sentences.ipynb #1eff3961
 def _no_copy_finding(ratio, p):
-    if ratio.ci_low > 1:
+    if not is_finite(ratio.ci_low):
+        how = 'The patients are too few for an interval'
+    elif ratio.ci_low > 1:
         how = 'Samples are further from training images than real images are'
     elif ratio.ci_high >= 1:
         how = 'Nothing shows that samples are closer to training images than real images are'

@@ -247,7 +247,7 @@ def claims_sentence(
         if failure := _failure(cut, name, what, words):
             return failure
     ranks = verdicts('retrieval')
-    if not ranks or 'not measured' in ranks:
+    if set(ranks) <= {'not measured'}:
         return CLAIM_SENTENCES['missing']
     first = _UNDECIDED if 'undecided' in ranks else _AT_CHANCE
     text = CLAIM_SENTENCES['predicted' if 'yes' in verdicts('and yet') else 'unpredicted']
