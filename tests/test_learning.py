@@ -122,7 +122,7 @@ def test_known_answers(data):
     ratio = rows.frame().query("metric == 'mse_ratio' and model == 'oracle'").iloc[0]
     assert (
         ratio.value == pytest.approx(t.mse['oracle'] / t.mse['mean_image'], rel=1e-6)
-        and ratio.ci_low < ratio.value < ratio.ci_high
+        and np.isnan([ratio.ci_low, ratio.ci_high]).all()  # fewer than ten patients
     )
 
 
