@@ -43,19 +43,22 @@ def rule_of(
 STANDINGS = ('better', 'equivalent', 'worse', 'undecided', 'imprecise')
 
 
+def _open(low, high, rule):
+    "The word for an interval that decides nothing; one without ends is imprecise."
+    return 'undecided' if high - low <= rule.widest else 'imprecise'
+
+
 def standing(
     low: float,  # ends of the 95 % interval of a difference, signed so that more is better
     high: float,
     rule: Rule,
 ) -> str:  # one of STANDINGS
     "What an interval of a difference says (*equivalent* by two one-sided tests)."
-    if not (is_finite(low) and is_finite(high)):
-        return 'imprecise'
     if low > 0 or high < 0:
         return 'better' if low > 0 else 'worse'
     if -rule.margin < low and high < rule.margin:
         return 'equivalent'
-    return 'imprecise' if high - low > rule.widest else 'undecided'
+    return _open(low, high, rule)
 
 # %% ../../nbs/01_core/08a_verdicts.ipynb #317e41e5
 _ORDER = ('worse', 'imprecise', 'undecided', 'equivalent', 'better')
@@ -186,13 +189,11 @@ def beside_published(
     rule: Rule,
 ) -> str:  # one of CONCLUSIONS
     "How an interval lies about the published value: inside the margin, beyond it, or across."
-    if not (is_finite(low) and is_finite(high)):
-        return 'imprecise'
     if -rule.margin < low and high < rule.margin:
         return 'reproduced' if low <= 0 <= high else 'near the published value'
     if low >= rule.margin or high <= -rule.margin:
         return 'better than published' if low > 0 else 'not reproduced'
-    return 'imprecise' if high - low > rule.widest else 'undecided'
+    return _open(low, high, rule)
 
 # %% ../../nbs/01_core/08a_verdicts.ipynb #596cae4e
 def against_chance(
