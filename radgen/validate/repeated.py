@@ -24,7 +24,7 @@ from ..core.paths import make_folder
 from ..core.progress import Progress
 from ..core.results import Rows, read_rows, write_rows
 from ..core.seeds import derive_seed
-from ..evaluate.features import fold_pca, radiomics_features
+from ..evaluate.features import radiomics_features
 from ..evaluate.fidelity_table import fidelity_rows
 from ..evaluate.outcomes import classification_rows, nested_scores
 from .learning import LearningSettings, draw_point, train_point
