@@ -34,13 +34,14 @@ PREPRINT_CONDITION = "multiomic"  # of the preprint's model
 SEEDS = [f"-seed{s}" if s else "" for s in SETTINGS["run"]["seeds"]]
 # No part of a run unless asked for, but shown once they are there.
 ASKED_FOR = [
-    "01a_series", "01b_factorization", "07b_coverage", "07c_learning_curve", "07d_ablations"
+    "01a_series", "01b_factorization", "07b_coverage", "07c_learning_curve", "07d_ablations",
+    "07e_repeated"
 ]
 STUDY = [s for s in NOTEBOOKS if s not in (*ASKED_FOR, "08_scorecard", BENCHMARK)]
 # `radgen paper --audit`. Coverage and learning curve need a known truth.
 SIMULATED = is_phantom(COHORT)
 WITH_AUDIT = ["01b_factorization"]
-WITH_AUDIT += ["07b_coverage", "07c_learning_curve"] if SIMULATED else ["07d_ablations"]
+WITH_AUDIT += ["07b_coverage", "07c_learning_curve", "07e_repeated"] if SIMULATED else ["07d_ablations"]
 WITHOUT_ASKING = ["01a_series"] if COHORT == "tcga" else []
 EXECUTED = "notebooks/{}.ipynb"
 # On one machine `radgen paper` sets the threads of a notebook. On a cluster they are those of the rule.
@@ -314,6 +315,16 @@ rule ablations:
     log: "logs/07d_ablations.log"
     threads: cores("ablations")
     resources: **needs("ablations")
+    shell: RUN
+
+
+rule repeated:
+    input: EXECUTED.format("01_cohort"), **source("07e_repeated")
+    output: notebook=EXECUTED.format("07e_repeated"), rows=rows("07e_repeated")
+    params: values=parameters("07e_repeated")
+    log: "logs/07e_repeated.log"
+    threads: cores("repeated")
+    resources: **needs("repeated")
     shell: RUN
 
 

@@ -162,7 +162,13 @@ def test_generate_for_new_patients(project, tmp_path, capsys):
 def test_what_is_only_asked_for(project):
     "Coverage, learning curve and ablations: only if asked for, and only where a truth is known."
     assert (
-        not {'01b_factorization', '07b_coverage', '07c_learning_curve', '07d_ablations'}
+        not {
+            '01b_factorization',
+            '07b_coverage',
+            '07c_learning_curve',
+            '07d_ablations',
+            '07e_repeated',
+        }
         & project.executed().keys()
     )
     project.paper('--upto', '07d_ablations')
@@ -173,10 +179,11 @@ def test_what_is_only_asked_for(project):
         '07b_coverage': 'coverage',
         '07c_learning_curve': 'retrieval',
         '07d_ablations': 'ablation_mse',
+        '07e_repeated': 'interval_factor',
     }.items():
         assert ((rows.source_notebook == stem) & (rows.metric == metric)).any(), stem
     assert project.would_run() == []
-    for stem in ('07b_coverage', '07c_learning_curve'):
+    for stem in ('07b_coverage', '07c_learning_curve', '07e_repeated'):
         status, _, err = project.radgen(
             'notebook',
             f'nbs/paper/{stem}.ipynb',

@@ -181,10 +181,23 @@ _TSTR_NAMES = dict(
     ablation_validation_loss='denoising loss, patients set aside',
 )
 
+# %% ../../nbs/01_core/07_names.ipynb #064099a9
+_REPEATED_NAMES = dict(  # of the study drawn again
+    rate_above_chance='share of tests above chance',
+    rate_equal_chance='share of tests at chance',
+    rate_below_chance='share of tests below chance',
+    sd_interval='standard deviation over test patients',
+    sd_sampling='standard deviation over samples',
+    sd_training='standard deviation over trainings',
+    sd_training_patients='standard deviation over training patients',
+    sd_total='standard deviation, total',
+    interval_factor='total over printed width of the interval',
+)
+
 # %% ../../nbs/01_core/07_names.ipynb #3fb366f0
 METRIC_NAMES = {m: metric_heading(m) for m in FIDELITY_METRICS}
 METRIC_NAMES |= {f'{m}_difference': f'{metric_heading(m)}, difference' for m in FIDELITY_METRICS}
-METRIC_NAMES |= _DATA_NAMES | _OUTCOME_NAMES | _AUDIT_NAMES | _TSTR_NAMES
+METRIC_NAMES |= _DATA_NAMES | _OUTCOME_NAMES | _AUDIT_NAMES | _TSTR_NAMES | _REPEATED_NAMES
 
 
 def metric_text(

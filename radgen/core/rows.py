@@ -41,7 +41,7 @@ def ok_rows(
 
 # %% ../../nbs/01_core/08_rows.ipynb #44eb2a07
 # The audit, the coverage study, the learning curve, the ablations.
-AUDIT_NOTEBOOKS = ('07a', '07b', '07c', '07d')
+AUDIT_NOTEBOOKS = ('07a', '07b', '07c', '07d', '07e')
 
 
 def own_rows(

@@ -41,6 +41,7 @@ from radgen.report.follows import (
     follows_training,
 )
 from .published import preprint_sentence
+from .repeated import follows_repeated
 from .scorecard import headline, scorecard
 from .sentences import MIN_PERMUTATIONS, sentences
 
@@ -298,6 +299,7 @@ _FOLLOWS = {  # stem of the notebook -> what it concludes
     '07b_coverage': follows_coverage,
     '07c_learning_curve': follows_learning,
     '07d_ablations': follows_ablations,
+    '07e_repeated': follows_repeated,
 }
 
 

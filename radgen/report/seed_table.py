@@ -10,6 +10,7 @@ import pandas as pd
 
 from ..core.names import FIDELITY_METRICS
 from ..core.rows import WHOLE_SET, ok_rows, pick, text_filled
+from ..core.totals import total_interval
 
 # %% ../../nbs/10_report/05a_seed_table.ipynb #73ea3235
 def train_seed(
@@ -35,6 +36,9 @@ def _line(part):
     first, value = part[part.training == 0].iloc[0], part.value
     own = dict(value=first.value, value_low=first.ci_low, value_high=first.ci_high)
     spread = dict(mean=value.mean(), sd=value.std(), lowest=value.min(), highest=value.max())
+    n_patients = int(part.n_imaged.fillna(0).min())
+    total = total_interval(value, part.ci_low, part.ci_high, n_patients)
+    spread |= dict(total_low=total.low, total_high=total.high)
     return own | dict(trainings=len(part)) | spread
 
 
@@ -49,7 +53,8 @@ def table_training_seeds(
     for key, part in every.groupby(_SAME, sort=False, dropna=False):
         if part.training.nunique() > 1 and (part.training == 0).any():
             lines.append(dict(zip(_SAME, key)) | _line(part))
-    columns = 'value value_low value_high trainings mean sd lowest highest'.split()
+    columns = 'value value_low value_high trainings mean sd lowest highest total_low'
+    columns = f'{columns} total_high'.split()
     return pd.DataFrame(lines, columns=[*_SAME, *columns])
 
 # %% ../../nbs/10_report/05a_seed_table.ipynb #f62940b7
@@ -61,7 +66,12 @@ def describe_training_seeds(
     if not len(table):
         return 'One training was made: no interval holds the variation between trainings.'
     beyond = (table.lowest < table.value_low) | (table.highest > table.value_high)
-    return (
+    factor = (table.total_high - table.total_low) / (table.value_high - table.value_low)
+    text = (
         f'In {beyond.sum()} of {len(table)} quantities a training of another seed lies outside the '
         f'interval over patients of the first ({table.trainings.max()} trainings).'
     )
+    if not factor.notna().any():
+        return text
+    wider = f'{factor.median():.2f} times as wide (median), at most {factor.max():.2f}'
+    return f'{text} An interval that holds the trainings too is {wider}.'
