@@ -1,5 +1,5 @@
 # make paper   regenerates every table and figure        make test    runs every check
-# make audit   with and without a link; coverage; curve    make bench   a table of costs beside other ways
+# make audit   with and without a link; coverage; seeds    make bench   a table of costs beside other ways
 # make lab     JupyterLab on the notebooks               make clean   removes runs/ and build leftovers, never figures/
 # make docs    builds the site and checks its links
 # make setup   only the environment (.venv), which all the others make by themselves

@@ -38,10 +38,11 @@ ASKED_FOR = [
     "07e_repeated"
 ]
 STUDY = [s for s in NOTEBOOKS if s not in (*ASKED_FOR, "08_scorecard", BENCHMARK)]
-# `radgen paper --audit`. Coverage and learning curve need a known truth.
+# `radgen paper --audit`. Coverage, learning curve and repetitions need a known truth.
 SIMULATED = is_phantom(COHORT)
 WITH_AUDIT = ["01b_factorization"]
-WITH_AUDIT += ["07b_coverage", "07c_learning_curve", "07e_repeated"] if SIMULATED else ["07d_ablations"]
+OF_TRUTH = ["07b_coverage", "07c_learning_curve", "07e_repeated"]
+WITH_AUDIT += OF_TRUTH if SIMULATED else ["07d_ablations"]
 WITHOUT_ASKING = ["01a_series"] if COHORT == "tcga" else []
 EXECUTED = "notebooks/{}.ipynb"
 # On one machine `radgen paper` sets the threads of a notebook. On a cluster they are those of the rule.

@@ -25,8 +25,9 @@ def _rates(every):
             if r is None:
                 continue
             text = f'{side}, {r.n_events:.0f} of {r.n:.0f} tests are above chance'
-            where = f'{condition}, {r.n_imaged:.0f} phantoms'
-            texts.append(f'{text} ({value_text(r.value, r.ci_low, r.ci_high, 2)}; {where}).')
+            where = f'{condition}, {r.n_imaged:.0f} simulated cohorts'
+            share = value_text(r.value, r.ci_low, r.ci_high, 2)
+            texts.append(f'{text} (mean share of a cohort {share}; {where}).')
     return ' '.join(texts)
 
 
@@ -38,8 +39,8 @@ def _factors(every):
     wide = factors[factors.value > 1.2].sort_values('value', ascending=False)
     named = ', '.join(f'{r.label} x {r.value:.1f}' for r in wide.itertuples())
     if not named:
-        return 'Holding the training too would widen no interval by more than a fifth.'
-    return f'To hold another training too, intervals would have to be wider: {named}.'
+        return 'Holding samples and training too would widen no interval by more than a fifth.'
+    return f'To hold samples and training too, intervals would have to be wider: {named}.'
 
 # %% ../../nbs/10_report/10b_repeated.ipynb #dd7cb5b2
 def follows_repeated(

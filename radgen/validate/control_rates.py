@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from ..core.checks import require
-from ..core.intervals import Interval
+from ..core.intervals import Interval, without_ends
 from ..core.names import label_text
 from ..core.results import Rows
 from ..core.rows import WHOLE_SET, text_filled
@@ -72,19 +72,15 @@ def claim_tests(
 def share_interval(
     hits: pd.DataFrame,  # bool, a row for each phantom and a column for each test; nan: no answer
     level: float = 0.95,
-) -> Interval:  # of the mean share of a phantom
-    "t over phantoms; exact (Clopper & Pearson 1934) for one test, or where all shares are 0 or 1."
+) -> tuple[Interval, int]:  # of the mean share of a phantom; phantoms with an answer
+    "Exact (Clopper & Pearson 1934), with phantoms as trials: tests of one may fully depend."
     shares = hits.astype(float).mean(axis=1).dropna()
-    n, value = len(shares), float(shares.mean()) if len(shares) else math.nan
+    n, k = len(shares), float(shares.sum())
     if not n:
-        return Interval(value, math.nan, math.nan, 0)
-    if shares.isin([0.0, 1.0]).all() and (hits.shape[1] == 1 or shares.nunique() == 1):
-        i = stats.binomtest(int(shares.sum()), n).proportion_ci(level, method='exact')
-        return Interval(value, float(i.low), float(i.high), n)
-    half = stats.t.ppf((1 + level) / 2, max(n - 1, 1)) * shares.std(ddof=1) / math.sqrt(n)
-    if n < 2 or not half > 0:
-        return Interval(value, 0.0, 1.0, n)
-    return Interval(value, max(value - half, 0.0), min(value + half, 1.0), n)
+        return without_ends(math.nan), 0
+    low = stats.beta.ppf((1 - level) / 2, k, n - k + 1) if k > 0 else 0.0
+    high = stats.beta.ppf((1 + level) / 2, k + 1, n - k) if k < n else 1.0
+    return Interval(k / n, float(low), float(high)), n
 
 # %% ../../nbs/09_validate/10b_control_rates.ipynb #d7a71bf3
 ALL_TESTS = 'all tests'
@@ -97,15 +93,15 @@ def _rate_line(part, word):
     wide = part.assign(hit=hits).pivot_table(
         index='seed', columns='test', values='hit', aggfunc='first', dropna=False
     )
-    i = share_interval(wide)
-    counts = dict(hits=int(hits.sum()), tests=int(hits.notna().sum()), phantoms=i.n_boot_used)
+    i, n = share_interval(wide)
+    counts = dict(hits=int(hits.sum()), tests=int(hits.notna().sum()), phantoms=n)
     return dict(rate=i.value, low=i.low, high=i.high) | counts
 
 
 def control_rates(
     tests: pd.DataFrame,  # of `chance_tests`
 ) -> pd.DataFrame:  # condition, link, test, word, rate, low, high, hits, tests, phantoms
-    "How often each word was verdict, test by test and over all of them."
+    "How often each verdict was reached, test by test and over all of them."
     lines = []
     for (condition, link), part in tests.groupby(['condition', 'link'], sort=False):
         for name in [*dict.fromkeys(part.test), ALL_TESTS]:
@@ -174,27 +170,36 @@ def fig_control_rates(
 
 # %% ../../nbs/09_validate/10b_control_rates.ipynb #63d0e1da
 def _rate_text(r):
-    return f'{r.hits} of {r.tests} ({r.rate:.2f} [{r.low:.2f}, {r.high:.2f}])'
+    span = f'{r.rate:.2f} [{r.low:.2f}, {r.high:.2f}]'
+    return f'{r.hits} of {r.tests} (mean share of a phantom {span})'
 
 
-def _cut_text(above, at, below, promised=0.025):
+def _cut_text(above, at, below, named, promised=0.025):
     "The false-positive rate, what it allows, and the other words."
-    high = f'for which up to {above.high:.2f} is not excluded; the intervals promise {promised}'
-    rule = high if above.low <= promised else f'above the {promised} that the intervals promise'
-    text = f'With the link cut, {_rate_text(above)} are: the false-positive rate, {rule}.'
+    allows = f'up to {above.high:.2f} is not excluded; the intervals promise {promised}'
+    rule = allows if above.low <= promised else f'above the {promised} that intervals promise'
+    text = f'With the link cut, {_rate_text(above)} are, the false positives{named}: {rule}.'
     return f'{text} {_rate_text(at)} are proved to be at chance, {_rate_text(below)} lie below it.'
 
 
+def _named_hits(part):
+    "Single tests above chance, with their counts."
+    hits = part[(part.word == 'above chance') & (part.hits > 0) & (part.test != ALL_TESTS)]
+    named = ', '.join(f'{r.test} in {r.hits} of {r.tests}' for r in hits.itertuples())
+    return f' ({named})' if named else ''
+
+# %% ../../nbs/09_validate/10b_control_rates.ipynb #d332a80d
 def describe_rates(
     rates: pd.DataFrame,  # of `control_rates`
 ) -> str:
     "Power and false-positive rate of all tests together, and what the latter allows."
-    texts, every = [], rates[rates.test == ALL_TESTS]
-    for condition, part in every.groupby('condition', sort=False):
-        lines = {(r.link > 0, r.word): r for r in part.itertuples()}
-        if linked := lines.get((True, 'above chance')):
-            power = f'With the link, {_rate_text(linked)} tests are above chance: the power.'
-            texts.append(f'{condition}, {linked.phantoms} phantoms. {power}')
-        if (False, 'above chance') in lines:
-            texts.append(_cut_text(*(lines[False, word] for word in WORDS.values())))
+    texts = []
+    for (condition, link), part in rates.groupby(['condition', 'link'], sort=False):
+        every = part[part.test == ALL_TESTS].set_index('word')
+        above, at, below = (every.loc[word] for word in WORDS.values())
+        if link:
+            power = f'With the link, {_rate_text(above)} tests are above chance: the power.'
+            texts.append(f'{condition}, {above.phantoms} phantoms. {power}')
+        else:
+            texts.append(_cut_text(above, at, below, _named_hits(part)))
     return ' '.join(texts)
