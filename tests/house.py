@@ -447,6 +447,44 @@ def unexported(root):
 # Names
 
 
+# Tests of scipy and of lifelines presume independent patients. Out-of-fold scores, and groups made
+# of them, come from models that share patients.
+TEXTBOOK_TESTS = set(
+    'ttest_ind ttest_rel ttest_1samp mannwhitneyu wilcoxon ranksums ks_2samp kruskal brunnermunzel '
+    'chi2_contingency fisher_exact f_oneway pearsonr spearmanr kendalltau '
+    'multivariate_logrank_test pairwise_logrank_test proportional_hazard_test '
+    'permutation_test'.split()
+)
+LAWS = {'norm', 'chi2', 't', 'f'}  # whose tail gives an asymptotic p
+JUDGING = ('evaluate', 'audit', 'report')  # rooms that judge scores
+
+
+def _textbook(tree):
+    "(line, what) of each textbook test, its p, or the tail of a law."
+    called = {id(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
+    for node in ast.walk(tree):
+        name = getattr(node, 'attr', getattr(node, 'id', None))
+        law = getattr(getattr(node, 'value', None), 'attr', getattr(node, 'value', None))
+        law = getattr(law, 'id', law)
+        if isinstance(node, ast.Name | ast.Attribute) and name in TEXTBOOK_TESTS:
+            yield node.lineno, name
+        elif isinstance(node, ast.Attribute) and name in ('sf', 'cdf') and law in LAWS:
+            yield node.lineno, f'{law}.{name}'
+        elif isinstance(node, ast.Attribute) and name in ('p_value', 'pvalue'):
+            if id(node) not in called:  # a null's own `p_value()` counts its refits
+                yield node.lineno, name
+
+
+def textbook_tests(root):
+    "Asymptotic tests in the rooms that judge out-of-fold scores: permute and refit instead."
+    judging = [p for p in modules(root) if p.parent.name in JUDGING]
+    return [
+        f'{relative(p, root)}:{line}: {what} presumes independent patients'
+        for p in judging
+        for line, what in _textbook(ast.parse(p.read_text()))
+    ]
+
+
 def _defined(tree):
     "Names that a module defines at its top level; what it imports is left out."
     for n in tree.body:
@@ -874,6 +912,7 @@ RULES = [
     without_output,
     paper_with_output,
     upward_imports,
+    textbook_tests,
     twice_named,
     stale_imports,
     forbidden_phrases,

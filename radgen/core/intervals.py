@@ -123,7 +123,7 @@ def patient_jackknife(
     half = stats.t.ppf((1 + level) / 2, m - 1) * math.sqrt(variance)
     return Interval(value, value - half, value + half, m)
 
-# %% ../../nbs/01_core/05a_intervals.ipynb #e751a8a1
+# %% ../../nbs/01_core/05a_intervals.ipynb #d3568cd9
 def _logit_ends(value, error, quantile, n_cases, level):
     "Ends of a statistic in [0, 1] with this standard error."
     if value <= 0 or value >= 1:
@@ -133,25 +133,51 @@ def _logit_ends(value, error, quantile, n_cases, level):
     middle = math.log(value / (1 - value))
     return tuple(1 / (1 + math.exp(-x)) for x in (middle - half, middle + half))
 
+# %% ../../nbs/01_core/05a_intervals.ipynb #e751a8a1
+def _placements(y, score):  # bool [n], [n] -> [n]; nan with a single class
+    "Share of the other class that each patient is on the right side of (DeLong et al. 1988)."
+    right = np.full(len(y), math.nan)
+    if not y.any() or y.all():
+        return right
+    rank, n1 = stats.rankdata(score), y.sum()
+    right[y] = (rank[y] - stats.rankdata(score[y])) / (len(y) - n1)
+    right[~y] = 1 - (rank[~y] - stats.rankdata(score[~y])) / n1
+    return right
 
+
+def _fold_placements(y, score, fold):  # [n] placements; [n] patients of the other class
+    "Placements within each fold, and how many pairs each patient makes there."
+    right, others = np.full(len(y), math.nan), np.zeros(len(y))
+    for k in np.unique(fold):
+        rows = np.flatnonzero(fold == k)
+        right[rows] = _placements(y[rows], score[rows])
+        n1 = y[rows].sum()
+        others[rows] = np.where(y[rows], len(rows) - n1, n1)
+    return right, others
+
+# %% ../../nbs/01_core/05a_intervals.ipynb #72d72d04
 def auroc_interval(
     y,  # [n] in {0, 1}, one row per patient
     score,  # [n] higher = more likely 1
+    fold=None,  # [n]: only pairs of patients of the same fold count
     level: float = 0.95,
-) -> Interval:  # nan with a single class; no ends below `MIN_INTERVAL` patients
-    "DeLong's standard error (DeLong et al. 1988) on the logit scale."
+) -> Interval:  # nan without a pair; no ends below `MIN_INTERVAL` patients
+    "DeLong's standard error (DeLong et al. 1988) on the logit scale, over pairs within folds."
     y, score = np.asarray(y) == 1, np.asarray(score, dtype=float)
-    n1, n0 = int(y.sum()), int((~y).sum())
-    if not n1 or not n0:
+    fold = np.zeros(len(y)) if fold is None else np.asarray(fold)
+    right, others = _fold_placements(y, score, fold)
+    pairs = others[y].sum()  # each pair once
+    if not pairs:
         return without_ends(math.nan)
-    rank, (of_1, of_0) = stats.rankdata(score), (stats.rankdata(score[k]) for k in (y, ~y))
-    above, below = (rank[y] - of_1) / n0, 1 - (rank[~y] - of_0) / n1
-    value = float(above.mean())
-    if n1 + n0 < MIN_INTERVAL or min(n1, n0) < 2:
+    value = float((others * np.nan_to_num(right))[y].sum() / pairs)
+    counted = [c & (others > 0) for c in (y, ~y)]
+    smaller = min(c.sum() for c in counted)
+    if counted[0].sum() + counted[1].sum() < MIN_INTERVAL or smaller < 2:
         return without_ends(value)
-    error = math.sqrt(above.var(ddof=1) / n1 + below.var(ddof=1) / n0)
+    squares = [((others[c] / pairs * (right[c] - value)) ** 2).sum() for c in counted]
+    error = math.sqrt(sum(s * c.sum() / (c.sum() - 1) for s, c in zip(squares, counted)))
     quantile = stats.norm.ppf((1 + level) / 2)
-    return Interval(value, *_logit_ends(value, error, quantile, min(n1, n0), level))
+    return Interval(value, *_logit_ends(value, error, quantile, smaller, level))
 
 # %% ../../nbs/01_core/05a_intervals.ipynb #8da8d18b
 def _resamples(statistic, groups, arrays, n_boot, seed):

@@ -129,8 +129,10 @@ _DATA_NAMES = dict(
 
 _OUTCOME_NAMES = OUTCOME_METRICS | dict(
     logrank='log-rank statistic',
-    auroc_within_folds='AUROC within folds',
-    auroc_p='AUROC, permutation p',
+    auroc_pooled='AUROC, folds together',
+    auroc_p='AUROC, permutation p of the named test',
+    auroc_p_family='AUROC, family-wise permutation p',
+    concordance_p_family='concordance, family-wise permutation p',
     auprc_p='AUPRC, permutation p',
     concordance_p='C-index, permutation p',
     logrank_p='log-rank, permutation p',

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'ROLES', 'NUMBERS', 'MIN_CLASS', 'MIN_EVENTS', 'MIN_AUDITED', 'as_rows', 'Rows', 'write_rows', 'read_rows',
-           'class_verdict', 'event_verdict', 'check_sample_size', 'add_interval_row', 'one_sided', 'two_sided', 'Null',
-           'null_rows']
+           'class_verdict', 'event_verdict', 'check_sample_size', 'add_interval_row', 'one_sided', 'two_sided',
+           'permuted_range', 'Null', 'null_rows']
 
 # %% ../../nbs/01_core/06_results.ipynb #e5e7d0b4
 import math
@@ -191,6 +191,18 @@ def two_sided(
     above, below = one_sided(observed, values), one_sided(-observed, -np.asarray(values))
     return min(1.0, 2 * min(above, below))
 
+
+def permuted_range(
+    values,  # [permutations]; those that are not numbers do not count
+) -> Interval:  # nan without a number
+    "Mean and 95 % range: of B values, as many lie outside as give a test of size .05 or below."
+    v = np.asarray(values, dtype=float)
+    v = v[np.isfinite(v)]
+    if not len(v):
+        return Interval(math.nan, math.nan, math.nan)
+    ends = np.quantile(v, [0.025, 0.975], method='weibull')  # (B + 1) p-th of the sorted values
+    return Interval(float(v.mean()), *map(float, ends), len(v))
+
 # %% ../../nbs/01_core/06_results.ipynb #942ab4d2
 @dataclass(frozen=True)
 class Null:
@@ -211,10 +223,7 @@ class Null:
 
     def interval(self) -> Interval:
         "Mean and 95 % range."
-        v = self.values[np.isfinite(self.values)]
-        if not len(v):
-            return Interval(math.nan, math.nan, math.nan)
-        return Interval(float(v.mean()), *map(float, np.quantile(v, [0.025, 0.975])), len(v))
+        return permuted_range(self.values)
 
 # %% ../../nbs/01_core/06_results.ipynb #3ad71fca
 def null_rows(

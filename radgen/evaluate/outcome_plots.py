@@ -48,7 +48,7 @@ _CURVES = {
     'roc': dict(title='ROC', xlabel='false positive rate', ylabel='true positive rate'),
     'pr': dict(title='Precision-recall', xlabel='recall', ylabel='precision'),
 }
-_AREAS = {'roc': ('auroc', 'AUROC'), 'pr': ('auprc', 'AUPRC\n(dots: prevalence)')}
+_AREAS = {'roc': ('auroc', 'AUROC\n(within folds)'), 'pr': ('auprc', 'AUPRC\n(dots: prevalence)')}
 
 
 def _draw_curves(ax, curves, rows, kind, subset, labels):

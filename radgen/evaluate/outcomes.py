@@ -137,19 +137,18 @@ class ScoreTable:
         return int(self.frame.label.sum())
 
     def auroc(self) -> float:
-        "Of all out-of-fold scores together; nan where they are not estimable."
+        "Over pairs of patients of the same fold, whose scores come from one model; else nan."
+        if self.verdict != 'ok':
+            return math.nan
+        return auroc_interval(self.frame.label, self.frame.score, self.frame.fold).value
+
+    def auroc_pooled(self) -> float:
+        "Of all out-of-fold scores together, whose folds may differ in level; else nan."
         return auroc(self.frame.label, self.frame.score) if self.verdict == 'ok' else math.nan
 
     def auprc(self) -> float:
         "Of all out-of-fold scores together; nan where they are not estimable."
         return auprc(self.frame.label, self.frame.score) if self.verdict == 'ok' else math.nan
-
-    def auroc_within_folds(self) -> float:
-        "Mean over folds; insensitive to differences of scale between the folds' models."
-        if self.verdict != 'ok':
-            return math.nan
-        each = [auroc(g.label, g.score) for _, g in self.frame.groupby('fold')]
-        return float(np.nanmean(each)) if np.isfinite(each).any() else math.nan
 
 # %% ../../nbs/07_evaluate/10_outcomes.ipynb #c6f58b27
 def _score_fold(table, k, classifier, settings, inner_folds):
@@ -232,14 +231,15 @@ def area_interval(
     label,  # [n] in {0, 1}
     score,  # [n] higher = more likely 1
     patients,  # [n], one row each
+    fold=None,  # [n]: the AUROC is over pairs of the same fold
     n_boot: int = 1000,  # of the AUPRC; the AUROC needs none
     seed: int = 0,
 ) -> Interval:
     "An area with its interval, by the method of its kind."
     f, label = AREAS[metric], np.asarray(label)
     if metric == 'auroc':
-        i = auroc_interval(label, score)
-        return Interval(f(label, score), i.low, i.high)
+        f(label, score)  # refuses corrupt input
+        return auroc_interval(label, score, fold)
     n_cases = int(min((label == 1).sum(), (label == 0).sum()))
     boot = dict(n_cases=n_cases, n_boot=n_boot, seed=seed)
     return logit_bootstrap(f, patients, label, score, **boot)
@@ -256,7 +256,7 @@ def classification_rows(
     chance: bool = True,  # add the prevalence, the chance value of the AUPRC
     **fields,  # condition, label, extractor, ...
 ):
-    "AUROC and AUPRC with their intervals, AUROC within folds, chance value of AUPRC."
+    "AUROC within folds and AUPRC with their intervals, pooled AUROC, chance value of AUPRC."
     table, known = scores.frame, dict(n=scores.n, n_events=scores.n_events, n_folds=scores.n_folds)
     known |= dict(seed=scores.seed, classifier=scores.classifier, subset='test')
     row = known | fields | dict(role=role)
@@ -264,11 +264,11 @@ def classification_rows(
         for metric in AREAS:
             rows.add(metric=metric, verdict=scores.verdict, **row)
         return
-    label, score = table.label.to_numpy(), table.score.to_numpy()
+    what = table.label.to_numpy(), table.score.to_numpy(), table.index, table.fold
     for metric in AREAS:
-        i = area_interval(metric, label, score, table.index, n_boot=n_boot, seed=seed)
+        i = area_interval(metric, *what, n_boot=n_boot, seed=seed)
         rows.add(metric=metric, value=i.value, ci_low=i.low, ci_high=i.high, **row)
-    rows.add(metric='auroc_within_folds', value=scores.auroc_within_folds(), **row)
+    rows.add(metric='auroc_pooled', value=scores.auroc_pooled(), **row)
     if train:
         for metric, f in AREAS.items():
             value = f(table.label, table.train_score)

@@ -15,7 +15,6 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from ..core.results import Rows
-from ..data.splits import permute_within
 from radgen.evaluate.cox import (
     NOT_CONVERGED,
     FoldedSurvival,
@@ -24,8 +23,9 @@ from radgen.evaluate.cox import (
     oof_concordance,
     percentile_among,
     survival_table,
+    tune_penalty,
 )
-from .nulls import PermutationNull
+from .nulls import PermutationNull, permute_by_keys, shared_keys
 from .survival import concordance_ratio, concordant_pairs
 
 # %% ../../nbs/07_evaluate/16_prognosis.ipynb #f3225fe1
@@ -93,12 +93,15 @@ def km_logrank(
 NULL_METRICS = ['concordance', 'logrank']
 
 
-def _with_outcomes(table, order, penalizer, l1_ratio):  # order [n]: whose outcome a patient gets
-    "Concordance within folds and log-rank statistic of refits at one penalty."
+def _with_outcomes(table, order, *tuning):  # order [n]: whose outcome a patient gets
+    "Concordance within folds and log-rank statistic of refits, the penalty chosen anew."
     time, event = table.time[order], table.event[order]
     risk, high = np.zeros(len(time)), np.zeros(len(time), dtype=bool)
-    for f in table.folds:
-        beta, _ = fit_cox(f.z_train, time[f.train], event[f.train], penalizer, l1_ratio)
+    penalizers, l1_ratio, inner_folds = tuning
+    for k, f in enumerate(table.folds):
+        given = f.z_train, time[f.train], event[f.train]
+        how = penalizers, l1_ratio, inner_folds, table.seed + k + 1
+        beta, _ = fit_cox(*given, tune_penalty(*given, *how), l1_ratio)
         if beta is None:
             return math.nan, math.nan
         risk[f.test] = f.z_test @ beta
@@ -116,7 +119,8 @@ def survival_null(
     n_permutations: int = 19,
     n_folds: int = 5,
     seed: int = 0,  # of folds and permutations
-    penalizer: float = 0.1,
+    penalizers=(0.1,),  # compared in every refit; one = no tuning
+    inner_folds: int = 3,
     l1_ratio: float = 0.0,
     reduce=None,  # as in `survival_table`
     encode=None,  # as in `survival_table`
@@ -126,15 +130,16 @@ def survival_null(
     "Concordance and log-rank when outcomes are permuted among the patients of each fold."
     prepare = dict(n_folds=n_folds, seed=seed, reduce=reduce, encode=encode)
     table = table or survival_table(X, time, event, patients, **prepare)
-    n, settings = len(table.time), dict(penalizer=penalizer, l1_ratio=l1_ratio)
+    tuning, n = (tuple(penalizers), l1_ratio, inner_folds), len(table.time)
+    settings = dict(zip(('penalizers', 'l1_ratio', 'inner_folds'), tuning))
     facts = dict(n=n, n_events=int(table.event.sum()), n_folds=table.n_folds, seed=table.seed)
     facts |= dict(classifier='cox', settings=settings)
     nothing = pd.DataFrame(columns=NULL_METRICS)
     if table.verdict != 'ok':
         return PermutationNull(nothing, {}, **facts, verdict=table.verdict)
-    rng = np.random.default_rng(seed)
-    orders = [np.arange(n), *(permute_within(table.fold, rng) for _ in range(n_permutations))]
-    done = Parallel(n_jobs=n_jobs)(delayed(_with_outcomes)(table, o, **settings) for o in orders)
+    keys = (shared_keys(table.patients, seed, b) for b in range(n_permutations))
+    orders = [np.arange(n), *(permute_by_keys(table.fold, k) for k in keys)]
+    done = Parallel(n_jobs=n_jobs)(delayed(_with_outcomes)(table, o, *tuning) for o in orders)
     values = pd.DataFrame(done, columns=NULL_METRICS)
     if np.isnan(values.concordance[0]) or values.concordance[1:].isna().all():
         return PermutationNull(nothing, {}, **facts, verdict=NOT_CONVERGED)
@@ -188,17 +193,20 @@ def survival_rows(
 def survival_null_rows(
     rows: Rows,  # rows are appended here
     null: PermutationNull,  # of `survival_null`
+    named: bool = False,  # a test named before the run: its p values are printed
     **fields,  # condition, extractor, ...
 ):
-    "Mean and 95 % range of the permuted concordance, p values, number of permutations."
+    "Mean and 95 % range of the permuted concordance; p values only of a named test."
     row = _facts(null, 'null') | fields
     if null.verdict != 'ok':
         rows.add(metric='concordance', verdict=null.verdict, **row)
         return
     i = null.interval('concordance')
     rows.add(metric='concordance', value=i.value, ci_low=i.low, ci_high=i.high, **row)
-    rows.add(metric='concordance_p', value=null.p_value('concordance'), **row)
-    rows.add(metric='logrank_p', value=null.p_value('logrank', sides=1), **row)  # either direction
+    if named:
+        rows.add(metric='concordance_p', value=null.p_value('concordance'), **row)
+        one = null.p_value('logrank', sides=1)  # the statistic has no direction
+        rows.add(metric='logrank_p', value=one, **row)
     rows.add(metric='n_permutations', value=i.n_boot_used, **row)
 
 # %% ../../nbs/07_evaluate/16_prognosis.ipynb #2b557de8

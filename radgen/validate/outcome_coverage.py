@@ -46,7 +46,6 @@ def stage_rows(
 
 
 CLASSIFIER_ESTIMATES = (  # metric, its estimand, how it is meant
-    ('auroc', 'auroc', 'all folds together'),
     ('auroc', 'auroc_of_folds', 'mean of folds'),
     ('auprc', 'auprc', 'all folds together'),
 )
