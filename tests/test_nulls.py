@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from radgen.core.paths import RadgenError
-from radgen.core.results import Rows, permuted_range
+from radgen.core.results import Rows, null_interval
 from radgen.evaluate.folds import fold_table
 from radgen.evaluate.max_t import find_tests, max_t, named_test, named_test_rows, sequential_p
 from radgen.evaluate.nulls import (
@@ -27,7 +27,7 @@ def test_the_range_of_a_null_has_the_size_it_promises(n):
     rng, outside = np.random.default_rng(n), 0
     for _ in range(2000):
         observed, *permuted = rng.normal(size=n + 1)
-        ends = permuted_range(permuted)
+        ends = null_interval(permuted)
         outside += not ends.low <= observed <= ends.high
     assert abs(outside / 2000 - 0.05) < 0.015
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'ROLES', 'NUMBERS', 'MIN_CLASS', 'MIN_EVENTS', 'MIN_AUDITED', 'as_rows', 'Rows', 'write_rows', 'read_rows',
            'class_verdict', 'event_verdict', 'check_sample_size', 'add_interval_row', 'one_sided', 'two_sided',
-           'permuted_range', 'Null', 'null_rows']
+           'null_interval', 'Null', 'null_rows']
 
 # %% ../../nbs/01_core/06_results.ipynb #e5e7d0b4
 import math
@@ -192,7 +192,7 @@ def two_sided(
     return min(1.0, 2 * min(above, below))
 
 
-def permuted_range(
+def null_interval(
     values,  # [permutations]; those that are not numbers do not count
 ) -> Interval:  # nan without a number
     "Mean and 95 % range: of B values, as many lie outside as give a test of size .05 or below."
@@ -223,7 +223,7 @@ class Null:
 
     def interval(self) -> Interval:
         "Mean and 95 % range."
-        return permuted_range(self.values)
+        return null_interval(self.values)
 
 # %% ../../nbs/01_core/06_results.ipynb #3ad71fca
 def null_rows(

@@ -15,7 +15,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 
 from ..core.intervals import Interval, auroc_interval
-from ..core.results import Rows, permuted_range, one_sided, two_sided
+from ..core.results import Rows, null_interval, one_sided, two_sided
 from .folds import FoldedTable, fold_table
 from .outcomes import candidate_settings, make_classifier, tune
 from .scores import auprc
@@ -52,7 +52,7 @@ class PermutationNull:
         metric: str | None = None,  # a column of `values`; None: the first
     ) -> Interval:
         "Mean and 95 % range of the null."
-        return permuted_range(self._of(metric)[0])
+        return null_interval(self._of(metric)[0])
 
 # %% ../../nbs/07_evaluate/11_nulls.ipynb #96ce074f
 @dataclass(frozen=True)
