@@ -141,7 +141,7 @@ def _check_kind(names, path):
         require(not head.issuperset(columns), f'{path}: holds {what}')
 
 # %% ../../nbs/02_data/03_text_tables.ipynb #844c6857
-def _columns(names, rows):
+def _columns(names, rows, outcomes=()):
     "Which column names the rows, and which are numbers."
     genes = rows == 'genes'
     wanted = SYMBOL_COLUMNS if genes else PATIENT_COLUMNS
@@ -149,7 +149,8 @@ def _columns(names, rows):
     label = next((head.index(w) for w in wanted if w in head), 0)
     notes = {*SYMBOL_COLUMNS, *GENE_COLUMNS} if genes else {*PATIENT_COLUMNS, 'study_id'}
     notes |= set() if genes else OUTCOME_COLUMNS
-    return label, [i for i, w in enumerate(head) if i != label and w not in notes]
+    others = [i for i, w in enumerate(head) if i != label and w not in notes]
+    return label, others if genes else [i for i in others if names[i] not in outcomes]
 
 # %% ../../nbs/02_data/03_text_tables.ipynb #01840a33
 def _fault_of(path, names, label, numeric, rows, missing):
@@ -254,6 +255,7 @@ def read_matrix(
     path: str | Path,
     rows: str = 'auto',  # what lies in rows: 'genes', 'patients' or 'auto'
     missing=(),  # words for nothing, beside `MISSING`
+    outcomes=(),  # columns that are no genes, where patients are in rows
 ) -> tuple[pd.DataFrame, list[str]]:  # float32 [samples, genes], columns left out as annotation
     "A table of numbers with names as written."
     path = Path(path)
@@ -267,7 +269,7 @@ def read_matrix(
         raise RadgenError(f'{path}: not a readable text table ({e}); get it again') from e
     require(firsts, f'{path}: no rows below the header; give a table')
     rows = layout(head.names, firsts, path) if rows == 'auto' else rows
-    label, numeric = _columns(head.names, rows)
+    label, numeric = _columns(head.names, rows, outcomes)
     require(numeric, f'{path}: no column of numbers; give a table of genes and patients')
     frame = _read_numbers(path, head, label, numeric, rows, missing)
     notes = [n for i, n in enumerate(head.names) if i not in (label, *numeric)]
