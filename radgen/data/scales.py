@@ -71,8 +71,9 @@ def is_standardized(
         warnings.simplefilter('ignore', RuntimeWarning)  # of a gene without values
         mean, deviation = np.nanmean(values, 0), np.nanstd(values, 0)
     known = deviation > 0
-    alike = (np.abs(mean) < 0.1) & (np.abs(deviation - 1) < 0.1)
-    return bool(known.any() and alike[known].mean() > 0.9)
+    if not known.any() or np.median(np.abs(mean[known])) > 0.1:
+        return False
+    return bool((np.abs(deviation[known] - 1) < 0.15).mean() > 0.9)
 
 # %% ../../nbs/02_data/03b_scales.ipynb #2bf5abed
 def _expression(values, scale, low, high, source, clip):
@@ -87,7 +88,7 @@ def _expression(values, scale, low, high, source, clip):
     is_rare = n <= RARE * total
     if is_rare and clip:
         return np.clip(values, 0, None)
-    share = f'{n} of {total} values, {100 * n / total:.2g} %, are negative'
+    share = f'{n} of {total} values, {100 * n / total:.3g} %, are negative'
     negative = f'expression goes down to {low:.4g}, so it is not {scale} ({share})'
     hints = ['a log ratio? then say `scale: centred`']
     hints += ['a trace of normalization? then say `clip: true`, which makes them 0'] * is_rare

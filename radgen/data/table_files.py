@@ -200,7 +200,8 @@ class TableHead:
 
 
 def _is_before(line):
-    return line.startswith('#') or not line.strip('",;\t \r\n')
+    of_excel = re.match(r'"?sep=.', line)
+    return line.startswith('#') or not line.strip('",;\t \r\n') or bool(of_excel)
 
 
 def _leading_lines(path):

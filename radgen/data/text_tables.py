@@ -43,7 +43,9 @@ def is_missing(
     "Is a cell empty? Numbers among the words count by value."
     if text in MISSING or text in missing:
         return True
-    return is_number(text) and any(is_number(m) and float(m) == float(text) for m in missing)
+    if not missing or not is_number(text):
+        return False
+    return any(is_number(m) and float(m) == float(text) for m in missing)
 
 # %% ../../nbs/02_data/03_text_tables.ipynb #2dd09ccb
 def _check_length(path, row, names, advice='correct the row'):
@@ -51,9 +53,16 @@ def _check_length(path, row, names, advice='correct the row'):
     require(len(row) == len(names), lambda: f'{path}: row {row[0]!r} has {n}; {advice}')
 
 
+def _is_ambiguous(text):
+    "Is a comma a decimal sign, or does it part thousands?"
+    return re.fullmatch(r'[-+]?[1-9]\d{0,2},\d{3}', text) is not None
+
+
 def _with_points(cells):
     "A column of numbers with decimal commas, with points; any other column as it is."
     values = [c for c in cells if c]
+    if all(_is_ambiguous(c) for c in values if ',' in c):
+        return cells
     comma = [re.fullmatch(r'[-+]?\d+,\d+([eE][-+]?\d+)?', c) for c in values]
     numeric = all(m or re.fullmatch(r'[-+]?\d+', c) for m, c in zip(comma, values))
     return [c.replace(',', '.') for c in cells] if any(comma) and numeric else cells
@@ -186,6 +195,17 @@ def _parse(path, head, numeric, missing, decimal):
         warnings.simplefilter('ignore', RuntimeWarning)
         return pd.read_csv(f, decimal=decimal, **layout, **cells)
 
+# %% ../../nbs/02_data/03_text_tables.ipynb #ab88171e
+def _check_commas(path, numeric):
+    "Refuse commas that may part thousands."
+    rows = iter(table_rows(path))
+    next(rows)
+    cells = (row[i].strip() for row in rows for i in numeric if i < len(row))
+    commas = [c for c in cells if ',' in c]
+    unclear = bool(commas) and all(map(_is_ambiguous, commas))
+    what = lambda: f'{commas[0]!r} may be a decimal number or have thousands apart'
+    require(not unclear, lambda: f'{path}: {what()}; write numbers with a point, or without commas')
+
 
 def _numbers_in(path, head, numeric, missing):
     "Cells with a decimal point; where commas do not separate, else with a decimal comma."
@@ -196,6 +216,7 @@ def _numbers_in(path, head, numeric, missing):
     except ValueError:
         if head.separator == ',':
             raise
+        _check_commas(path, numeric)
         return _parse(path, head, numeric, missing, ',')
 
 # %% ../../nbs/02_data/03_text_tables.ipynb #0e3ff95b
