@@ -295,7 +295,6 @@ def test_expression_becomes_linear_and_keeps_its_order():
         ('\n\n', ['empty']),
         ('patient_id,ESR1\n', ['no rows']),
         ('patient_id\nanna\n', ['one column']),
-        ('patient_id;ESR1\na;1,5\n', ['semicolons']),
         ('patient_id,ESR1\nanna,much\n', ['anna', 'ESR1', "'much'"]),
         ('patient_id,ESR1\nanna,"1,5"\n', ['anna', 'ESR1', "'1,5'"]),
         ('patient_id,ESR1\nanna,inf\n', ['anna', 'ESR1', 'infinite']),
@@ -326,7 +325,6 @@ def test_unreadable_files(tmp_path, write):
     for name, data in {
         'check.csv.gz': small[:-8] + bytes(8),
         'tail.csv.gz': small + b'more',
-        'wide.csv': 'patient_id,ESR1\na,1\n'.encode('utf-16'),
     }.items():
         (tmp_path / name).write_bytes(data)
         fails(tmp_path / name, 'text table')
@@ -334,7 +332,6 @@ def test_unreadable_files(tmp_path, write):
             read_text(tmp_path / name)
     for name, data in {
         'cut.csv.gz': whole[: len(whole) // 2],
-        'plain.csv.gz': b'patient_id,ESR1\na,1\n',
         'image.csv': bytes(range(128, 256)) * 9,
     }.items():
         (tmp_path / name).write_bytes(data)

@@ -7,6 +7,7 @@ __all__ = ['released', 'load_files', 'check', 'ManifestScan', 'scan_manifest']
 
 # %% ../../nbs/02_data/11_files.ipynb #507f8708
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ import pandas as pd
 
 from ..core.checks import listing, require
 from .cohort import Cohort, Ledger, resize_images, tissue_site
+from .follow_up import read_survival_table
 from .gaps import log_gaps, log_not_estimable
+from .identifiers import check_spellings
 from .images import read_dicom, read_images
 from .manifest import GenesEntry, read_manifest, source_name
 from radgen.data.own_conditions import (
@@ -23,8 +26,8 @@ from radgen.data.own_conditions import (
     read_all_omics,
     read_features,
 )
-from .tables import label_names, read_labels, read_survival_table
-from .text_tables import read_text
+from .tables import label_names, read_labels
+from .text_tables import IDENTIFIERS, read_text
 
 # %% ../../nbs/02_data/11_files.ipynb #7762de14
 def released(
@@ -49,7 +52,8 @@ def released(
 
 
 def _needs_overlap(ids, patients, what, where):
-    "Tables of one cohort share patients."
+    "Tables of one cohort share patients, and spell them alike."
+    check_spellings(ids, patients, what, str(where))
     ids = pd.Index(ids)
     shared = not len(ids) or not len(patients) or ids.isin(patients).any()
     names = f'({listing(ids[:1])}, ...) is in the other tables ({listing(patients[:1])}, ...)'
@@ -76,12 +80,21 @@ def _features(m, patients, release, ledger):
     if 'features' in m.released:
         return released('features', patients, release, ledger, str(m.path))
     file = m.features.file
-    return read_features(m.locate(file), source_name(file), ledger)
+    return read_features(m.locate(file), source_name(file), ledger, m.features.missing)
+
+
+def _check_omics(omics, where):
+    "Every omic shares patients with those before it."
+    seen = pd.Index([])
+    for name, table in omics.items():
+        _needs_overlap(table.index, seen, f'omics.{name}', where)
+        seen = seen.union(table.index)
 
 
 def _read_molecules(m, release, ledger):
     "Omics, and the conditions made of them."
     omics, scale = read_all_omics(m, ledger)
+    _check_omics(omics, m.path)
     conditions = _conditions(m, omics, scale, ledger)
     if m.features or 'features' in m.released:
         patients = pd.Index(sorted(set().union(*(t.index for t in omics.values()))))
@@ -129,7 +142,7 @@ def _read_labels(m, patients, release, ledger):
     if not m.labels:
         return pd.DataFrame(index=patients[:0]), pd.Series(dtype=object)
     entry = m.labels
-    source, how = source_name(entry.file), (entry.columns, entry.values)
+    source, how = source_name(entry.file), (entry.columns, entry.values, entry.missing)
     return read_labels(m.locate(entry.file), source, ledger, *how)
 
 
@@ -139,7 +152,7 @@ def _read_survival(m, patients, release, ledger):
     if not m.survival:
         return pd.DataFrame({'time_days': [], 'event': []}, index=patients[:0], dtype=float)
     entry = m.survival
-    source, how = source_name(entry.file), (entry.columns, entry.values)
+    source, how = source_name(entry.file), (entry.columns, entry.values, entry.missing)
     return read_survival_table(m.locate(entry.file), source, ledger, *how)
 
 
@@ -151,6 +164,27 @@ def _patient_table(patients, series, sites):
     site = [known.get(p) or default(p) for p in patients]
     n_series = series.patient_id.value_counts().reindex(patients, fill_value=0)
     return pd.DataFrame({'site': site, 'n_series': n_series}, patients)
+
+# %% ../../nbs/02_data/11_files.ipynb #628ec039
+def _log_missing(ledger, conditions):
+    "Missing values of the conditions, and what a model makes of them."
+    for name, table in conditions.items():
+        n = int(table.isna().to_numpy().sum())
+        if n:
+            what = f'{n} of {table.size} values are missing'
+            ledger.keep(
+                'conditions', name, f'{what}: a model takes the mean of its training patients'
+            )
+
+
+def _check_outcomes(tables, outcomes, where):
+    "No input has the name and the values of a label or a time."
+    for (name, table), outcome in product(tables.items(), outcomes):
+        y = outcome.reindex(table.index).dropna()
+        same = [c for c in table if str(c).lower() == str(outcome.name).lower()]
+        leaks = [c for c in same if y.nunique() > 1 and (table[c].reindex(y.index) == y).all()]
+        what = f'{name}: column {listing(leaks)} is the outcome {outcome.name!r}'
+        require(not leaks, f'{where}: {what}; an outcome is no input, take it out of the table')
 
 # %% ../../nbs/02_data/11_files.ipynb #17749f89
 def _log_absent(patients, series, omics, conditions, labels, survival, ledger):
@@ -196,6 +230,9 @@ def load_files(
     table, labels = _patient_table(patients, series, sites), labels.reindex(patients)
     site = series.site.where(series.site != '', series.patient_id.map(table.site))
     series = series.assign(site=site)
+    inputs = omics | {f'condition {k}': t for k, t in conditions.items()}
+    _check_outcomes(inputs, [*map(labels.get, labels), *map(survival.get, survival)], m.path)
+    _log_missing(ledger, conditions)
     _log_absent(patients, series, omics, conditions, labels, survival, ledger)
     return Cohort(
         name='files',
@@ -218,7 +255,8 @@ def check(
     ledger = (manifest if isinstance(manifest, Cohort) else load_files(manifest)).ledger
 
     def reasons(column):
-        counted = [f'{why} ({n})' for why, n in column.value_counts().items()]
+        counts = sorted(column.value_counts().items(), key=lambda x: not x[0].startswith('warning'))
+        counted = [f'{why} ({n})' for why, n in counts]
         return '; '.join(counted[:3]) + ('; ...' if len(counted) > 3 else '')
 
     groups = ledger.groupby(['source', 'decision'], sort=False).reason
@@ -261,8 +299,11 @@ def _gene_files(m):
 
 
 def _labels_of(m):
-    path = m.locate(m.labels.file) if m.labels else None
-    return label_names(read_text(path), m.labels.columns) if path and path.exists() else []
+    entry, path = m.labels, m.locate(m.labels.file) if m.labels else None
+    if not (path and path.exists()):
+        return []
+    written = {*IDENTIFIERS, entry.columns.get('patient_id', 'patient_id')}
+    return label_names(read_text(path, entry.missing, written), entry.columns, entry.values)
 
 # %% ../../nbs/02_data/11_files.ipynb #52eef5b7
 def scan_manifest(

@@ -22,7 +22,7 @@ def probe_genes(
     path: str | Path,  # the probe map: columns '#id', 'gene' (separated by commas, '.' for none)
 ) -> pd.Series:  # index probe: its genes, a tuple
     "Which genes a probe belongs to."
-    table = pd.read_csv(path, sep='\t', dtype=str, keep_default_na=False)
+    table = pd.read_csv(path, sep='\t', dtype=str, keep_default_na=False, index_col=False)
     absent = [repr(c) for c in ('#id', 'gene') if c not in table]
     what = f'column {listing(absent)} is missing'
     require(not absent, f'{path}: {what}; use the probe map of the Xena hub')
@@ -43,8 +43,10 @@ def read_blocks(
     options = {'sep': '\t', 'na_values': ['NA', ''], 'index_col': 0, 'compression': 'gzip'}
     try:
         with gzip.open(path, 'rt') as f:
-            header = f.readline().rstrip('\n').split('\t')
+            header, first = (f.readline().rstrip('\n').split('\t') for _ in range(2))
         require(len(header) > 1, f'{path}: no samples in the first line; {FETCH_ANEW}')
+        what = f'{path}: a row has {len(first)} values under {len(header)} names'
+        require(len(first) <= len(header), f'{what}; {FETCH_ANEW}')
         types = {header[0]: str} | dict.fromkeys(header[1:], np.float32)
         with pd.read_csv(path, dtype=types, chunksize=n_rows, **options) as blocks:
             yield from blocks

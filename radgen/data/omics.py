@@ -15,8 +15,9 @@ from ..core.checks import require
 from ..core.paths import RadgenError
 from .cohort import Ledger
 from .samples import choose_genes, choose_samples
-from .scales import check_scale
-from .text_tables import read_matrix
+from .scales import check_scale, is_standardized
+from .table_files import column_word
+from .text_tables import OUTCOME_COLUMNS, read_matrix
 
 # %% ../../nbs/02_data/03c_omics.ipynb #cf286200
 def _numbers(frame, source):
@@ -36,6 +37,16 @@ def _check_infinite(values, patients, genes, source):
         where = f'{source}: patient {patient}, gene {gene!r}'
         raise RadgenError(f'{where} is infinite; correct the cell or leave it empty')
 
+# %% ../../nbs/02_data/03c_omics.ipynb #9a1a6542
+def _log_scale(given, values, omic, scale, ledger, source):
+    "What was made of values outside their scale, and whether they are z-scores."
+    if scale in (None, 'beta', 'linear', 'log2'):
+        n = int((given != values)[~np.isnan(given)].sum())
+        if n:
+            ledger.change(source, omic, f'{n} values beyond the scale were moved to its end')
+    if omic == 'expression' and is_standardized(values):
+        ledger.keep(source, omic, 'z-scores: genes do not differ in how much they vary')
+
 # %% ../../nbs/02_data/03c_omics.ipynb #1a03c769
 def tidy_omics(
     frame: pd.DataFrame,  # [samples, genes], numbers; names as written
@@ -44,6 +55,7 @@ def tidy_omics(
     source: str,  # the table's name
     tcga: bool | None = None,  # TCGA barcodes? None: judge by the identifiers
     scale: str | None = None,  # one of `SCALES[omic]`
+    clip: bool = False,  # see `check_scale`
 ) -> pd.DataFrame:  # float [patients, genes]
     "One row per patient, one column per gene symbol."
     size = '{} samples and {} genes'.format(*frame.shape)
@@ -56,14 +68,16 @@ def tidy_omics(
     ledger.extend(source, patients[empty], 'dropped', 'no value in any gene')
     values, patients = values[~empty], patients[~empty]
     columns, symbols = choose_genes(values, frame.columns, ledger, source)
-    values = check_scale(values[:, columns], omic, scale, source)
+    given = values[:, columns]
+    values = check_scale(given, omic, scale, source, clip)
+    _log_scale(given, values, omic, scale, ledger, source)
     if omic == 'cnv' and not (values % 1 > 0).any():
         ledger.keep(source, omic, 'whole numbers: thresholded calls, not continuous copy number')
     return pd.DataFrame(values, patients, symbols).sort_index()
 
 # %% ../../nbs/02_data/03c_omics.ipynb #f9de64a7
 def read_omics(
-    path: str | Path,  # CSV or TSV, also .gz
+    path: str | Path,  # see `radgen.data.table_files`
     omic: str,  # 'expression', 'cnv', 'methylation' or any other name: no scale is checked
     *,
     ledger: Ledger,  # takes a line for every sample, gene and annotation column
@@ -71,9 +85,15 @@ def read_omics(
     source: str | None = None,  # name in the ledger and in errors; by default the file's
     tcga: bool | None = None,  # TCGA barcodes? None: judge by the identifiers
     scale: str | None = None,  # one of `SCALES[omic]`
+    clip: bool = False,  # see `check_scale`
+    missing=(),  # words for nothing, beside `MISSING`
+    outcomes=(),  # columns of labels and survival: no genes
 ) -> pd.DataFrame:  # float32 [patients, genes]
     "Read an omics table."
-    frame, notes = read_matrix(path, rows)
+    frame, notes = read_matrix(path, rows, missing, outcomes)
     source = source or Path(path).name
-    ledger.extend(source, notes, 'dropped', 'annotation column')
-    return tidy_omics(frame, omic, ledger, source, tcga, scale)
+    clinical = [n for n in notes if n in outcomes or column_word(n) in OUTCOME_COLUMNS]
+    rest = [n for n in notes if n not in clinical]
+    ledger.extend(source, rest, 'dropped', 'annotation column')
+    ledger.extend(source, clinical, 'dropped', 'column of an outcome: never an input')
+    return tidy_omics(frame, omic, ledger, source, tcga, scale, clip)

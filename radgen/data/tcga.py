@@ -128,7 +128,7 @@ def fetch_tcga(
 def _project_all(folder, out, how, progress):
     "Projections by series UID, and why others are missing."
     made = project_folder(Path(folder) / 'dicom', out, progress=progress, **how)
-    ledger = pd.read_csv(out / 'ledger.csv', dtype=str)
+    ledger = pd.read_csv(out / 'ledger.csv', dtype=str, keep_default_na=False)
     dropped = ledger[(ledger.source == 'series') & (ledger.decision == 'dropped')]
     return made, dropped.set_index('item').reason
 

@@ -16,14 +16,19 @@ from ..core.paths import RadgenError
 from .cohort import Ledger
 from .methylation import FETCH_ANEW, read_blocks
 from .samples import choose_samples
+from .table_files import UNREADABLE, table_rows
 
 # %% ../../nbs/02_data/07c_tcga_outcomes.ipynb #3197500b
 def _read_words(path):
     "A table of the hub with samples in rows, as text."
     try:
-        return pd.read_csv(path, sep='\t', dtype=str, keep_default_na=False, index_col=0)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e:
+        names, *rows = table_rows(path)
+    except (RadgenError, *UNREADABLE) as e:
         raise RadgenError(f'{path}: not a table ({e}); {FETCH_ANEW}') from e
+    uneven = [row[0] for row in rows if len(row) != len(names)]
+    what = f'{path}: row {listing(uneven)} has not {len(names)} values'
+    require(not uneven, f'{what}; {FETCH_ANEW}')
+    return pd.DataFrame(rows, columns=names, dtype=object).set_index(names[0])
 
 
 def _sample_table(path, columns, ledger):

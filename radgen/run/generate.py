@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from ..core.checks import require
 from ..core.paths import RadgenError, relpath
-from .execute import first_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,17 +20,17 @@ if TYPE_CHECKING:
 
 # %% ../../nbs/11_run/13_generate.ipynb #9d59f596
 def _read_text_table(path):
-    "A table of text, identifier first."
-    import pandas as pd
+    "A table of text, identifier first; the identifiers as they are written."
+    from radgen.data.table_files import table_head
+    from radgen.data.text_tables import read_text
 
+    where = relpath(path)
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise RadgenError(f'{relpath(path)}: no such file') from None
-    except (OSError, ValueError) as e:
-        raise RadgenError(f'{relpath(path)}: not readable as CSV ({first_line(e)})') from None
+        table = read_text(path, identifiers=table_head(path).names[:1])
+    except RadgenError as e:
+        raise RadgenError(str(e).replace(str(path), str(where), 1)) from None
     expected = 'expected a header, then one row per patient with the identifier first'
-    require(len(table) and table.shape[1] > 1, f'{relpath(path)}: no patients; {expected}')
+    require(table.shape[1] > 1, f'{where}: no patients; {expected}')
     return table
 
 
@@ -62,8 +61,8 @@ def condition_values(
 
 # %% ../../nbs/11_run/13_generate.ipynb #398cc728
 def read_conditions(
-    path: str | Path,  # CSV: identifier, then features
-    features: list[str],  # the model's, in order
+    path: str | Path,  # a text table: identifier, then features in any order
+    features: list[str],  # the model's
 ) -> 'pd.DataFrame':  # [patients, features], index patient_id (text as given)
     "Read a table of conditions as given, strictly."
     import numpy as np
@@ -75,7 +74,9 @@ def read_conditions(
     ids = table.iloc[:, 0].str.strip()
     check_identifiers(ids, where)
     given = table.iloc[:, 1:].set_axis(pd.Index(ids, name='patient_id'))
-    check_features(given.columns, features, where)
+    by_name = given[features] if set(given) == set(features) else given
+    check_features(by_name.columns, features, where)
+    given = by_name
     values, wrong = condition_values(given)
     if wrong.any():
         i, j = np.argwhere(wrong)[0]
@@ -94,6 +95,14 @@ def _warn_extrapolation(out_of_range):
         print(message, file=sys.stderr)
 
 
+def _warn_missing(given):
+    "Name how many values are imputed."
+    n = int(given.isna().to_numpy().sum())
+    if n:
+        text = 'values are missing: the model takes the mean of its training patients'
+        print(f'{n} of {given.size} {text}', file=sys.stderr)
+
+
 def generate_images(
     # a model's folder, e.g. runs/phantom/quick/expression/cpdm/patient/final
     checkpoint: str | Path,
@@ -108,6 +117,7 @@ def generate_images(
 
     model = load_model(Path(checkpoint))
     given = read_conditions(conditions, model.encoder.features)
+    _warn_missing(given)
     _warn_extrapolation(model.encoder.fraction_out_of_range(given))
     folder = Path(out) / 'png' if png else None
     return ImageStore(Path(out)).write(model, given, progress=True, png=folder, **options)

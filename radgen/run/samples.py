@@ -77,7 +77,8 @@ def image_features(
     patients = pd.Index(store.patients)
     small = resize_images(store.read(patients).mean(1), pixel_size)
     pixels = pd.DataFrame(pixel_features(small), index=patients).add_prefix('pixel ')
-    measured = pd.read_csv(radiomics, index_col='patient_id').loc[patients]
+    table = pd.read_csv(radiomics, converters={'patient_id': str})  # `0001` and `NA` stay text
+    measured = table.set_index('patient_id').loc[patients]
     return {'radiomics': measured, 'pixels': pixels}
 
 
