@@ -208,7 +208,7 @@ def _apart(frame, real, samples, patients, folds):
                 out[at] = distance_ratios(chosen, real[train], patients[train], part.patient)
     return out
 
-
+# %% ../../nbs/08_audit/02a_copy_rate.ipynb #f719227b
 def audit_copy_rate(
     real,  # [n, H, W]
     samples,  # [n, k, H, W], or [n, H, W] for a control
