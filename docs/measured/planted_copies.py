@@ -2,7 +2,7 @@
 
     python docs/measured/planted_copies.py           # writes docs/measured/planted_copies.csv
 
-Repetitions are kept in runs/planted_copies.csv, cohort by cohort. A second call goes on where the
+Repetitions are kept in runs/planted_copies.csv, one by one, and a second call goes on where the
 first one ended. The table depends on seeds only and is the same on every machine.
 """
 
@@ -22,13 +22,37 @@ KEPT = HERE.parents[2] / 'runs' / 'planted_copies.csv'
 COHORTS, SPLITS = 3, 40
 SIZE = dict(n_patients=300, n_imaged=300, image_size=32, n_genes=60)
 FIRST_SEED = 41_000  # of no other cohort here
+KEY = ['cohort', 'split']
 
 
-def repetitions_of(cohort):
-    "All splits of one cohort."
+def missing_splits(cohort, kept):
+    "Those of a cohort that are not kept."
+    done = set(kept.loc[kept.cohort == cohort, 'split'])
+    return [k for k in range(SPLITS) if k not in done]
+
+
+def repetitions_of(cohort, splits):
+    "The alarms of each split of a cohort."
     data = make_phantom(**SIZE, seed=FIRST_SEED + cohort)
-    seeds = [derive_seed('planted copies', cohort, k) for k in range(SPLITS)]
-    return planted_alarms(data.images, data.series, seeds)
+    for k in splits:
+        seed = derive_seed('planted copies', cohort, k)
+        rows = planted_alarms(data.images, data.series, [seed]).drop(columns='seed')
+        yield rows.assign(cohort=cohort, split=k)
+
+
+def measure(kept, path, cohorts):
+    "All repetitions, each written as soon as it is made."
+    todo = {c: missing_splits(c, kept) for c in range(cohorts)}
+    done, total = cohorts * SPLITS - sum(map(len, todo.values())), cohorts * SPLITS
+    progress = Progress('planted copies', total, done, 'repetitions')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for cohort, splits in todo.items():
+        for part in repetitions_of(cohort, splits) if splits else ():
+            kept, done = pd.concat([kept, part] if len(kept) else [part]), done + 1
+            with atomic(path) as tmp:
+                kept.to_csv(tmp, index=False)
+            progress(done)
+    return kept[kept.cohort < cohorts].sort_values(KEY, kind='stable')
 
 
 def main():
@@ -38,18 +62,8 @@ def main():
     parser.add_argument('--kept', type=Path, default=KEPT, help='repetitions so far')
     parser.add_argument('--cohorts', type=int, default=COHORTS)
     args = parser.parse_args()
-    kept = pd.read_csv(args.kept) if args.kept.exists() else pd.DataFrame(columns=['cohort'])
-    missing = [c for c in range(args.cohorts) if c not in set(kept.cohort)]
-    progress = Progress('planted copies', args.cohorts, args.cohorts - len(missing), 'cohorts')
-    for cohort in missing:
-        part = repetitions_of(cohort).assign(cohort=cohort)
-        kept = pd.concat([kept, part], ignore_index=True) if len(kept) else part
-        args.kept.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(args.kept) as tmp:
-            kept.to_csv(tmp, index=False)
-        progress(int(kept.cohort.nunique()))
-    kept = kept[kept.cohort < args.cohorts].sort_values('cohort', kind='stable')
-    table = alarm_table(kept)
+    kept = pd.read_csv(args.kept) if args.kept.exists() else pd.DataFrame(columns=KEY)
+    table = alarm_table(measure(kept, args.kept, args.cohorts))
     with atomic(args.out) as tmp:
         table.to_csv(tmp, index=False, float_format='%.4g')
     print(table.round(3).to_string(), flush=True)
