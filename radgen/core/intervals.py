@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MIN_INTERVAL', 'MIN_COVERAGE', 'Interval', 'without_ends', 'interval_note', 'mean_interval', 'patient_jackknife',
-           'auroc_interval', 'patient_bootstrap', 'logit_bootstrap', 'coverage_note']
+           'exact_interval', 'patient_share', 'auroc_interval', 'patient_bootstrap', 'logit_bootstrap', 'coverage_note']
 
 # %% ../../nbs/01_core/05a_intervals.ipynb #4cd67939
 import math
@@ -122,6 +122,31 @@ def patient_jackknife(
     variance = (m - 1) / m * ((left - left.mean()) ** 2).sum()
     half = stats.t.ppf((1 + level) / 2, m - 1) * math.sqrt(variance)
     return Interval(value, value - half, value + half, m)
+
+# %% ../../nbs/01_core/05a_intervals.ipynb #cd2645ac
+def exact_interval(
+    successes: float,  # a trial may count in part
+    trials: int,
+    level: float = 0.95,
+) -> Interval:  # nan without trials
+    "Exact interval of a share (Clopper & Pearson 1934)."
+    if not trials:
+        return without_ends(math.nan)
+    k, n, tail = float(successes), trials, (1 - level) / 2
+    low = stats.beta.ppf(tail, k, n - k + 1) if k > 0 else 0.0
+    high = stats.beta.ppf(1 - tail, k + 1, n - k) if k < n else 1.0
+    return Interval(k / n, float(low), float(high))
+
+
+def patient_share(
+    hits,  # [n] bool, or shares in [0, 1], of images
+    patients,  # [n]
+    level: float = 0.95,
+) -> Interval:  # nan without patients; no ends below `MIN_INTERVAL` patients
+    "Mean over patients of the share of their images: exact, with patients as trials."
+    shares = pd.Series(np.asarray(hits, dtype=float)).groupby(np.asarray(patients)).mean()
+    interval = exact_interval(shares.sum(), len(shares), level)
+    return interval if len(shares) >= MIN_INTERVAL else without_ends(interval.value)
 
 # %% ../../nbs/01_core/05a_intervals.ipynb #d3568cd9
 def _logit_ends(value, error, quantile, n_cases, level):

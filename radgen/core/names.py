@@ -54,6 +54,7 @@ MODEL_NAMES = dict(
     omics_direct='omics without an image',
     sibling_copy='another image of the same patient',
     other_copy='an image of another patient',
+    exact_copy='training images themselves',
 )
 
 TRAINED_MODELS = tuple(MODEL_NAMES)[:6]  # those that are trained, in the order of the tables
@@ -146,6 +147,12 @@ _AUDIT_NAMES = dict(
     copy_distance='distance to the nearest training image',
     copy_z='data-copying test, z',
     copy_p='data-copying test, permutation p',
+    copy_rate='samples that count as copies, share',
+    copy_rate_p='samples that count as copies, permutation p',
+    copy_threshold='NNDR below which an image counts as a copy',
+    copy_visible='smallest share of exact copies that raises an alarm',
+    membership_auroc='training against held-out images by distance to generated ones, AUROC',
+    membership_auroc_p='training against held-out images, permutation p',
     retrieval='retrieval of the true condition (0.5: chance)',
     retrieval_candidates='retrieval, other candidates',
     retrieval_difference='retrieval, difference of two models',
@@ -243,11 +250,13 @@ def count_text(
 _TWO_DECIMALS = """
     auroc auprc concordance concordance_ipcw retrieval retrieval_top1 retrieval_difference
     radiomics_frechet legacy_fid legacy_fid_ratio condition_sensitivity copy_ratio copy_z
+    membership_auroc copy_threshold
     probe_r probe_r2 tstr_auroc tstr_gain confounding extrapolation precision recall
 """.split()
 
 _THREE_DECIMALS = (
-    'ssim ssim_definition ms_ssim coverage logrank_p retrieval_p copy_p tstr_auroc_p'.split()
+    'ssim ssim_definition ms_ssim coverage logrank_p retrieval_p copy_p tstr_auroc_p '
+    'copy_rate copy_rate_p copy_visible membership_auroc_p'.split()
 )
 
 DIGITS = dict.fromkeys(_TWO_DECIMALS, 2) | dict.fromkeys(_THREE_DECIMALS, 3)

@@ -224,7 +224,7 @@ def _share_finding(pairs, every):  # rows of all held-out images
 
 def _difference_finding(pairs):
     apart = [m for m, (a, b) in pairs.items() if _worst_end(a) > _best_end(b)]
-    claim = 'Nothing shows that siblings make the difference, since the intervals overlap'
+    claim = 'No difference with and without a sibling is shown, since the intervals overlap'
     if apart:
         names = joined(map(metric_heading, apart))
         claim = f'Images with a sibling score better in {names}, and the intervals do not overlap'

@@ -50,7 +50,7 @@ def _source_finding(nndr, real):
     copies, outcome = 'There is a trace of copying', COPYING[1]
     if way >= COPY_FRACTION:
         copies, outcome = 'By the rule of this audit the model copies', COPYING[0]
-    claim = f'{copies}. Single training patients stand out as the source of samples'
+    claim = f'{copies}. Single training patients stand out as the nearest to samples'
     of_real = f'{with_interval(real)} for real images'
     part = f'{way:.0%} of the way to a copy'
     numbers = numbers_text(f'NNDR {with_interval(nndr)}', of_real, part)
@@ -58,14 +58,49 @@ def _source_finding(nndr, real):
 
 
 def _smooth_finding(ratio, nndr, real, too_few):
-    claim = (
-        'Samples lie close to training images, and no training patient stands out as their source'
-    )
+    claim = 'Samples lie close to training images, and no training patient stands out'
     claim += '. There are too few permutations for a test' if too_few else ''
     name = f'distance ratio {with_interval(ratio)}'
     parts = [name if nndr is None else f'NNDR {with_interval(nndr)}']
     parts += [f'{with_interval(real)} for real images'] if real is not None else []
     return Finding('copying', claim, numbers_text(*parts), COPYING[2])
+
+# %% ../../nbs/10_report/09_sentences.ipynb #4fced82f
+def _tested(p, more, nothing, what):
+    "The claim of a one-sided test; None: there is no p."
+    if p is None or n_permutations(p) < MIN_PERMUTATIONS:
+        return f'{what} is not tested, since the permutations are too few'
+    return more if p.value <= 0.05 else nothing
+
+
+def _rate_findings(look, model):
+    "How many samples count as copies, beside real images, and which share would be visible."
+    of_model = dict(model=model, role='model')
+    rate, p, visible = (look.one(f'copy_{m}', **of_model) for m in ('rate', 'rate_p', 'visible'))
+    if rate is None:
+        return absent('copying', 'The rate of copies', look.why('copy_rate', **of_model))
+    what = 'more samples count as copies than images of new patients do'
+    more, nothing = f'{what[0].upper()}{what[1:]}', f'Nothing shows that {what}'
+    claim = _tested(p, more, nothing, f'Whether {what}')
+    real = look.one('copy_rate', role='reference')
+    of_real = '' if real is None else f'{with_interval(real, 3)} for real images'
+    least = '' if visible is None else f'smallest visible share {decimal(visible.value)}'
+    return [Finding('copying', claim, numbers_text(f'{with_interval(rate, 3)}', of_real, least))]
+
+
+def _membership(look, model):
+    "Whether generated images tell training patients from held-out ones."
+    of_model = dict(model=model, role='model')
+    row, p = look.one('membership_auroc', **of_model), look.one('membership_auroc_p', model=model)
+    if row is None:
+        why = look.why('membership_auroc', **of_model)
+        return absent('membership', 'The membership AUROC', why)
+    what = 'training patients are nearer to generated images than held-out patients are'
+    more, nothing = f'{what[0].upper()}{what[1:]}', f'Nothing shows that {what}'
+    claim = _tested(p, more, nothing, f'Whether {what}')
+    null = look.one('membership_auroc', role='null', model=model)
+    numbers = numbers_text(f'membership AUROC {with_interval(row)}', permuted_range(null))
+    return [Finding('membership', claim, numbers)]
 
 # %% ../../nbs/10_report/09_sentences.ipynb #1eff3961
 def _no_copy_finding(ratio, p):
@@ -87,13 +122,13 @@ def _copying(look, model):
     ratio, p, nndr = (look.one(m, model=model) for m in ('copy_ratio', 'copy_p', 'nndr'))
     if ratio is None:
         return absent('copying', 'Copying', look.why('copy_ratio', model=model))
-    real = look.one('nndr', role='reference')
+    real, rate = look.one('nndr', role='reference'), _rate_findings(look, model)
     too_few = p is None or n_permutations(p) < MIN_PERMUTATIONS
     if _stands_out(nndr, real):
-        return [_source_finding(nndr, real)]
+        return [_source_finding(nndr, real), *rate]
     if ratio.ci_high < 1 and (too_few or p.value <= 0.05):
-        return [_smooth_finding(ratio, nndr, real, too_few)]
-    return [_no_copy_finding(ratio, p)]
+        return [_smooth_finding(ratio, nndr, real, too_few), *rate]
+    return [_no_copy_finding(ratio, p), *rate]
 
 # %% ../../nbs/10_report/09_sentences.ipynb #b2c8a73a
 def _n_candidates(n):
@@ -311,6 +346,7 @@ def _diversity(look, model):
 # %% ../../nbs/10_report/09_sentences.ipynb #6547d318
 TOPICS = dict(
     copying=_copying,
+    membership=_membership,
     retrieval=_retrieval,
     differences=_differences,
     condition=_sensitivity,

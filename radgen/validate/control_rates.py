@@ -11,10 +11,9 @@ import math
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from ..core.checks import require
-from ..core.intervals import Interval, without_ends
+from ..core.intervals import Interval, exact_interval
 from ..core.names import label_text
 from ..core.results import Rows
 from ..core.rows import WHOLE_SET, text_filled
@@ -75,12 +74,8 @@ def share_interval(
 ) -> tuple[Interval, int]:  # of the mean share of a phantom; phantoms with an answer
     "Exact (Clopper & Pearson 1934), with phantoms as trials: tests of one may fully depend."
     shares = hits.astype(float).mean(axis=1).dropna()
-    n, k = len(shares), float(shares.sum())
-    if not n:
-        return without_ends(math.nan), 0
-    low = stats.beta.ppf((1 - level) / 2, k, n - k + 1) if k > 0 else 0.0
-    high = stats.beta.ppf((1 + level) / 2, k + 1, n - k) if k < n else 1.0
-    return Interval(k / n, float(low), float(high)), n
+    n = len(shares)
+    return exact_interval(shares.sum(), n, level), n
 
 # %% ../../nbs/09_validate/10b_control_rates.ipynb #d7a71bf3
 ALL_TESTS = 'all tests'
