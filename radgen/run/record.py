@@ -20,6 +20,7 @@ from radgen.core.paths import (
     write_json,
 )
 from .benchmark import benchmark
+from .profiles import settings
 from .publish import without_folders
 
 # %% ../../nbs/11_run/09_record.ipynb #6206dcad
@@ -88,6 +89,7 @@ def summarize_run(
         cohort=cohort,
         profile=profile,
         data=_data_sums(cohort),
+        verdicts=settings(profile, cohort)['verdicts'],
         whole_run=facts if whole else earlier.get('whole_run'),
         latest_run={'notebooks': ran, **facts},
         speed=benchmark(),
