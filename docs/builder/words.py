@@ -47,7 +47,7 @@ SECTIONS = [
     ('Single genomics', ('table5_',)),
     ('Controls and audit', ('audit', 'table6_')),
     ('Validation', ('link', 'coverage', 'learning')),
-    ('Checklists', ('table8_',)),
+    ('Checklists', ('table8_', 'table9_')),
     ('Further results', ('',)),
 ]
 

@@ -124,6 +124,9 @@ _DATA_NAMES = dict(
     sibling_share='held-out images with a sibling in training',
     training_steps='optimizer steps per fold',
     training_share='share of the released training length',
+    patients_fitted='patients who teach a transform',
+    patients_judged='patients judged on a transform',
+    patients_both='patients who teach a transform and are judged on it',
     legacy_fid_sd='legacy FID, standard deviation over the samples',
     ssim_definition='SSIM, one definition of it',
 )

@@ -274,7 +274,7 @@ def describe_learning_curve(
 def describe_ablations(
     rows: pd.DataFrame,  # tidy rows, among others those of the variants
 ) -> str:  # '' where none was tried
-    "Which variant has the lowest error on training patients set aside."
+    "Which variant has the lowest error on the training patients that score."
     errors = ok_rows(pick(text_filled(rows), metric='ablation_mse', estimator='mean'))
     variants = errors[errors.label != 'mean training image']
     if not len(variants):

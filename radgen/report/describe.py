@@ -32,7 +32,13 @@ from radgen.core.rows import (
     quotable,
     text_filled,
 )
-from ..core.verdicts import AREA, OF_CHANCE, against_chance, against_controls, null_ends
+from radgen.core.verdicts import (
+    OF_CHANCE,
+    against_chance,
+    against_controls,
+    null_ends,
+    rule_of,
+)
 from .findings import Finding, decimal, joined, sentences_of, with_interval
 from .published import PUBLISHED
 
@@ -305,7 +311,7 @@ def _outcome_end(rows, row, others):
     if not is_finite(row.ci_low):
         return 'no interval'
     omics, ends = others['control'], null_ends(rows, others['null'])
-    word = against_chance(row.ci_low, row.ci_high, row.value, 0.5, ends)
+    word = against_chance(row.ci_low, row.ci_high, row.value, 0.5, rule_of(row.metric), ends)
     if word != 'better' or omics is None:
         return OF_CHANCE.get(word, word)
     if row.ci_low > omics.ci_high:
@@ -322,7 +328,7 @@ _OUTCOME_CLAIMS = {
     'below the omics': (
         'Generated images are above chance, and do worse than the omics without an image'
     ),
-    'at chance': f'Generated images are at chance, within {AREA.margin}',
+    'at chance': 'Generated images are at chance, within {margin:g}',
     'below chance': (
         'Generated images are below chance, which calls for a look at the labels and folds'
     ),
@@ -361,7 +367,8 @@ def _outcome_findings(rows, metric, name):
         else:
             numbers = _score_numbers(scored, name)
         if end in _OUTCOME_CLAIMS:
-            yield Finding('outcomes', _OUTCOME_CLAIMS[end], numbers)
+            text = _OUTCOME_CLAIMS[end].format(margin=rule_of(metric).margin)
+            yield Finding('outcomes', text, numbers)
 
 
 def _describe_outcome(rows, metric, name):

@@ -38,6 +38,7 @@ from radgen.report.describe import (
 )
 from .display import Column, TableKind, styled_table, table_html, words
 from .figures import CAPTIONS, figures_for, further_figures
+from .fitted_on import describe_fitted_on, fitted_on, table_fitted_on
 from radgen.report.outcome_tables import (
     classification_columns,
     single_genomics_columns,
@@ -48,6 +49,7 @@ from radgen.report.outcome_tables import (
 )
 from .scorecard import headline, scorecard, table_scorecard
 from .sentences import sentences
+from .setting_facts import versions_sentence
 from radgen.report.tables import (
     cohort_columns,
     fidelity_columns,
@@ -79,6 +81,7 @@ TABLES = {  # name of the file -> how the table is shown
         'table7_scorecard', _plain, prepare=table_scorecard, groups=('quantity',)
     ),
     'table8_checklists': _kind('table8_checklists', _plain, section='instrument'),
+    'table9_fitted_on': _kind('table9_fitted_on', _plain, prepare=table_fitted_on),
 }
 
 # %% ../../nbs/10_report/16_page.ipynb #6faf52db
@@ -89,7 +92,7 @@ def tables(
     provenance: dict | None = None,  # as in provenance.json, for the checklists
     ledger: pd.DataFrame | None = None,  # `Cohort.ledger`, for the checklists
 ) -> dict:  # name -> DataFrame of numbers, as in TABLES
-    "Tables 1 to 8 as views of tidy rows."
+    "Tables 1 to 9 as views of tidy rows."
     made = [
         table_cohort(rows, cohort_facts),
         table_fidelity(rows),
@@ -100,6 +103,7 @@ def tables(
         table_controls(rows),
         scorecard(rows, simulated),
         checklist(rows, provenance, ledger),
+        fitted_on(rows),
     ]
     return dict(zip(TABLES, made))
 
@@ -166,6 +170,7 @@ def _findings(rows, simulated):
         controls=describe_controls(rows),
         coverage=describe_coverage(rows),
         patients=describe_learning_curve(rows),
+        fitted=describe_fitted_on(rows),
     )
 
 # %% ../../nbs/10_report/16_page.ipynb #08e58eaa
@@ -178,8 +183,9 @@ def _provenance_lines(provenance):
     "Provenance as plain lines, and as groups of lines."
     name = lambda key: key.replace('_', ' ')
     text = lambda value: ', '.join(map(str, value)) if isinstance(value, list | tuple) else value
-    nested = {k: v for k, v in provenance.items() if isinstance(v, dict)}
-    plain = [(name(k), text(v)) for k, v in provenance.items() if k not in nested]
+    listed = {k: v for k, v in provenance.items() if k != 'notebooks'}  # a sentence sums them up
+    nested = {k: v for k, v in listed.items() if isinstance(v, dict)}
+    plain = [(name(k), text(v)) for k, v in listed.items() if k not in nested]
     return plain, [(name(k), list(v.items())) for k, v in nested.items()]
 
 
@@ -219,6 +225,7 @@ def _fields(rows, tables, figures, facts, simulated):
         transductive=cohort == 'published',
         glossary=list(GLOSSARY.items()),
         command=facts.get('command') or f'make paper COHORT={cohort} PROFILE={profile}',
+        versions=versions_sentence(rows, facts.get('provenance') or {}),
         provenance=plain,
         nested=nested,
         further=[n for n in tables if n not in TABLES],

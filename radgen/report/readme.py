@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..core.paths import read_json
 from ..core.results import read_rows
 from ..core.rows import pick
+from ..core.verdicts import use_verdicts
 from .conclusions import describe_audit
 from .describe import describe_outcomes, sibling_sentence
 from .scorecard import scorecard, table_scorecard
@@ -87,6 +89,8 @@ def scorecard_markdown(
 ) -> str:  # lines of a markdown table
     "The scorecard as a compact markdown table."
     path = Path(results) / 'results.csv' if Path(results).is_dir() else Path(results)
+    recorded = path.with_name('provenance.json')
+    use_verdicts(read_json(recorded).get('verdicts') if recorded.exists() else None)
     lines = table_scorecard(scorecard(read_rows(path))).to_dict('records')
     table = pd.DataFrame(map(_markdown_line, lines))
     cells = lambda line: '| ' + ' | '.join(str(x).replace('|', '\\|') for x in line) + ' |'

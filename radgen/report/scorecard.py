@@ -34,6 +34,7 @@ from radgen.core.rows import (
 )
 from radgen.core.verdicts import (
     CONCLUSIONS,
+    NO_MARGIN,
     against_chance,
     against_controls,
     conclude,
@@ -94,21 +95,30 @@ def _outcome_beside(rows, ours, metric):
 
 # %% ../../nbs/10_report/06_scorecard.ipynb #079e9fb3
 PUBLISHED_FOLDS = 15  # over images, of the published fidelity
+_PATIENT_FOLDS = 'protocol: folds over patients, published with folds over images'
 
 
-def _why_not_comparable(ours, metric, quoted, simulated, own):
-    "Why a value does not answer the published question; '' where it does."
-    if simulated or own:
-        return 'simulated patients' if simulated else 'other patients'
+def _under_trained(rows, ours):
+    "The share of the released training length, in words, where it is below one; else ''."
+    same = dict(model=ours.model, condition=ours.condition, protocol=ours.protocol)
+    share = _value(first_ok(pick(rows, metric='training_share', **same)))
+    is_short = is_finite(share) and share < 0.995
+    return f'trained for {100 * share:.2g} % of the released length' if is_short else ''
+
+
+def _why_not_comparable(rows, ours, metric, quoted):
+    "Why a value of the published patients does not answer the published question; '' if it does."
     if metric not in FIDELITY_METRICS:
         return ''
     size, ratio = ours.image_size, ' as a ratio to the mean image'
     if is_finite(size) and size != 128:
         return f'computed at {size:.0f} pixels' + ratio * (quoted == 'legacy_fid_ratio')
+    if ours.protocol == 'patient':
+        return _PATIENT_FOLDS
     if ours.protocol == 'paper' and ours.n_folds != PUBLISHED_FOLDS:
         n = f'{ours.n_folds:.0f}' if is_finite(ours.n_folds) else 'an unstated number of'
         return f'{n} folds, published with {PUBLISHED_FOLDS}'
-    return ''
+    return _under_trained(rows, ours)
 
 # %% ../../nbs/10_report/06_scorecard.ipynb #c3ae933d
 _SHORT = dict(
@@ -149,11 +159,12 @@ _OWN_FIELDS = (
 
 
 def _outcome_word(rows, ours, others):
-    "How an outcome stands against chance and its null."
+    "How an outcome stands against chance and its null, and the rule of its metric."
     null, chance = null_ends(rows, others['null']), _value(others['control'])
     if not is_finite(chance):
-        return 'undecided', ['no prevalence']
-    return against_chance(ours.ci_low, ours.ci_high, ours.value, chance, null), []
+        return 'undecided', ['no prevalence'], NO_MARGIN
+    rule = rule_of(ours.metric, prevalence=chance)
+    return against_chance(ours.ci_low, ours.ci_high, ours.value, chance, rule, null), [], rule
 
 
 def _conclusions(p, ours, word, rule, why):
@@ -171,11 +182,11 @@ def _judged_line(rows, p, condition, protocol, ours, quoted):
     "What stands beside a number, how it stands, which controls decide, and the rule of its metric."
     if p.label:
         others = _outcome_beside(rows, ours, p.metric)
-        return others, *_outcome_word(rows, ours, others), rule_of(p.metric)
+        return others, *_outcome_word(rows, ours, others)
     here = _of(rows, quoted, condition, p.label)
     others = _fidelity_beside(here, ours, protocol, p.better)
     if p.better == 'equal':
-        return others, 'better', [], rule_of(p.metric)
+        return others, 'better', [], NO_MARGIN
     same = dict(condition=condition, protocol=protocol, subset=WHOLE_SET)
     stands = against_controls(pick(rows, **same), ours)
     names = [_SHORT[name] for name in stands.controls]
@@ -193,8 +204,9 @@ def _score_line(rows, p, condition, protocol, simulated, own):
         ends = dict(conclusion='unavailable', standing='', why='', decided_by='')
         return line | dict(verdict=NOT_RUN) | ends
     others, word, names, rule = _judged_line(rows, p, condition, protocol, ours, quoted)
-    why = _why_not_comparable(ours, p.metric, quoted, simulated, own)
-    own_fields = {k: ours[k] for k in _OWN_FIELDS}
+    why = 'simulated patients' if simulated else 'other patients' if own else ''
+    why = why or _why_not_comparable(rows, ours, p.metric, quoted)
+    own_fields = {k: ours[k] for k in _OWN_FIELDS} | rule._asdict()
     ends = _conclusions(p, ours, word, rule, why) | dict(decided_by=', '.join(names))
     return line | own_fields | _numbers_beside(others) | ends
 
@@ -227,7 +239,7 @@ SCORE_COLUMNS = [
     *('estimator', 'image_size', 'value', 'ci_low', 'ci_high', 'n', 'n_events', 'verdict'),
     *('better', 'preprint', 'published', 'control', 'control_name', 'null', 'null_low'),
     *('null_high', 'truth', 'upper_bound', 'upper_bound_low', 'upper_bound_high'),
-    *('upper_bound_name', 'conclusion', 'standing', 'why', 'decided_by'),
+    *('upper_bound_name', 'margin', 'widest', 'conclusion', 'standing', 'why', 'decided_by'),
 ]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..core.paths import atomic, figures_dir, relpath
 from .graph import paper
+from .profiles import settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,9 +25,11 @@ def write_claims(
 ) -> 'pd.DataFrame':  # claims, see `radgen.validate.link`
     "Judge the claims on the rows of both controls, and write them beside the results."
     from radgen.core.results import read_rows
+    from radgen.core.verdicts import use_verdicts
     from radgen.validate.link import claims_sentence, link_claims
 
     rows = [read_rows(figures_dir(cohort, profile) / 'results.csv') for cohort in CONTROLS]
+    use_verdicts(settings(profile, CONTROLS[1])['verdicts'])
     claims = link_claims(*rows)
     path = figures_dir('phantom_link0', profile) / 'link_claims.csv'
     with atomic(path) as tmp:

@@ -18,6 +18,7 @@ from pydantic import create_model
 from ..core.checks import Strict, require, validated
 from ..core.names import PRECISIONS
 from ..core.paths import RadgenError, project_root, relpath
+from ..core.verdicts import VerdictSettings
 
 # %% ../../nbs/11_run/01_parameters.ipynb #db720711
 def paper_notebooks() -> dict[str, Path]:  # stem -> notebook, in order
@@ -81,7 +82,8 @@ def notebook_parameters(
     return dict(_parameter(s, relpath(nb)) for s in ast.parse(cells[0]['source']).body)
 
 # %% ../../nbs/11_run/01_parameters.ipynb #d1603bea
-CHOICES = dict(precision=Literal[PRECISIONS])  # parameters with a closed list of values
+# parameters with a closed list of values, or with keys of their own
+CHOICES = dict(precision=Literal[PRECISIONS], verdicts=VerdictSettings)
 
 
 def parameters_model(

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, create_model
 from ..core.checks import Strict, load_yaml, unknown_name, validated
 from ..core.names import COHORTS, TRAINED_MODELS
 from ..core.paths import project_root, relpath
+from ..core.verdicts import VerdictSettings
 from radgen.run.parameters import (
     check_parameters,
     notebook_parameters,
@@ -61,10 +62,12 @@ def _known_parameters(root):
 @functools.cache
 def _profile_model(root):
     "A profile of a project as a configuration."
-    known = _known_parameters(root)
+    apart = lambda parameters: {k: v for k, v in parameters.items() if k != 'verdicts'}
+    known = {stem: apart(p) for stem, p in _known_parameters(root).items()}
     shared = {name: kind for parameters in known.values() for name, kind in parameters.items()}
     models = {stem: parameters_model(stem, p) for stem, p in known.items()}
     models |= dict(shared=parameters_model('shared', shared), run=RunSettings)
+    models |= dict(verdicts=VerdictSettings)
     sections = {name: (model | None, None) for name, model in models.items()}
     one_cohort = create_model('CohortProfile', __base__=Strict, **sections)
     each = {cohort: (one_cohort | None, None) for cohort in COHORTS}
@@ -82,15 +85,19 @@ def read_profile(
 
 # %% ../../nbs/11_run/02_profiles.ipynb #b15fc4f8
 def _merged(config, cohort, known):
-    "The values of each notebook, and of `run`: first those for all, then those of the cohort."
+    "The values of each notebook, of `run` and of `verdicts`: those for all, then the cohort's."
     values = {stem: {} for stem in known} | {'run': RunSettings().model_dump()}
+    verdicts = VerdictSettings().model_dump()
     for layer in (config, (config.get('cohorts') or {}).get(cohort) or {}):
         shared = layer.get('shared') or {}
         for stem, parameters in known.items():
             values[stem] |= {k: v for k, v in shared.items() if k in parameters}
             values[stem] |= layer.get(stem) or {}
         values['run'] |= layer.get('run') or {}
-    return values
+        verdicts |= layer.get('verdicts') or {}
+    for stem in (s for s, parameters in known.items() if 'verdicts' in parameters):
+        values[stem]['verdicts'] = verdicts
+    return values | {'verdicts': verdicts}
 
 # %% ../../nbs/11_run/02_profiles.ipynb #184e56db
 def _apply_manifest(values, known, manifest):
@@ -117,7 +124,7 @@ def _apply_manifest(values, known, manifest):
 def settings(
     profile: str,  # 'smoke', 'quick', 'full' or any other config/<profile>.yaml
     cohort: str,  # one of `COHORTS`; 'files' takes the manifest that RADGEN_MANIFEST names
-) -> dict[str, dict]:  # notebook stem -> parameters; 'run' -> what the Snakefile needs
+) -> dict[str, dict]:  # notebook stem -> parameters; and those of 'run' and 'verdicts'
     "All the numbers of a run, from its profile."
     if profile not in profiles():
         raise unknown_name('profile', profile, profiles())

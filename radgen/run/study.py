@@ -16,6 +16,7 @@ from ..core.names import is_phantom
 from ..core.paths import figures_dir, model_dir, runs_dir
 from ..core.results import Rows, write_rows
 from ..core.style import save_figure, use_style
+from ..core.verdicts import use_verdicts
 
 # %% ../../nbs/11_run/08a_study.ipynb #611d0206
 @dataclass(frozen=True)
@@ -27,9 +28,11 @@ class Study:
     notebook: str  # names the rows: runs/<cohort>/<profile>/rows/<notebook>.csv
     show_pixels: bool = True  # whether images of real patients are shown in the notebook
     train_seed: int = 0  # above 0: another training on the same folds
+    verdicts: dict | None = None  # margins and widths of the profile; None: the defaults
 
     def __post_init__(self):
         use_style()
+        use_verdicts(self.verdicts)
 
     @property
     def simulated(self) -> bool:

@@ -18,7 +18,7 @@ from ..core.names import label_text
 from ..core.results import Rows
 from ..core.rows import WHOLE_SET, text_filled
 from ..core.style import GREY, PALETTE, new_figure
-from ..core.verdicts import AREA, standing
+from ..core.verdicts import rule_of, standing
 from .link import link_claims
 
 # %% ../../nbs/09_validate/10b_control_rates.ipynb #a5946b43
@@ -43,7 +43,7 @@ def chance_tests(
     whole = of_model.subset.isin(WHOLE_SET)
     equal_n = of_model.estimator.str.contains('equal n')
     kept = of_model[whole & ~equal_n]
-    judged = lambda r: standing(r.ci_low - 0.5, r.ci_high - 0.5, AREA)
+    judged = lambda r: standing(r.ci_low - 0.5, r.ci_high - 0.5, rule_of(r.metric))
     known = lambda r: r.verdict == 'ok' and math.isfinite(r.ci_low)
     words = [judged(r) if known(r) else None for r in kept.itertuples()]
     names = [_test_name(r) for r in kept.itertuples()]

@@ -16,7 +16,7 @@ import pandas as pd
 from ..core.checks import require
 from ..core.names import value_text
 from ..core.rows import WHOLE_SET, first_ok, ok_rows, pick, text_filled
-from ..core.verdicts import AREA, difference, rule_of, standing
+from ..core.verdicts import difference, rule_of, standing
 
 # %% ../../nbs/09_validate/10_link.ipynb #461dea76
 CLAIM_LABEL = 'er'  # of the claims on TSTR and on an outcome
@@ -94,7 +94,7 @@ def _ends(row, sign=1, other=0.0):
 def _better_than_copy(run):
     label, what = 'minus nearest_copy', 'retrieval is better than that of the nearest copy'
     row = run.own(metric='retrieval_difference', extractor='image', label=label)
-    word = None if row is None else standing(*_ends(row), AREA)
+    word = None if row is None else standing(*_ends(row), rule_of(row.metric))
     return claim(what, run.where, row, 'difference above 0', holds(word))
 
 
@@ -140,10 +140,11 @@ def _chance(run, row, what, against='0.50'):
     "Above chance with the link; at chance, within the margin, without it."
     linked, word = run.where == 'linked', None
     if row is not None:
-        word = standing(*_ends(row, other=0.5), AREA)
+        word = standing(*_ends(row, other=0.5), rule_of(row.metric))
         against += BELOW if not linked and word == 'worse' else ''
     wanted = 'better' if linked else 'equivalent'
-    side = 'above chance' if linked else f'at chance, within {AREA.margin}'
+    margin = rule_of('auroc').margin
+    side = 'above chance' if linked else f'at chance, within {margin:g}'
     return claim(f'{what} {side}', run.where, row, against, holds(word, wanted))
 
 
@@ -163,7 +164,7 @@ def _tstr(run):
 def _outcome_still_predicted(run):
     who = dict(role='model', metric='auroc', extractor='radiomics', label=CLAIM_LABEL)
     what, row = 'and yet an outcome AUROC of generated images is above 0.5', run.row(**who)
-    word = None if row is None else standing(*_ends(row, other=0.5), AREA)
+    word = None if row is None else standing(*_ends(row, other=0.5), rule_of(row.metric))
     return claim(what, run.where, row, f'0.50, {CLAIM_LABEL}', holds(word))
 
 # %% ../../nbs/09_validate/10_link.ipynb #9171af9f
@@ -205,10 +206,10 @@ _CARRIES = (
     'omics, so it carries what the omics carry, whether or not real images do. An outcome score of '
     'generated images is no evidence that images carry the outcome.'
 )
-_AT_CHANCE = f'With the link cut, retrieval is at chance, within {AREA.margin}, and '
+_AT_CHANCE = 'With the link cut, retrieval is at chance, within {margin:g}, and '
 _UNDECIDED = (
     'With the link cut, retrieval is not shown to differ from chance, and is not shown to be at '
-    f'chance within {AREA.margin} either. '
+    'chance within {margin:g} either. '
 )
 CLAIM_SENTENCES = dict(
     retrieval='With the link cut, retrieval is above chance: the audit finds a link where there '
@@ -249,7 +250,9 @@ def claims_sentence(
     ranks = verdicts('retrieval')
     if set(ranks) <= {'not measured'}:
         return CLAIM_SENTENCES['missing']
-    first = _UNDECIDED if 'undecided' in ranks else _AT_CHANCE
     text = CLAIM_SENTENCES['predicted' if 'yes' in verdicts('and yet') else 'unpredicted']
-    text = text.format(first=first).removeprefix(_UNDECIDED)
-    return text if first == _AT_CHANCE else _UNDECIDED + text[0].upper() + text[1:]
+    margin = rule_of('auroc').margin
+    if 'undecided' not in ranks:
+        return text.format(first=_AT_CHANCE.format(margin=margin))
+    text = text.format(first='')
+    return _UNDECIDED.format(margin=margin) + text[0].upper() + text[1:]
