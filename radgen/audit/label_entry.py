@@ -71,7 +71,7 @@ def out_of_fold(
         out[test] = fitted.predict(x[test])
     return out
 
-
+# %% ../../nbs/08_audit/14_label_entry.ipynb #595adf3e
 def unexplained(
     components,  # [n, k] of the images
     terms,  # [n, d] of the genes
@@ -280,7 +280,7 @@ def best_auroc(
 # %% ../../nbs/08_audit/14_label_entry.ipynb #49dce9fd
 LEVEL = 0.05  # of the test
 
-
+# %% ../../nbs/08_audit/14_label_entry.ipynb #ff65125e
 def label_entry_power(
     images,  # [n, H, W]: those that are tested, or simulated ones
     genes: pd.DataFrame,  # [n, genes]

@@ -60,7 +60,7 @@ def real_distances(
 # %% ../../nbs/08_audit/13_released.ipynb #afd4cd21
 COPY_QUANTILE = 0.05  # of the reference: a generated image nearer than that counts as close
 
-
+# %% ../../nbs/08_audit/13_released.ipynb #4e3d7baa
 @dataclass(frozen=True)
 class ReleasedAudit:
     "Distances of generated images to released projections, beside those of real images."
@@ -87,7 +87,7 @@ class ReleasedAudit:
         row |= dict(model='real', role='reference', n=m, n_imaged=m, metric='copy_distance')
         mean_row(rows, self.real, self.real.index, **boot, **row)
 
-
+# %% ../../nbs/08_audit/13_released.ipynb #2d3bc5c5
 def audit_released(
     images,  # [n, H, W] generated, one per patient
     patients,  # [n]
@@ -158,7 +158,7 @@ def released_set_rows(
         rows, real_reference(np.arange(len(a)), who, value, **halves), metric='kid', **row
     )
 
-
+# %% ../../nbs/08_audit/13_released.ipynb #bc6027fe
 def _neighbour_rows(rows, a, b, names, of_real, k, row):
     "Precision and recall; every jackknife resample is compared anew."
     both = np.concatenate([a, b])

@@ -25,7 +25,7 @@ def _by_sibling(d):
     who = d.model.isin(['cpdm', '']) | (d.role == 'control')
     return d.subset.isin(['sibling', 'no_sibling']) & single & who
 
-
+# %% ../../nbs/10_report/05_control_tables.ipynb #83287e50
 CONTROL_SECTIONS = {  # section -> which rows of the blanked table
     "The authors' images": _from('04a'),
     'Audit': _from('07a'),
