@@ -34,8 +34,8 @@ PREPRINT_CONDITION = "multiomic"  # of the preprint's model
 SEEDS = [f"-seed{s}" if s else "" for s in SETTINGS["run"]["seeds"]]
 # No part of a run unless asked for, but shown once they are there.
 ASKED_FOR = [
-    "01a_series", "01b_factorization", "07b_coverage", "07c_learning_curve", "07d_ablations",
-    "07e_repeated"
+    "01a_series", "01b_factorization", "04a_released_images", "07b_coverage", "07c_learning_curve",
+    "07d_ablations", "07e_repeated"
 ]
 STUDY = [s for s in NOTEBOOKS if s not in (*ASKED_FOR, "08_scorecard", BENCHMARK)]
 # `radgen paper --audit`. Coverage, learning curve and repetitions need a known truth.
@@ -43,6 +43,7 @@ SIMULATED = is_phantom(COHORT)
 WITH_AUDIT = ["01b_factorization"]
 OF_TRUTH = ["07b_coverage", "07c_learning_curve", "07e_repeated"]
 WITH_AUDIT += OF_TRUTH if SIMULATED else ["07d_ablations"]
+WITH_AUDIT += ["04a_released_images"] if COHORT == "published" else []
 WITHOUT_ASKING = ["01a_series"] if COHORT == "tcga" else []
 EXECUTED = "notebooks/{}.ipynb"
 # On one machine `radgen paper` sets the threads of a notebook. On a cluster they are those of the rule.
@@ -239,6 +240,16 @@ rule fidelity:
     log: "logs/04_fidelity-{condition}{seed}.log"
     threads: cores("fidelity")
     resources: **needs("fidelity")
+    shell: RUN
+
+
+rule released_images:
+    input: EXECUTED.format("01_cohort"), **source("04a_released_images")
+    output: notebook=EXECUTED.format("04a_released_images"), rows=rows("04a_released_images")
+    params: values=parameters("04a_released_images")
+    log: "logs/04a_released_images.log"
+    threads: cores("released_images")
+    resources: **needs("released_images")
     shell: RUN
 
 

@@ -222,7 +222,7 @@ def test_ledger_accounts_for_every_row_and_column_once(published, published_fold
 def test_ledger_reasons(published):
     ledger = published.ledger
     assert (
-        set(ledger.source) == {*REGISTRY, 'cohort'}
+        set(ledger.source) == {*REGISTRY, 'cohort', 'commit e4a5892'}
         and not ledger.duplicated(['source', 'item']).any()
     )
     count = lambda source, word, decision: len(

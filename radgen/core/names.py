@@ -220,6 +220,18 @@ def metric_text(
     name = METRIC_NAMES.get(metric, metric.replace('_', ' '))
     return f'{label_text(label)}, {name}' if label else name
 
+# %% ../../nbs/01_core/07_names.ipynb #7adb8c5c
+METRIC_NAMES |= dict(  # of the authors' own images
+    copy_share='nearer to a released projection than 95 % of real images to another patient’s',
+    nearest_r='correlation with the nearest released projection',
+    label_entry='AUROC gained from images over the genes they were drawn from',
+    label_entry_p='AUROC gained over the genes, permutation p',
+    label_entry_auroc='AUROC of the genes, without and with images',
+    label_entry_power='share of simulations in which planted labels are detected',
+)
+
+MODEL_NAMES |= dict(released='the authors’ images')
+
 # %% ../../nbs/01_core/07_names.ipynb #5efec060
 def is_finite(
     x,  # anything

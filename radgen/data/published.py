@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from .blobs import blob_ledger
 from .cohort import Cohort, Ledger, tissue_site
 from .gaps import log_gaps, log_not_estimable
 from .release import BASE_URL, REGISTRY, fetch
@@ -88,6 +89,7 @@ def load_published(
     survival = followed.dropna()
     imaged = pd.Index(series.patient_id.unique())
     _log_gaps((patients, imaged, conditions, labels, survival), ledger)
+    ledger.parts.append(blob_ledger())
     return Cohort(
         name='published',
         images=images,

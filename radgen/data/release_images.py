@@ -53,6 +53,7 @@ def check_members(
     archive: zipfile.ZipFile,
     path: str | Path,  # named in errors
     expected: list[str] = MEMBERS,
+    again: str = RUN_FETCH,  # advice after a refusal
 ):
     "Refuse an archive that holds anything but the expected files, each once, plain and small."
     members = archive.infolist()
@@ -61,7 +62,7 @@ def check_members(
     faults |= {name: 'is there twice' for name in expected if count[name] > 1}
     faults |= {name: 'is missing' for name in expected if not count[name]}
     refused = [f'member {name!r} {fault}' for name, fault in faults.items() if fault]
-    advice = f'nothing was unpacked: delete the archive and {RUN_FETCH}'
+    advice = f'nothing was unpacked: delete the archive and {again}'
     require(not refused, lambda: f'{path}: {listing(refused)}; {advice}')
 
 # %% ../../nbs/02_data/06b_release_images.ipynb #3895d875

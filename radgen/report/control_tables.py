@@ -25,8 +25,9 @@ def _by_sibling(d):
     who = d.model.isin(['cpdm', '']) | (d.role == 'control')
     return d.subset.isin(['sibling', 'no_sibling']) & single & who
 
-
+# %% ../../nbs/10_report/05_control_tables.ipynb #83287e50
 CONTROL_SECTIONS = {  # section -> which rows of the blanked table
+    "The authors' images": _from('04a'),
     'Audit': _from('07a'),
     'Coverage of the intervals': _from('07b'),
     'How many patients': _from('07c'),
@@ -62,6 +63,7 @@ SECTION_ORDER = (
     'With and without a sibling in training',
     'Unpaired patients and the training range',
     'Audit',
+    "The authors' images",
     'Coverage of the intervals',
     'How many patients',
     'Variants, judged on training patients set aside',

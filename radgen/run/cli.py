@@ -36,18 +36,28 @@ def _fetch_tcga():
     print(f'tcga: complete, in {fetch_tcga()}')
 
 
+def _fetch_images():
+    from radgen.data.generated import fetch_generated
+
+    print(f'published images: complete, every blob id right, in {fetch_generated()}')
+
+
 def fetch_cohort(
     cohort: str,  # published or tcga; the others need none
+    images: bool = False,  # of published: also the images that the authors' model generated
 ):
     "Download the data of a cohort into the cache, each file checked."
     if cohort not in COHORTS:
         raise unknown_name('cohort', cohort, COHORTS)
+    require(not images or cohort == 'published', f'--images goes with published, not with {cohort}')
     if cohort == 'tcga':
         _fetch_tcga()
     elif cohort == 'published':
         from radgen.data.release import fetch
 
         print(f'published: complete, every checksum right, in {fetch()}')
+        if images:
+            _fetch_images()
     else:
         kind = 'your own' if cohort == 'files' else 'simulated'
         print(f'{cohort}: {kind}, nothing to download')
