@@ -106,7 +106,7 @@ def check_words(
     text = '; '.join(filter(None, [f'{faults}: neither 0, 1 nor empty', why, state, none]))
     raise RadgenError(f'{source}: {text}')
 
-
+# %% ../../nbs/02_data/08a_codes.ipynb #8c8ead14
 def map_values(
     column: pd.Series,  # text, index patient_id
     values: dict,  # word -> '0', '1' or ''
@@ -134,7 +134,7 @@ def looks_like_label(
     numeric = all(map(is_number, keys))
     return len(keys) <= MOST_CLASSES and (not numeric or bool(keys & {'0', '1', '2'}))
 
-
+# %% ../../nbs/02_data/08a_codes.ipynb #69b46af3
 def with_classes(
     table: pd.DataFrame,  # text
     columns: dict,  # label -> column, or 'COLUMN=word' or 'COLUMN=word|word'

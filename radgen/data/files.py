@@ -90,7 +90,7 @@ def _check_omics(omics, where):
         _needs_overlap(table.index, seen, f'omics.{name}', where)
         seen = seen.union(table.index)
 
-
+# %% ../../nbs/02_data/11_files.ipynb #d17744eb
 def _read_molecules(m, release, ledger):
     "Omics, and the conditions made of them."
     omics, scale = read_all_omics(m, ledger)

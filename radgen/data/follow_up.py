@@ -134,7 +134,7 @@ def _warn_unlikely(survival, source, ledger):
         )
         log_warning(ledger, source, 'time_days', f'{text}: is this a date of closing?')
 
-
+# %% ../../nbs/02_data/09a_follow_up.ipynb #dc7d6584
 def _why_not(days, event):
     "Why each patient cannot enter a survival analysis; '' where there is no reason."
     trouble = {

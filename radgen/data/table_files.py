@@ -176,7 +176,7 @@ def _check_names(names, path):
         not numeric or excused, f'{path}: the header is a row of numbers ({row}, ...); {advice}'
     )
 
-
+# %% ../../nbs/02_data/02a_table_files.ipynb #35608788
 def _with_corner(names, rows, path):
     "Add the name of the first column where R left it out."
     longer = bool(rows) and all(len(row) - len(names) == 1 for row in rows)

@@ -274,7 +274,7 @@ def _first_rows(path):
             break
     return with_rows[1:]
 
-
+# %% ../../nbs/02_data/03_text_tables.ipynb #5f2152b4
 def read_matrix(
     path: str | Path,
     rows: str = 'auto',  # what lies in rows: 'genes', 'patients' or 'auto'
