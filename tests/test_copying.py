@@ -142,17 +142,17 @@ def frame_of(real, sample, paired):
 def test_the_test_keeps_its_size(paired):
     rng = np.random.default_rng(2)
     draw = lambda: frame_of(rng.random(30), rng.random(30), paired)
-    alarms = sum(copy_rate_test(draw(), 0.01, 199, r).p_above <= 0.05 for r in range(300))
-    assert stats.binomtest(alarms, 300).proportion_ci().low <= 0.05
+    alarms = sum(copy_rate_test(draw(), 0.01, 99, r).p_above <= 0.05 for r in range(100))
+    assert stats.binomtest(alarms, 100).proportion_ci().low <= 0.05
 
 
 def test_more_samples_than_real_images_of_a_patient_raise_no_alarm_by_themselves():
     rng, alarms = np.random.default_rng(3), 0
-    for r in range(200):
+    for r in range(100):
         frame = frame_of(rng.random(30), rng.random(120), False)
         frame.loc[frame.source == 'sample', 'patient'] = [f'P{i // 4}' for i in range(120)]
-        alarms += copy_rate_test(frame, 0.01, 199, r).p_above <= 0.05
-    assert stats.binomtest(alarms, 200).proportion_ci().low <= 0.05
+        alarms += copy_rate_test(frame, 0.01, 99, r).p_above <= 0.05
+    assert stats.binomtest(alarms, 100).proportion_ci().low <= 0.05
 
 
 @pytest.mark.parametrize('paired', [True, False])
@@ -202,13 +202,13 @@ def test_membership_is_a_half_where_all_are_equally_far(toy):
 def test_the_membership_of_patients_keeps_its_size(toy):
     rng, alarms = np.random.default_rng(8), 0
     generated = {f: toy_images(rng.standard_normal((20, 3)), 1, rng)[:, 0] for f in range(2)}
-    for r in range(200):
+    for r in range(100):
         folds = rng.permutation(np.arange(80) % 2)
         audit = audit_membership(
             toy.real, toy.patients, folds, generated, n_permutations=99, seed=r
         )
         alarms += audit.null.p_above <= 0.05
-    assert stats.binomtest(alarms, 200).proportion_ci().low <= 0.05 and alarms
+    assert stats.binomtest(alarms, 100).proportion_ci().low <= 0.05 and alarms
 
 
 def test_membership_refuses_patients_on_both_sides(toy, sets):
