@@ -11,7 +11,7 @@ from radgen.report import page
 from radgen.report.checklists import ANSWERED, ITEMS, UNANSWERED, checklist
 from radgen.report.example import example_rows
 from radgen.report.facts import FACTS
-from radgen.report.fitted_on import INHERITED, FITTED_ON_JUDGED, fitted_on, table_fitted_on
+from radgen.report.fitted_on import FITTED_ON_JUDGED, INHERITED, fitted_on, table_fitted_on
 from radgen.report.setting_facts import versions_sentence
 from radgen.run.training import fitting_rows, fold_parts
 from radgen.validate.ablations import ablation_parts
