@@ -862,11 +862,15 @@ def test_no_checklist_answer_is_typed():
     )
     latest = dict(notebooks=['a'], wall_s=60.0)
     made_by = dict(packages=dict(pyradiomics='3'), data={'a': '0'}, cores=2, latest_run=latest)
+    trained = dict(model='cpdm', seed=0, validation=0.2, steps=5, ema_decay=0.9, image_size=8)
+    made_by |= dict(cohort='published', profile='smoke')
+    made_by |= dict(notebooks={'02_train-a': dict(code='x', parameters=trained)})
     full = RunFacts(two_sizes(), dict(code='x', **made_by), ledger)
     silent = {f for f in named if FACTS[f](full) is None}
     assert silent <= set(
-        'predicted_site robustness folds disjoint inside_folds internal classical dimensions '
-        'outcomes missing characteristics tests out_of_range'.split()
+        'predicted_site folds disjoint internal classical dimensions outcomes missing '
+        'characteristics tests out_of_range centres class_balance explained sensitivity '
+        'fitted_inside intended_size extraction selection interval_method performance'.split()
     )
 
 

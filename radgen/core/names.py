@@ -124,9 +124,9 @@ _DATA_NAMES = dict(
     sibling_share='held-out images with a sibling in training',
     training_steps='optimizer steps per fold',
     training_share='share of the released training length',
-    patients_fitted='patients who teach a transform',
-    patients_judged='patients judged on a transform',
-    patients_both='patients who teach a transform and are judged on it',
+    patients_fitted='patients that a transform is fitted on',
+    patients_judged='patients that a transform is judged on',
+    patients_both='patients that a transform is fitted on and judged on',
     legacy_fid_sd='legacy FID, standard deviation over the samples',
     ssim_definition='SSIM, one definition of it',
 )

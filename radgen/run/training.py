@@ -138,16 +138,16 @@ def transforms_of(
     data,  # Cohort
     parts: SimpleNamespace,  # of `fold_parts`
     factorization: set | None = None,  # further patients who help to factorize; None: no omics are
-) -> dict:  # transform -> patients who teach it
-    "Who teaches each part of a model."
+) -> dict:  # transform -> the patients that it is fitted on
+    "The patients that each part of a model is fitted on."
     patients = lambda rows: set(data.series.patient_id[rows])
     train = patients(parts.train)
-    taught = {'range of the condition': train, 'network': train}
+    fitted = {'range of the condition': train, 'network': train}
     if factorization is not None:
-        taught['factorization of the omics'] = train | factorization
-    return taught | {'length of training': patients(parts.aside)}
+        fitted['factorization of the omics'] = train | factorization
+    return fitted | {'length of training': patients(parts.aside)}
 
-
+# %% ../../nbs/11_run/08b_training.ipynb #9770228c
 def fitting_rows(
     rows: Rows,
     data,  # Cohort
@@ -155,14 +155,14 @@ def fitting_rows(
     parts: dict,  # fold -> `fold_parts`
     factorization: set | None = None,  # as in `transforms_of`
 ) -> Rows:
-    "How many patients taught each transform, are judged on it, and both, over the folds."
+    "How many patients each transform is fitted on, is judged on, and both, over the folds."
     counted = {}
     for fold, part in parts.items():
         unpaired = fold == 'final'
         held_out = set(data.series.patient_id[part.held_out])
         judged = set(data.unpaired(condition)) if unpaired else held_out
-        for name, taught in transforms_of(data, part, factorization).items():
-            sizes = len(taught), len(judged), len(taught & judged)
+        for name, fitted in transforms_of(data, part, factorization).items():
+            sizes = len(fitted), len(judged), len(fitted & judged)
             counted.setdefault(('unpaired' if unpaired else 'test', name), []).append(sizes)
     for (subset, name), sizes in counted.items():
         for metric, values in zip(FITTED, zip(*sizes)):
