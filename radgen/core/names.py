@@ -131,6 +131,7 @@ _DATA_NAMES = dict(
     ssim_definition='SSIM, one definition of it',
 )
 
+# %% ../../nbs/01_core/07_names.ipynb #a44853e9
 _OUTCOME_NAMES = OUTCOME_METRICS | dict(
     logrank='log-rank statistic',
     auroc_pooled='AUROC, folds together',
