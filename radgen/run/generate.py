@@ -6,12 +6,14 @@
 __all__ = ['check_identifiers', 'condition_values', 'read_conditions', 'generate_images']
 
 # %% ../../nbs/11_run/13_generate.ipynb #de28292d
+import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.checks import require
-from ..core.paths import RadgenError, relpath
+from ..core.file_names import safe_name
+from ..core.paths import RadgenError, read_bytes, relpath
 from .execute import first_line
 
 if TYPE_CHECKING:
@@ -24,11 +26,10 @@ def _read_text_table(path):
     "A table of text, identifier first."
     import pandas as pd
 
+    content = io.BytesIO(read_bytes(path))
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise RadgenError(f'{relpath(path)}: no such file') from None
-    except (OSError, ValueError) as e:
+        table = pd.read_csv(content, dtype=str, keep_default_na=False)
+    except (ValueError, OverflowError) as e:
         raise RadgenError(f'{relpath(path)}: not readable as CSV ({first_line(e)})') from None
     expected = 'expected a header, then one row per patient with the identifier first'
     require(len(table) and table.shape[1] > 1, f'{relpath(path)}: no patients; {expected}')
@@ -44,9 +45,8 @@ def check_identifiers(
     require(not len(empty), lambda: f'{where}: row {empty[0] + 2} has no patient identifier')
     twice = sorted(set(ids[ids.duplicated()]))
     require(not twice, f'{where}: patient {", ".join(twice)} is given twice; keep one row')
-    odd = list(ids[ids.str.contains(r'[/\\\0]') | ids.str.startswith('.')])
-    remedy = 'use an identifier without / and leading dots'
-    require(not odd, lambda: f'{where}: patient {odd[0]!r} cannot name an image; {remedy}')
+    for patient in ids:
+        safe_name(patient, 'patient', where)
 
 # %% ../../nbs/11_run/13_generate.ipynb #4667732b
 def condition_values(
