@@ -417,7 +417,7 @@ def test_a_zombie_is_not_alive():
     child.wait()
 
 
-def test_threads_of_the_user_are_a_ceiling(monkeypatch):
+def test_no_more_threads_than_the_user_allows(monkeypatch):
     from radgen.run import execute
 
     monkeypatch.setenv('OMP_NUM_THREADS', '2')

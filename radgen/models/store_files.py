@@ -51,7 +51,7 @@ def _array_head(facts):
 def open_array(
     path: str | Path,  # a store
     mode: str,  # 'r', or 'r+' to write chunks
-):  # a zarr array
+) -> object:  # a zarr array
     "The array of a store; by itself zarr leaves out chunks that hold the fill value."
     import zarr
 

@@ -31,7 +31,7 @@ from radgen.core.paths import (
     runs_dir,
 )
 from ..core.progress import duration
-from .execute import thread_ceiling
+from .execute import limited_threads
 from radgen.run.executors import (
     LOCAL,
     executor_arguments,
@@ -193,7 +193,7 @@ def _execute_jobs(executor, jobs, watch, lock, command):
     watch.events.unlink(missing_ok=True)
     run = dict(RADGEN_EVENTS=watch.events, RADGEN_RUN=process_token())
     if executor == LOCAL:  # elsewhere a job has the cores that it asked for
-        share = thread_ceiling(max(1, n_cores() // jobs))
+        share = limited_threads(max(1, n_cores() // jobs))
         threads = os.environ.get('RADGEN_THREADS') or share
         run |= dict(RADGEN_THREADS=threads)
     env = _environment() | {k: str(v) for k, v in run.items()}

@@ -119,6 +119,14 @@ def _apply_manifest(values, known, manifest):
         if 'released' in parameters and study.release:
             own['released'] = 'published'
 
+# %% ../../nbs/11_run/02_profiles.ipynb #da96f086
+def _check_together(values, known, where):
+    "Refuse values of one notebook that do not fit each other."
+    for stem, parameters in known.items():
+        own = {name: default for name, (_, default) in parameters.items()} | values[stem]
+        fault = together_fault(own)
+        require(not fault, f'{where}: {stem}.{fault}')
+
 # %% ../../nbs/11_run/02_profiles.ipynb #b3685700
 def settings(
     profile: str,  # 'smoke', 'quick', 'full' or any other config/<profile>.yaml
@@ -136,11 +144,7 @@ def settings(
     values = _merged(config, cohort, known)
     if cohort == 'files' and 'RADGEN_MANIFEST' in os.environ:
         _apply_manifest(values, known, os.environ['RADGEN_MANIFEST'])
-    for stem, parameters in known.items():
-        fault = together_fault(
-            {k: default for k, (_, default) in parameters.items()} | values[stem]
-        )
-        require(not fault, f'config/{profile}.yaml, cohort {cohort}: {stem}.{fault}')
+    _check_together(values, known, f'config/{profile}.yaml, cohort {cohort}')
     return values
 
 
