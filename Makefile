@@ -16,17 +16,28 @@ READY := $(VENV)/.radgen-ready
 PIP   := $(BIN)/python -m pip install -qq --no-input --disable-pip-version-check
 LOCK  := -c requirements.lock
 
+# A value as one word of the shell, whatever is in it.
+quoted = '$(subst ','\'',$(1))'
+
 .DEFAULT_GOAL := help
-.PHONY: help setup paper test audit lab bench docs clean readme
+.PHONY: help setup environment paper test audit lab bench docs clean readme
 
 help:
 	@sed -n 's/^# \(make.*\)/\1/p' Makefile
 
-setup: $(READY)
-	@:
+# The environment is judged by content: the stamp holds the digest of what it was made from, so a new
+# clone of the same files, with other dates, is up to date. It is written last: a set-up that was
+# stopped half-way has none, and the next one begins afresh. An environment that is a link belongs to
+# somebody else: it is used as it is.
+MADE_FROM := requirements.lock settings.ini setup.py
+DIGEST := $(shell cat $(MADE_FROM) | { sha256sum 2>/dev/null || shasum -a 256; } | cut -c 1-64)
 
-# The stamp is the last thing written: a set-up that was stopped half-way has none, and the next one starts afresh.
-$(READY): requirements.lock settings.ini setup.py
+setup:
+	@if [ -L $(VENV) ]; then \
+	  [ -x $(BIN)/radgen ] || { echo "radgen: $(VENV) is a link to an environment without radgen: remove the link, or install radgen there" >&2; exit 2; }; \
+	elif [ "$$(cat $(READY) 2>/dev/null)" != "$(DIGEST)" ]; then $(MAKE) --no-print-directory environment; fi
+
+environment:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || \
 	  { echo "radgen: Python 3.11 is needed and $(PYTHON) is not one: install it, or name it: make setup PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
@@ -35,7 +46,8 @@ $(READY): requirements.lock settings.ini setup.py
 	  { echo "radgen: a C compiler is needed to build PyRadiomics: install gcc or clang, or name one: CC=/path/to/cc" >&2; exit 2; }
 	@$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))' || \
 	  { echo "radgen: the headers of $(PYTHON) are needed to build PyRadiomics: install them (Debian and Ubuntu: python3.11-dev)" >&2; exit 2; }
-	@if [ -e $(READY) ]; then rm -f $(READY); echo "radgen: bringing $(VENV) up to date"; \
+	@if [ -L $(VENV) ]; then echo "radgen: $(VENV) is a link: remove it to set up an environment here" >&2; exit 2; fi
+	@if [ -e $(READY) ]; then echo "radgen: bringing $(VENV) up to date"; \
 	 else echo "radgen: setting up $(VENV): some minutes, once"; $(PYTHON) -m venv --clear $(VENV); fi
 	@echo "  1 of 4  build tools"
 	@$(PIP) $(LOCK) setuptools wheel numpy versioneer cython
@@ -45,11 +57,12 @@ $(READY): requirements.lock settings.ini setup.py
 	@$(PIP) -r requirements.lock
 	@echo "  4 of 4  radgen itself"
 	@$(PIP) --no-deps --no-build-isolation --use-pep517 -e .
-	@touch $(READY)
+	@echo "$(DIGEST)" > $(READY).part && mv $(READY).part $(READY)
 	@echo "radgen: $(VENV) is ready"
 
 paper: setup
-	@$(BIN)/radgen paper --cohort $(COHORT) --profile $(PROFILE) --jobs $(JOBS) $(if $(MANIFEST),--manifest $(MANIFEST))
+	@$(BIN)/radgen paper --cohort $(call quoted,$(COHORT)) --profile $(call quoted,$(PROFILE)) --jobs $(call quoted,$(JOBS)) \
+	  $(if $(MANIFEST),--manifest $(call quoted,$(MANIFEST)))
 
 # Library notebooks run in processes of their own. Paper notebooks need the ones before them and are
 # tested by pytest, on a smoke run.
@@ -67,10 +80,10 @@ test: setup
 	@echo "radgen: these tests run $$($(BIN)/coverage report --format=total) % of the package's lines"
 
 audit: setup
-	@$(BIN)/radgen validate --profile $(PROFILE) --jobs $(JOBS)
+	@$(BIN)/radgen validate --profile $(call quoted,$(PROFILE)) --jobs $(call quoted,$(JOBS))
 
 bench: setup
-	@$(BIN)/radgen bench --profile $(PROFILE)
+	@$(BIN)/radgen bench --profile $(call quoted,$(PROFILE))
 
 lab: setup
 	@$(BIN)/python -m jupyterlab nbs $(LAB_FLAGS)

@@ -5,6 +5,7 @@
 # changes, and not otherwise. Checkpoints and image stores are no outputs here: an output is deleted
 # before its rule runs again, and these are what an interrupted run goes on from.
 import json, os, sys
+from pathlib import Path
 
 os.environ.setdefault("RADGEN_PYTHON", sys.executable)
 sys.path.insert(0, os.environ.get("RADGEN_ROOT", os.path.dirname(workflow.main_snakefile)))
@@ -16,7 +17,7 @@ from radgen.run.parameters import notebook_parameters, paper_notebooks
 from radgen.run.profiles import params_for, settings
 from radgen.run.record import study_files
 
-COHORT, PROFILE = config["cohort"], config["profile"]
+COHORT, PROFILE = map(str, (config["cohort"], config["profile"]))
 SETTINGS = settings(PROFILE, COHORT)
 NEEDS = rule_needs(PROFILE)  # config/executors/resources.yaml
 NOTEBOOKS = paper_notebooks()
@@ -99,10 +100,11 @@ def has_preprint(condition, seed):
 def trainings(condition, seed=""):
     "The training notebooks of a condition: all folds in one, or one each."
     jobs = [(m, p) for m in models_of(condition, seed) for p in PROTOCOLS]
-    jobs += [(DRAWS_UNPAIRED, "preprint")] if has_preprint(condition, seed) else []
-    if SETTINGS["run"]["folds_per_run"] == "all":
-        return [EXECUTED.format(f"02_train-{condition}-{m}-{p}{seed}") for m, p in jobs]
-    names = [f"02_train-{condition}-{m}-{p}-fold{f}{seed}" for m, p in jobs for f in folds(m, p)]
+    one = [(DRAWS_UNPAIRED, "preprint")] if has_preprint(condition, seed) else []
+    if SETTINGS["run"]["folds_per_run"] == "one":
+        jobs, one = [], jobs + one
+    names = [f"02_train-{condition}-{m}-{p}{seed}" for m, p in jobs]
+    names += [f"02_train-{condition}-{m}-{p}-fold{f}{seed}" for m, p in one for f in folds(m, p)]
     return [EXECUTED.format(name) for name in names]
 
 
@@ -163,12 +165,23 @@ def has_part(stem):
     return stem in WITHOUT_ASKING or asked or os.path.exists(rows(stem))
 
 
+def judged():
+    "The executed notebooks whose rows the scorecard reads."
+    own = [f for stem in STUDY for f in results(stem)]
+    return own + [f for stem in ASKED_FOR if has_part(stem) for f in results(stem)]
+
+
+def as_text(path):
+    "A path whose braces are no wildcard."
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
 rule all:
     input: results(config.get("upto", "08_scorecard"))
 
 
 rule cohort:
-    input: *map(str, study_files(COHORT)), **source("01_cohort")
+    input: *map(as_text, study_files(COHORT)), **source("01_cohort")
     output: notebook=EXECUTED.format("01_cohort"), rows=rows("01_cohort")
     params: values=parameters("01_cohort")
     log: "logs/01_cohort.log"
@@ -342,11 +355,10 @@ rule repeated:
 
 rule scorecard:
     input:
-        [f for stem in STUDY for f in results(stem)],
-        [f for stem in ASKED_FOR if has_part(stem) for f in results(stem)],
+        judged(),
         **source("08_scorecard")
     output: notebook=EXECUTED.format("08_scorecard"), report="report.html"
-    params: values=parameters("08_scorecard")
+    params: values=parameters("08_scorecard", notebooks=sorted(Path(f).stem for f in judged()))
     log: "logs/08_scorecard.log"
     threads: cores("scorecard")
     resources: **needs("scorecard")

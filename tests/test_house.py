@@ -112,7 +112,9 @@ def test_defaults_are_the_smoke_values(nb):
     default = {k: v for k, (_, v) in parameters.notebook_parameters(nb).items()}
     run_of = {
         k: v
-        for k, v in dict(condition='multiomic', protocol='patient', preprint=False).items()
+        for k, v in dict(
+            condition='multiomic', protocol='patient', preprint=False, notebooks=[]
+        ).items()
         if k in default
     }
     if 'folds' in default:

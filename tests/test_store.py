@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -145,8 +146,8 @@ def test_a_full_disk_is_named_wherever_it_happens(model, tmp_path, monkeypatch, 
     def full(*args, **more):
         raise OSError(28, 'No space left on device')
 
-    where = Image.Image if name.endswith('png') else zarr.storage._local
-    monkeypatch.setattr(where, 'save' if name.endswith('png') else '_put', full)
+    writes = {'zarr.json': (Path, 'write_text'), 'PH-000000_0.png': (Image.Image, 'save')}
+    monkeypatch.setattr(*writes[name], full)
     with pytest.raises(RadgenError, match=f'{name}: cannot be written .No space') as error:
         ImageStore(tmp_path / 's').write(model, table(9), progress=False, png=tmp_path / 'png')
     monkeypatch.undo()
@@ -362,7 +363,7 @@ def test_no_pngs_unless_asked_and_missing_ones_come_later(model, store, tmp_path
 
 @pytest.mark.parametrize('name', ['../x', '.x', 'a/b'])
 def test_a_png_stays_in_its_folder(tmp_path, name):
-    with pytest.raises(RadgenError, match='cannot name an image'):
+    with pytest.raises(RadgenError, match='cannot name a file'):
         write_pngs(tmp_path / 'png', [name], np.zeros((1, 1, 4, 4)))
     assert [p.name for p in tmp_path.iterdir()] == ['png'] and not list(
         (tmp_path / 'png').iterdir()

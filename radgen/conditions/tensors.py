@@ -48,7 +48,7 @@ def on_scale(
     if scale not in OMIC_SCALES:
         raise unknown_name(f'scale of omic {name!r}', scale, OMIC_SCALES)
     beyond = _beyond(table, *SCALE_LIMITS.get(scale, (-np.inf, np.inf)))
-    fix = f'give scales={{{name!r}: "as given"}} if it is on an additive scale already'
+    fix = f'if it is on one already, `scales: {{{name}: as given}}` in the profile states so'
     require(not beyond, f'omic {name!r}: {beyond}, which the scale {scale!r} refuses; {fix}')
     return OMIC_SCALES[scale](table)
 

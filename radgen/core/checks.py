@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from yaml.constructor import ConstructorError
 from yaml.reader import ReaderError
 
-from .paths import RadgenError
+from .paths import RadgenError, read_bytes
 
 # %% ../../nbs/01_core/02_checks.ipynb #6917d861
 def require(
@@ -200,14 +200,13 @@ def load_yaml(
     what: str = 'file',  # what the file is, for the error if there is none
 ) -> object:  # None for an empty file
     "Read YAML, or name the file and the line that is wrong."
+    content = read_bytes(path, f'no such {what}; correct the path')
     try:
-        return _parse_yaml(Path(path).read_bytes().decode('utf-8'), words)
-    except FileNotFoundError:
-        raise RadgenError(f'{path}: no such {what}; correct the path') from None
+        return _parse_yaml(content.decode('utf-8'), words)
     except RadgenError as e:
         raise RadgenError(f'{path}, {e}') from None
     except UnicodeDecodeError as e:
         line = e.object.count(b'\n', 0, e.start) + 1
         raise RadgenError(f'{path}, line {line}: not text in UTF-8; save it as UTF-8') from None
-    except (OSError, ValueError) as e:
+    except ValueError as e:
         raise RadgenError(f'{path}: cannot be read as YAML text ({e})') from None

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'RadgenError', 'project_root', 'home', 'data_dir', 'make_folder', 'runs_dir', 'figures_dir', 'model_dir',
-           'relpath', 'paper_command', 'require_upstream', 'atomic', 'sha256', 'write_json', 'read_json',
-           'package_versions', 'changed_files', 'code_version', 'require_committed_code', 'provenance']
+           'relpath', 'paper_command', 'require_upstream', 'sha256', 'seal_of', 'atomic', 'require_file', 'read_bytes',
+           'write_json', 'read_json', 'package_versions', 'changed_files', 'code_version', 'require_committed_code',
+           'provenance']
 
 # %% ../../nbs/01_core/01_paths.ipynb #f733d502
 import contextlib
@@ -129,9 +130,40 @@ def require_upstream(
     raise RadgenError(f'{path} is missing; make it: {command}')
 
 # %% ../../nbs/01_core/01_paths.ipynb #dbbb8b0f
+def sha256(
+    path: str | Path,
+) -> str:  # 64 hexadecimal digits
+    "The SHA-256 checksum of a file."
+    with open(path, 'rb') as f:
+        return hashlib.file_digest(f, 'sha256').hexdigest()
+
+# %% ../../nbs/01_core/01_paths.ipynb #abb5d606
+def seal_of(
+    path: str | Path,  # a file that is kept
+) -> Path:  # a hidden file beside it
+    "Where the digest of a kept file is written."
+    path = Path(path)
+    return path.with_name(f'.{path.name}.sha256')
+
+
+def _write_through(path):
+    "Wait until a file is on the disk."
+    with open(path, 'rb+') as f:
+        os.fsync(f.fileno())
+
+
+def _write_seal(path, content_of):
+    "The digest goes first: a kill between the two leaves a difference, which is noticed."
+    part = path.with_name(f'{seal_of(path).name}.{os.getpid()}.part')
+    part.write_text(f'{sha256(content_of)}  {path.name}\n')
+    _write_through(part)
+    os.replace(part, seal_of(path))
+
+# %% ../../nbs/01_core/01_paths.ipynb #c6f713a9
 @contextlib.contextmanager
 def atomic(
     path: str | Path,  # the destination
+    seal: bool = False,  # also keep its digest, for `read_bytes` to compare
 ):
     "A temporary path, renamed to `path` when the block succeeds and removed when it does not."
     path = Path(path)
@@ -139,8 +171,9 @@ def atomic(
     tmp = path.with_name(f'.{path.name}.{os.getpid()}.part{path.suffix}')
     try:
         yield tmp
-        with open(tmp, 'rb+') as f:
-            os.fsync(f.fileno())
+        _write_through(tmp)
+        if seal:
+            _write_seal(path, tmp)
         os.replace(tmp, path)
     except OSError as e:
         remedy = 'free some space or choose another folder, then run again'
@@ -149,13 +182,56 @@ def atomic(
         with contextlib.suppress(OSError):  # the error of the block counts, not that of tidying up
             tmp.unlink(missing_ok=True)
 
-# %% ../../nbs/01_core/01_paths.ipynb #34edb7f6
-def sha256(
+# %% ../../nbs/01_core/01_paths.ipynb #3205778d
+def _not_a_file(path):
+    "What a path is if it is no regular file; '' for a file."
+    kinds = dict(folder=path.is_dir, pipe=path.is_fifo, device=path.is_char_device)
+    kinds |= dict(disk=path.is_block_device, socket=path.is_socket)
+    return next((kind for kind, is_kind in kinds.items() if is_kind()), '')
+
+
+def _breaks_seal(path, content):
+    "Does the content differ from the seal, if there is one?"
+    seal = seal_of(path)
+    if not seal.exists():
+        return False
+    kept = seal.read_text(errors='replace').split()
+    return kept[:1] != [hashlib.sha256(content).hexdigest()]
+
+# %% ../../nbs/01_core/01_paths.ipynb #b5e629be
+def require_file(
     path: str | Path,
-) -> str:  # 64 hexadecimal digits
-    "The SHA-256 checksum of a file."
-    with open(path, 'rb') as f:
-        return hashlib.file_digest(f, 'sha256').hexdigest()
+    missing: str = 'no such file; correct the path',  # the error if there is none
+) -> Path:  # the path
+    "A path that is a regular file: a pipe may never answer, a device never ends."
+    path = Path(path)
+    try:
+        there = '\0' not in str(path) and path.exists()
+        kind = _not_a_file(path) if there else ''
+    except OSError as e:
+        raise RadgenError(f'{str(path)[:200]}: cannot be read ({e.strerror}); see to it') from None
+    if kind:
+        raise RadgenError(f'{path}: cannot be read: a {kind}, no file; name a file')
+    if not there:
+        raise RadgenError(f'{path}: {missing}'.replace('\0', '\\0'))
+    return path
+
+# %% ../../nbs/01_core/01_paths.ipynb #076c50b0
+def read_bytes(
+    path: str | Path,
+    missing: str = 'no such file; correct the path',  # the error if there is none
+    remedy: str = 'delete it and run again',  # for one that is damaged
+) -> bytes:
+    "The content of a regular file, equal to its seal where it has one."
+    path = require_file(path, missing)
+    try:
+        content = path.read_bytes()
+        broken = _breaks_seal(path, content)
+    except OSError as e:
+        raise RadgenError(f'{path}: cannot be read ({e.strerror or e}); see to it') from None
+    if broken:
+        raise RadgenError(f'{path}: damaged, other bytes than written; {remedy}')
+    return content
 
 # %% ../../nbs/01_core/01_paths.ipynb #c56048a3
 def _as_plain(value):
@@ -168,9 +244,10 @@ def _as_plain(value):
 def write_json(
     path: str | Path,
     obj,  # anything json can hold; numpy scalars become numbers, paths their text
+    seal: bool = False,  # also keep its digest
 ):
     "Write JSON atomically, keys in the given order."
-    with atomic(path) as tmp:
+    with atomic(path, seal) as tmp:
         tmp.write_text(json.dumps(obj, indent=1, default=_as_plain) + '\n')
 
 
@@ -178,11 +255,10 @@ def read_json(
     path: str | Path,
 ):
     "Read JSON, or name the file that is missing or broken."
+    content = read_bytes(path, 'no such file; run what writes it')
     try:
-        return json.loads(Path(path).read_text())
-    except FileNotFoundError:
-        raise RadgenError(f'{path}: no such file') from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        return json.loads(content)
+    except (ValueError, RecursionError) as e:
         raise RadgenError(f'{path}: not readable as JSON ({e}); delete it and run again') from None
 
 # %% ../../nbs/01_core/01_paths.ipynb #8de26805

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'ROLES', 'NUMBERS', 'MIN_CLASS', 'MIN_EVENTS', 'MIN_AUDITED', 'as_rows', 'Rows', 'write_rows', 'read_rows',
-           'class_verdict', 'event_verdict', 'check_sample_size', 'add_interval_row', 'one_sided', 'two_sided',
-           'null_interval', 'Null', 'null_rows']
+           'run_rows', 'class_verdict', 'event_verdict', 'check_sample_size', 'add_interval_row', 'one_sided',
+           'two_sided', 'null_interval', 'Null', 'null_rows']
 
 # %% ../../nbs/01_core/06_results.ipynb #e5e7d0b4
+import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .checks import require, suggestion
+from .checks import listing, require, suggestion
 from .intervals import Interval
-from .paths import RadgenError, atomic
+from .paths import RadgenError, atomic, read_bytes, relpath, seal_of
 
 # %% ../../nbs/01_core/06_results.ipynb #554b90d1
 COLUMNS = """
@@ -97,22 +98,40 @@ class Rows:
 def write_rows(
     frame: pd.DataFrame,
     path: str | Path,
+    seal: bool = True,  # keep a digest that is compared on reading; not for a file under git
 ):
     "Write tidy rows as CSV, atomically, with 6 significant digits."
-    with atomic(path) as tmp:
+    with atomic(path, seal) as tmp:
         as_rows(frame).to_csv(tmp, index=False, float_format='%.6g')
 
 
+def _check_cells(frame, path):
+    "Refuse a cell that no row may have, by its line."
+    numbers = frame[NUMBERS].apply(pd.to_numeric, errors='coerce')
+    role = frame.role.isin(ROLES) | frame.role.isna() & frame.model.isna()
+    finite = np.isfinite(numbers['value']) | (frame.verdict != 'ok')
+    wrong = {c: frame[c].notna() & numbers[c].isna() for c in NUMBERS}
+    wrong |= dict(role=~role, metric=frame.metric.isna(), value=wrong['value'] | ~finite)
+    for column, cells in wrong.items():
+        line, what = int(np.argmax(cells)) + 2, frame[column].where(cells).dropna().head(1).tolist()
+        cell = f'line {line}, column {column!r}: {(what or [""])[0]!r} cannot stand there'
+        require(not cells.any(), f'{path}, {cell}; run the notebook that writes it again')
+
+# %% ../../nbs/01_core/06_results.ipynb #3a902355
 def _read_one(path):
     "The rows of one file."
-    texts = {c: str for c in COLUMNS if c not in NUMBERS}
+    again = 'run the notebook that writes it'
+    content = read_bytes(path, f'no such file; {again}', f'delete it and {again}')
+    layout = dict(keep_default_na=False, na_values=[''], dtype=str)
     try:
-        frame = pd.read_csv(path, keep_default_na=False, na_values=[''], dtype=texts)
-    except FileNotFoundError:
-        raise RadgenError(f'{path}: no such file; run the notebook that writes it') from None
+        frame = pd.read_csv(io.BytesIO(content), **layout)
+    except (ValueError, OverflowError) as e:  # no text, no table, or an empty file
+        reason = ' '.join(str(e).split())[:100]
+        raise RadgenError(f'{path}: not readable as rows ({reason}); {again} again') from None
     missing = [c for c in COLUMNS if c not in frame]
     message = f'{path}: columns {", ".join(map(repr, missing))} are missing'
     require(not missing, f'{message}; it was not written by this version')
+    _check_cells(frame, path)
     return as_rows(frame)
 
 
@@ -123,6 +142,23 @@ def read_rows(
     frames = [f for f in map(_read_one, paths) if len(f)]
     stacked = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
     return as_rows(stacked)
+
+# %% ../../nbs/01_core/06_results.ipynb #bfd6698d
+def run_rows(
+    folder: str | Path,  # rows/ of a run
+    names=(),  # of the executed notebooks that belong to the run; none: every file
+) -> pd.DataFrame:
+    "The rows of a run; other files of the folder are named and not read."
+    folder = Path(folder)
+    there = sorted(p for p in folder.glob('*.csv') if not p.name.startswith('.'))
+    own = sorted(folder / f'{name}.csv' for name in names) or there
+    others = [p.name for p in there if p not in own]
+    if others:
+        print(f'{relpath(folder)}: not of this run and not read: {listing(others)}')
+    unsealed = [p.name for p in own if not seal_of(p).exists() and p.exists()]
+    if unsealed:
+        print(f'{relpath(folder)}: without a digest, read unchecked: {listing(unsealed)}')
+    return read_rows(*own)
 
 # %% ../../nbs/01_core/06_results.ipynb #bd63d404
 MIN_CLASS = 10  # patients in the smaller class

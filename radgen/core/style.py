@@ -17,6 +17,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 
+from .file_names import safe_name
 from .paths import atomic
 
 # %% ../../nbs/01_core/09_style.ipynb #41ed5a35
@@ -163,6 +164,7 @@ def save_figure(
     "Write a figure as PNG (200 dpi) and SVG, atomically and reproducibly."
     use_style()
     mark = _mark_simulated(fig) if simulated else None
+    name = safe_name(name, 'figure')
     paths = [Path(folder) / f'{name}.{suffix}' for suffix in _PLAIN_METADATA]
     options = dict(bbox_inches='tight', pad_inches=0.06)
     made_by = {'Source': source} if source else {}

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.checks import require
+from ..core.file_names import safe_name
 from ..core.paths import RadgenError, atomic, make_folder, read_json, write_json
 from .cohort import Ledger
 from .dicom_files import scan_folder
@@ -141,9 +142,10 @@ def project_folder(
         ledger.drop('files', f.path, f.problem)
     uids = sorted(set(files.uid) - {''})
     for uid in tqdm(uids, desc='projecting', unit='series', disable=not progress):
-        own, record = files[files.uid == uid], out / f'{uid}.json'
+        own = files[files.uid == uid]
         key = _record_key(own, folder, size, reduce, side)
         try:
+            record = out / f'{safe_name(uid, "series")}.json'
             done = _recorded_rows(record, key, out)
             if done is None:
                 done = _project(own, uid, out, size, reduce, side)

@@ -21,6 +21,7 @@ from xml.etree import ElementTree
 import pandas as pd
 
 from ..core.checks import require
+from ..core.file_names import safe_name
 from ..core.paths import RadgenError, atomic, make_folder
 from .cohort import Ledger
 from .commons import index_version
@@ -185,7 +186,8 @@ class _Transfer:
     count: object  # called with the bytes of each file
 
     def final(self, row):
-        return self.folder / row.patient_id / row.series_uid
+        patient = safe_name(row.patient_id, 'patient')
+        return self.folder / patient / safe_name(row.series_uid, 'series')
 
 
 def _part(final):  # hidden: a scan for DICOM files passes over it

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.checks import require
+from ..core.file_names import safe_name
 from ..core.paths import atomic, make_folder
 from .cohort import Cohort
 from .own_conditions import N_SHARED
@@ -80,7 +81,9 @@ def _write_images(cohort, folder):
 
     make_folder(folder)
     for name, image in zip(cohort.series.index, cohort.images):
-        Image.fromarray(np.uint16(np.rint(65535 * image))).save(folder / f'{name}.png')
+        Image.fromarray(np.uint16(np.rint(65535 * image))).save(
+            folder / f'{safe_name(name, "series")}.png'
+        )
 
 
 def write_files(

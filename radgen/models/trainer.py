@@ -12,6 +12,7 @@ import dataclasses
 import json
 import math
 import resource
+import shlex
 import signal
 import sys
 import threading
@@ -98,7 +99,8 @@ def matches(
     require(
         on_mismatch == 'restart',
         f'{path}: holds another training ({message}); choose another folder, '
-        'or on_mismatch="restart" to set the old one aside',
+        f'or set this one aside: mv {shlex.quote(str(path.parent))} '
+        f'{shlex.quote(str(path.parent) + ".old")}',
     )
     old = set_aside(path.parent)
     print(f'{path.name}: {message}: the old training was moved to {old.name}', flush=True)

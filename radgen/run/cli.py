@@ -21,7 +21,7 @@ from fastcore.script import Param, anno_parser
 from .. import __version__
 from ..core.checks import load_yaml, require, unknown_name
 from ..core.names import COHORTS
-from ..core.paths import RadgenError, relpath
+from ..core.paths import RadgenError, home, relpath
 from .processes import exit_with_parent
 
 # %% ../../nbs/11_run/14_cli.ipynb #3a610f88
@@ -117,13 +117,24 @@ def _notebook_params(file, parameters):
     require(isinstance(params, dict), f'{file}: expected `NAME: VALUE`, got {params!r}')
     try:
         return params | json.loads(parameters)
-    except (TypeError, ValueError) as e:
+    except (TypeError, ValueError, RecursionError) as e:
         raise RadgenError(f'--parameters: no JSON object ({e})') from None
 
 
+def _notebook_path(text):
+    "A notebook's file, or the paper notebook that is meant."
+    if Path(text).exists() or Path(text).suffix or len(Path(text).parts) > 1:
+        return text
+    from radgen.run.parameters import named_notebook, paper_notebooks
+
+    return str(paper_notebooks()[named_notebook(text)])
+
+# %% ../../nbs/11_run/14_cli.ipynb #c036b758
 def run_notebook(
-    notebook: str,  # a notebook with a cell tagged `parameters`
-    out: str,  # the executed notebook
+    notebook: str,  # one with a cell tagged `parameters`, or of the paper: 05_outcomes, 05
+    out: Param(
+        'the executed notebook; by default runs/notebooks/NAME', str, opt=False, nargs='?'
+    ) = '',
     file: str | None = None,  # YAML file of parameters
     parameters: str = '{}',  # JSON object of parameters, over those of the file
 ):
@@ -131,7 +142,9 @@ def run_notebook(
     from radgen.run.execute import execute, first_line
     from radgen.run.watch import write_event
 
-    params, job = _notebook_params(file, parameters), Path(out).stem
+    notebook, params = _notebook_path(notebook), _notebook_params(file, parameters)
+    out = out or home() / 'runs' / 'notebooks' / Path(notebook).name
+    job = Path(out).stem
     threads = os.environ.get('RADGEN_THREADS')
     if 'RADGEN_RUN' in os.environ:
         exit_with_parent(os.environ['RADGEN_RUN'])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.checks import require
+from ..core.file_names import safe_name
 from ..core.paths import RadgenError, relpath
 
 if TYPE_CHECKING:
@@ -43,9 +44,8 @@ def check_identifiers(
     require(not len(empty), lambda: f'{where}: row {empty[0] + 2} has no patient identifier')
     twice = sorted(set(ids[ids.duplicated()]))
     require(not twice, f'{where}: patient {", ".join(twice)} is given twice; keep one row')
-    odd = list(ids[ids.str.contains(r'[/\\\0]') | ids.str.startswith('.')])
-    remedy = 'use an identifier without / and leading dots'
-    require(not odd, lambda: f'{where}: patient {odd[0]!r} cannot name an image; {remedy}')
+    for patient in ids:
+        safe_name(patient, 'patient', where)
 
 # %% ../../nbs/11_run/13_generate.ipynb #4667732b
 def condition_values(

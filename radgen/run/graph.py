@@ -12,13 +12,14 @@ import csv
 import functools
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from ..core.checks import require, unknown_name
+from ..core.checks import require
 from ..core.fingerprints import imported_modules
 from radgen.core.paths import (
     RadgenError,
@@ -30,6 +31,7 @@ from radgen.core.paths import (
     runs_dir,
 )
 from ..core.progress import duration
+from .execute import limited_threads
 from radgen.run.executors import (
     LOCAL,
     executor_arguments,
@@ -37,7 +39,7 @@ from radgen.run.executors import (
     memory_warning,
     rule_needs,
 )
-from .parameters import paper_notebooks, read_notebook
+from .parameters import named_notebook, read_notebook
 from radgen.run.processes import (
     default_jobs,
     interrupt_with_parent,
@@ -110,6 +112,8 @@ def error_line(
     "The line that tells what went wrong."
     lines = [x.strip() for x in text.split('\n') if x.strip()]
     ours = [x for x in lines if x.startswith('RadgenError:')]
+    # an error inside the Snakefile: its text is on the line after its place
+    ours += [b for a, b in zip(lines, lines[1:]) if re.match(r'\w+ in file ".*", line \d+:', a)]
     job = [x for x in lines if x.startswith('message: ') and x != 'message: None']
     errors = [x for x in lines if 'error' in x.lower()]
     best = (ours or job or errors or lines[-1:] or ['Snakemake printed nothing'])[0]
@@ -121,9 +125,10 @@ def out_of_date(
     profile: str,
     upto: str | None = None,  # a notebook's stem; None: all of it
     audit: bool = False,  # also what needs many repetitions
+    more=(),  # further arguments of Snakemake, e.g. the file to make
 ) -> tuple[list[str], list[str]]:  # jobs to run, all jobs
     "Ask the Snakefile which notebooks have to run."
-    command = [*_snakemake(cohort, profile, ['--cores', 1], upto, audit), '--summary']
+    command = [*_snakemake(cohort, profile, ['--cores', 1], upto, audit, *more), '--summary']
     options = dict(capture_output=True, text=True, env=_environment(), cwd=project_root())
     answer = subprocess.run(command, **options)
     require(not answer.returncode, lambda: error_line(answer.stderr))
@@ -140,8 +145,6 @@ BENCHMARK = '09_benchmark'  # seconds differ from run to run: `radgen bench` run
 def _check_request(cohort, profile, jobs, upto, more):
     "Refuse what cannot run, before anything starts."
     settings(profile, cohort)
-    if upto and upto not in paper_notebooks():
-        raise unknown_name('paper notebook', upto, paper_notebooks())
     require(upto != BENCHMARK, f'{upto} is no part of a study; run `make bench`')
     require(jobs is None or jobs >= 1, f'--jobs {jobs}: at least one notebook has to run at a time')
     own = 'name an executor before the `--`: radgen paper --executor NAME'
@@ -190,7 +193,8 @@ def _execute_jobs(executor, jobs, watch, lock, command):
     watch.events.unlink(missing_ok=True)
     run = dict(RADGEN_EVENTS=watch.events, RADGEN_RUN=process_token())
     if executor == LOCAL:  # elsewhere a job has the cores that it asked for
-        threads = os.environ.get('RADGEN_THREADS') or max(1, n_cores() // jobs)
+        share = limited_threads(max(1, n_cores() // jobs))
+        threads = os.environ.get('RADGEN_THREADS') or share
         run |= dict(RADGEN_THREADS=threads)
     env = _environment() | {k: str(v) for k, v in run.items()}
     status = _run_snakemake(command, env, logs / 'snakemake.log', lock, watch.poll, executor)
@@ -248,12 +252,13 @@ def paper(
     log=print,
 ) -> list[str]:  # the notebooks that ran (or would)
     "Bring every table and figure of a run up to date."
+    upto = named_notebook(upto) if upto else None
     _check_request(cohort, profile, jobs, upto, more)
     run, start, name = runs_dir(cohort, profile), time.monotonic(), f'{cohort}/{profile}'
     local = executor == LOCAL
     with run_lock(run, *(() if local else (UNTIL_NEXT_CHECK, log))) as lock:
         how, jobs = _who_runs_it(executor, run, jobs)
-        todo, every = out_of_date(cohort, profile, upto, audit)
+        todo, every = out_of_date(cohort, profile, upto, audit, more)
         todo = todo or (every if more else [])  # the arguments may force what is up to date
         if not todo:
             log(f'{name}: nothing to do, {len(every)} notebooks are up to date')

@@ -96,14 +96,19 @@ def process_token() -> str:  # host|number|time of birth
 def is_alive(
     token: str,  # of `process_token`
 ) -> bool:
-    "Does that process still run? Those of another host are taken to be alive."
+    """Does that process still run? One that ended and waits for its parent (a zombie) does not.
+
+    Those of another host are taken to be alive.
+    """
     import psutil
 
     host, number, born = token.split('|')
     if host != socket.gethostname():
         return True
     try:
-        return abs(psutil.Process(int(number)).create_time() - float(born)) < 1
+        process = psutil.Process(int(number))
+        ended = process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+        return not ended and abs(process.create_time() - float(born)) < 1
     except psutil.Error:
         return False
 
