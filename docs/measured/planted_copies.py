@@ -19,7 +19,7 @@ from radgen.validate.planted_copies import alarm_table, planted_alarms
 
 HERE = Path(__file__).resolve()
 KEPT = HERE.parents[2] / 'runs' / 'planted_copies.csv'
-COHORTS, SPLITS = 3, 40
+COHORTS, SPLITS = 1, 40
 SIZE = dict(n_patients=300, n_imaged=300, image_size=32, n_genes=60)
 FIRST_SEED = 41_000  # of no other cohort here
 KEY = ['cohort', 'split']
@@ -60,7 +60,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--out', type=Path, default=HERE.with_suffix('.csv'))
     parser.add_argument('--kept', type=Path, default=KEPT, help='repetitions so far')
-    parser.add_argument('--cohorts', type=int, default=COHORTS)
+    parser.add_argument('--cohorts', type=int, default=COHORTS, help='of 40 repetitions each')
     args = parser.parse_args()
     kept = pd.read_csv(args.kept) if args.kept.exists() else pd.DataFrame(columns=KEY)
     table = alarm_table(measure(kept, args.kept, args.cohorts))
