@@ -240,7 +240,8 @@ def test_duplicates(tmp_path):
         slope=float(values.max()) / 65535,
     )
     v = read_series(tmp_path / 'a')
-    assert v.array.shape == values.shape and '1 duplicate slices dropped' in v.findings
+    assert v.array.shape == values.shape and np.abs(v.array - values).max() < 1e-4
+    assert any(f.startswith('1 left out, copies with the same pixels') for f in v.findings)
     write_series(
         values[[6]] * 0.5,
         replace(again, origin=grid.origin + grid.direction[:, 0] * grid.spacing[0] * 6),
@@ -248,7 +249,9 @@ def test_duplicates(tmp_path):
         uid='1.2.3',
         prefix='other',
     )
-    assert any('1 of them with other pixels' in f for f in read_series(tmp_path / 'a').findings)
+    v = read_series(tmp_path / 'a')  # neither image of the position can be trusted
+    assert any('2 images at the same position with other pixels' in f for f in v.findings)
+    assert np.abs(v.array[6] - (values[5] + values[7]) / 2).max() < 1e-3
     write(tmp_path / 'b')
     f = next((tmp_path / 'b').iterdir())
     (tmp_path / 'b' / 'copy.dcm').write_bytes(f.read_bytes())
@@ -316,7 +319,6 @@ def test_folders_that_are_wrong(tmp_path):
         (dict(PixelSpacing=None), 'PixelSpacing'),
         (dict(PixelSpacing=[0, 0]), 'positive'),
         (dict(PixelData=None), 'no pixel data'),
-        (dict(SamplesPerPixel=3), 'colour'),
         (dict(NumberOfFrames=2), 'multi-frame'),
         (dict(Rows=0), 'no pixel data'),
     ],

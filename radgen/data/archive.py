@@ -20,7 +20,7 @@ from .cohort import Ledger
 from .dicom_files import scan_folder
 from .flags import quality_flags
 from .projections import sagittal_projection
-from .volumes import no_image, read_phases
+from .volumes import ONE_UID, no_image, read_phases
 
 # %% ../../nbs/02_data/05e_archive.ipynb #b348c9c3
 def read_projection(
@@ -44,17 +44,25 @@ def _write_projection(path, p):
         Image.fromarray(np.rint(p * 65535).astype(np.uint16)).save(tmp)
 
 # %% ../../nbs/02_data/05e_archive.ipynb #7a762b52
+def _series_id(v, uid):
+    "The series UID, and where there are several the stack and the phase."
+    stack = f'-stack{v.stack}' if v.facts.get('n_stacks', 1) > 1 else ''
+    return uid + stack + (f'-{v.phase}' if v.facts.get('n_phases', 1) > 1 else '')
+
+
 def _projection_row(v, uid, side):
     "The row of `series.csv` for one phase."
-    n = v.facts.get('n_phases', 1)
-    series_id = f'{uid}-{v.phase}' if n > 1 else uid
+    series_id = _series_id(v, uid)
     return dict(
         series_id=series_id,
         patient_id=v.patient_id,
         kind=v.description,
         series_uid=uid,
         phase=v.phase,
-        n_phases=n,
+        n_phases=v.facts.get('n_phases', 1),
+        phases_from=v.facts.get('phases_from', ''),
+        stack=v.stack,
+        image_type=v.facts.get('image_type', ''),
         modality=v.facts['modality'],
         manufacturer=v.facts['manufacturer'],
         plane=v.plane,
@@ -67,37 +75,55 @@ def _projection_row(v, uid, side):
 
 
 PROJECTION_COLUMNS = (
-    'series_id patient_id kind series_uid phase n_phases modality manufacturer plane laterality '
-    'side n_slices file flags'
+    'series_id patient_id kind series_uid phase n_phases phases_from stack image_type modality '
+    'manufacturer plane laterality side n_slices file flags'
 ).split()
 
 # %% ../../nbs/02_data/05e_archive.ipynb #1a578b18
 def _project(files, uid, out, size, reduce, side):
-    "Write the projections of one series; its rows."
-    rows = []
+    "Write the projections of one series; its rows, and its files that were left out."
+    rows, left_out = [], []
     for v in read_phases(files, uid):
         p = sagittal_projection(v, size, reduce, side)
         row = _projection_row(v, uid, side)
         _write_projection(out / row['file'], p)
         rows.append(row)
-    return rows
+        left_out = v.left_out
+    return dict(rows=rows, left_out=left_out)
+
+
+# What damaged files raise within the libraries that decode them.
+_FAILURES = ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, MemoryError
+
+
+def _try_project(files, uid, *options):
+    "As `_project`; whatever a damaged file raises is one line."
+    try:
+        return _project(files, uid, *options)
+    except RadgenError as e:
+        words = ' '.join(str(e).split())
+        alone = (files.uid == uid).sum() == 1 and files.attrs.get('scattered')
+        raise RadgenError(f'{words}; {files.attrs["scattered"]}' if alone else words) from None
+    except _FAILURES as e:
+        what = f'cannot be read ({type(e).__name__}: {" ".join(str(e).split())[:200]})'
+        raise RadgenError(f'{files.path.iloc[0]}: its series {what}; leave it out') from e
 
 # %% ../../nbs/02_data/05e_archive.ipynb #05926ed0
 def _record_key(files, folder, *settings):
     "A digest of the settings and of the paths, sizes and times of the files."
     paths = [str(Path(f.path).relative_to(folder)) for f in files.itertuples()]
     listed = [[p, f.size, f.modified] for p, f in zip(paths, files.itertuples())]
-    return hashlib.sha256(json.dumps([2, *settings, listed]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([3, *settings, listed]).encode()).hexdigest()
 
 
-def _recorded_rows(record, key, out):
-    "The rows of a valid record, else None."
+def _recorded(record, key, out):
+    "A valid record, else None."
     try:
         done = read_json(record) if record.exists() else {}
     except RadgenError:
         return None
     valid = done.get('key') == key and all((out / r['file']).exists() for r in done['rows'])
-    return done['rows'] if valid else None
+    return done if valid else None
 
 # %% ../../nbs/02_data/05e_archive.ipynb #3958fb1f
 def _files_to_project(folder, out, progress):
@@ -108,6 +134,19 @@ def _files_to_project(folder, out, progress):
     if not (files.uid != '').any():
         raise no_image(folder, files)
     return files
+
+
+def _files_of_series(files, uid):
+    "The files of a series, and unreadable ones beside them that may belong to it."
+    own = files[files.uid == uid]
+    folders = {str(Path(p).parent) for p in own.path}
+    is_beside = [str(Path(p).parent) in folders for p in files.path]
+    part = files[(files.uid == uid) | ((files.uid == '') & np.array(is_beside, bool))]
+    around = files[is_beside & (files.uid != '')]
+    n = int((~around.uid.duplicated(keep=False)).sum())
+    owners = 'files of this folder have a SeriesInstanceUID, patient or study of their own'
+    part.attrs['scattered'] = f'{n} {owners}: {ONE_UID}' if n > 2 else ''
+    return part
 
 
 def _write_tables(out, table, ledger):
@@ -142,19 +181,21 @@ def project_folder(
         ledger.drop('files', f.path, f.problem)
     uids = sorted(set(files.uid) - {''})
     for uid in tqdm(uids, desc='projecting', unit='series', disable=not progress):
-        own = files[files.uid == uid]
+        own = _files_of_series(files, uid)
         key = _record_key(own, folder, size, reduce, side)
         try:
             record = out / f'{safe_name(uid, "series")}.json'
-            done = _recorded_rows(record, key, out)
+            done = _recorded(record, key, out)
             if done is None:
-                done = _project(own, uid, out, size, reduce, side)
-                write_json(record, dict(key=key, rows=done))
+                done = _try_project(own, uid, out, size, reduce, side)
+                write_json(record, dict(key=key, **done))
         except RadgenError as e:
             ledger.drop('series', uid, str(e))
             continue
-        rows += done
-        _note_rows(ledger, done)
+        rows += done['rows']
+        _note_rows(ledger, done['rows'])
+        for path, reason in done['left_out']:
+            ledger.drop('files', path, f'left out of series {uid}: {reason}')
     table = pd.DataFrame(rows, columns=PROJECTION_COLUMNS).set_index('series_id')
     _write_tables(out, table, ledger)
     return table

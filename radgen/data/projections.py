@@ -13,6 +13,7 @@ import numpy as np
 
 from ..core.checks import require
 from .cohort import resize_images
+from .strays import MAX_VOXELS
 from .volumes import Volume, read_series
 
 # %% ../../nbs/02_data/05c_projections.ipynb #4a3f6abe
@@ -53,6 +54,9 @@ def _resampled(volume, turn):
     from scipy.ndimage import affine_transform
 
     spacing, origin, shape = _box(volume, turn)
+    n = float(np.prod(np.array(shape, float)))
+    many = f'{n:.3g} voxels in the box around it, more than {MAX_VOXELS:.0e}'
+    require(n <= MAX_VOXELS, f'{volume.description!r}: {many}; leave this series out')
     back = np.linalg.inv(volume.direction * volume.spacing)
     matrix, offset = back @ (PATIENT_AXES * spacing), back @ (origin - volume.origin)
     air = float(np.percentile(volume.array, 0.5))
@@ -115,6 +119,9 @@ def _square(p, row_mm, column_mm, size):
     "[k*size, k*size] square pixels, no coarser than the slices' own; black at the shorter side."
     from PIL import Image
 
+    ratio = max(row_mm / column_mm, column_mm / row_mm)
+    uneven = f'pixels of {row_mm:g} x {column_mm:g} mm, one side more than 50 times the other'
+    require(ratio <= 50, f'{uneven}; leave this series out')
     height, width = p.shape[0] * row_mm, p.shape[1] * column_mm
     k = max(4, math.ceil(max(height, width) / min(row_mm, column_mm) / size))
     n, mm = k * size, max(height, width) / (k * size)

@@ -129,7 +129,7 @@ def write_pages(
     files = scan_folder(folder, progress) if len(todo) else None
     bar = dict(desc='quality pages', unit='series', disable=not progress)
     for uid, part in tqdm(todo.groupby('series_uid', sort=False), **bar):
-        phases = {v.phase: v for v in read_phases(files[files.uid == uid], uid)}
+        phases = {(v.stack, v.phase): v for v in read_phases(files[files.uid == uid], uid)}
         for r in part.itertuples():
-            _write_page(r.page, phases[r.phase], read_projection(out / r.file))
+            _write_page(r.page, phases[r.stack, r.phase], read_projection(out / r.file))
     return pages

@@ -153,6 +153,14 @@ def _series_row(series, made, folder):
     row |= {'plane': made.plane, 'n_phases': made.n_phases}
     return row | {'findings': '; '.join(notes), 'file': made.file}, '; '.join(['projected', *notes])
 
+
+def _first_stack(made, ledger):
+    "One projection per series UID: that of its first stack of slices."
+    further = made[made.stack > 0]
+    why = 'a further stack of its series; the first is taken'
+    ledger.extend('projections', further.index, 'dropped', why)
+    return made[made.stack == 0].set_index('series_uid')
+
 # %% ../../nbs/02_data/07e_tcga.ipynb #5e042dad
 def project_series(
     chosen: pd.DataFrame,  # from `choose_series`, downloaded
@@ -170,7 +178,8 @@ def project_series(
     later = made[made.series_uid.isin(chosen.series_uid) & (made.phase > 0)]
     why = 'a later phase of its series; the first is taken'
     ledger.extend('projections', later.index, 'dropped', why)
-    made, rows = made[made.phase == 0].set_index('series_uid'), []
+    made = _first_stack(made[made.phase == 0], ledger)
+    rows = []
     for series in chosen.rename_axis('series_id').reset_index().itertuples():
         uid = series.series_uid
         if uid not in made.index:
