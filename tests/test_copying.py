@@ -27,8 +27,8 @@ from radgen.core.paths import RadgenError
 from radgen.core.results import Rows
 from radgen.report.sentences import sentences
 from radgen.validate.planted_copies import (
+    COPY_KINDS,
     DETECTORS,
-    KINDS,
     SHARES,
     alarm_table,
     altered,
@@ -386,7 +386,7 @@ def test_kinds_of_copies(toy):
         for x, y in zip(images, moved)
     ]
     assert all(one_of)
-    for kind in KINDS:
+    for kind in COPY_KINDS:
         made = altered(images, kind, rng)
         assert made.dtype == np.float32 and 0 <= made.min() and made.max() <= 1
 
@@ -403,7 +403,7 @@ def test_planted_copies_are_of_different_images_and_too_many_are_refused(toy):
 def test_the_committed_table_holds_every_detector_at_its_size():
     table = pd.read_csv(MEASURED)
     assert set(table.detector) == set(DETECTORS) and table.repetitions.min() >= 40
-    assert set(table.share) == set(SHARES) and set(table.kind) == {'none', *KINDS}
+    assert set(table.share) == set(SHARES) and set(table.kind) == {'none', *COPY_KINDS}
     made = table.repetitions * table.rate
     assert made.to_numpy() == pytest.approx(table.alarms.to_numpy(), abs=0.01)
     nothing = table[table.share == 0]

@@ -161,7 +161,7 @@ class CopyRateAudit:
         if source != 'real':
             return (part.score < self.threshold).to_numpy()
         lowest = part.groupby('patient').apart.min()
-        m, low = len(lowest), np.sort(lowest)
+        m, low = len(lowest), lowest.sort_values().to_numpy()
         k = _rank_at(m - 1, self.level)
         own = part.patient.map(lowest).to_numpy()
         threshold = np.where(own <= low[k - 1], low[min(k, m - 1)], low[k - 1])
@@ -182,22 +182,20 @@ class CopyRateAudit:
     ):
         "`copy_rate`, `copy_rate_p`, `copy_threshold` and `copy_visible`."
         n_real = self._of('real').patient.nunique()
-        row = dict(estimator='single', subset='all') | fields | dict(n_imaged=n_real)
-        row |= dict(n=len(self._of('sample')))
+        row = dict(estimator='single', subset='all') | fields
+        row |= dict(n_imaged=n_real, n=len(self._of('sample')))
         problem = check_sample_size(min(n_real, self._of('sample').patient.nunique()))
         if problem != 'ok':
             return rows.not_estimable(problem, metric='copy_rate', **row)
         add_interval_row(rows, self.rate(), metric='copy_rate', **row)
         p = row | dict(estimator=f'{len(self.null.values)} permutations')
         rows.add(metric='copy_rate_p', value=self.null.p_above, **p)
-        if reference:
-            self._reference_rows(rows, row)
+        return self._reference_rows(rows, row) if reference else None
 
     def _reference_rows(self, rows, row):
-        add = lambda metric, value: add_interval_row(
-            rows, Interval(value, math.nan, math.nan), metric=metric, **row
-        )
-        add('copy_visible', self.visible)
+        add = lambda metric, value: rows.add(metric=metric, value=value, **row)
+        visible = Interval(self.visible, math.nan, math.nan)
+        add_interval_row(rows, visible, metric='copy_visible', **row)
         row = row | dict(model='real', role='reference', n=len(self._of('real')))
         add('copy_threshold', self.threshold)
         add_interval_row(rows, self.rate('real'), metric='copy_rate', **row)

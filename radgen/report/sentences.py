@@ -60,17 +60,18 @@ def _source_finding(nndr, real):
 def _smooth_finding(ratio, nndr, real, too_few):
     claim = 'Samples lie close to training images, and no training patient stands out'
     claim += '. There are too few permutations for a test' if too_few else ''
-    name = f'distance ratio {with_interval(ratio)}'
-    parts = [name if nndr is None else f'NNDR {with_interval(nndr)}']
-    parts += [f'{with_interval(real)} for real images'] if real is not None else []
-    return Finding('copying', claim, numbers_text(*parts), COPYING[2])
+    own = (
+        f'distance ratio {with_interval(ratio)}' if nndr is None else f'NNDR {with_interval(nndr)}'
+    )
+    of_real = '' if real is None else f'{with_interval(real)} for real images'
+    return Finding('copying', claim, numbers_text(own, of_real), COPYING[2])
 
 # %% ../../nbs/10_report/09_sentences.ipynb #4fced82f
-def _tested(p, more, nothing, what):
-    "The claim of a one-sided test; None: there is no p."
+def _tested(p, what):
+    "The claim of a one-sided test: it holds, it is not shown, or it was not tested."
     if p is None or n_permutations(p) < MIN_PERMUTATIONS:
-        return f'{what} is not tested, since the permutations are too few'
-    return more if p.value <= 0.05 else nothing
+        return f'Whether {what} is not tested, since the permutations are too few'
+    return f'{what[0].upper()}{what[1:]}' if p.value <= 0.05 else f'Nothing shows that {what}'
 
 
 def _rate_findings(look, model):
@@ -79,26 +80,20 @@ def _rate_findings(look, model):
     rate, p, visible = (look.one(f'copy_{m}', **of_model) for m in ('rate', 'rate_p', 'visible'))
     if rate is None:
         return absent('copying', 'The rate of copies', look.why('copy_rate', **of_model))
-    what = 'more samples count as copies than images of new patients do'
-    more, nothing = f'{what[0].upper()}{what[1:]}', f'Nothing shows that {what}'
-    claim = _tested(p, more, nothing, f'Whether {what}')
+    claim = _tested(p, 'more samples count as copies than images of new patients do')
     real = look.one('copy_rate', role='reference')
     of_real = '' if real is None else f'{with_interval(real, 3)} for real images'
     least = '' if visible is None else f'smallest visible share {decimal(visible.value)}'
-    return [Finding('copying', claim, numbers_text(f'{with_interval(rate, 3)}', of_real, least))]
+    return [Finding('copying', claim, numbers_text(with_interval(rate, 3), of_real, least))]
 
 
 def _membership(look, model):
     "Whether generated images tell training patients from held-out ones."
-    of_model = dict(model=model, role='model')
-    row, p = look.one('membership_auroc', **of_model), look.one('membership_auroc_p', model=model)
+    row, null = (look.one('membership_auroc', model=model, role=r) for r in ('model', 'null'))
     if row is None:
-        why = look.why('membership_auroc', **of_model)
-        return absent('membership', 'The membership AUROC', why)
+        return absent('membership', 'Membership', look.why('membership_auroc', model=model))
     what = 'training patients are nearer to generated images than held-out patients are'
-    more, nothing = f'{what[0].upper()}{what[1:]}', f'Nothing shows that {what}'
-    claim = _tested(p, more, nothing, f'Whether {what}')
-    null = look.one('membership_auroc', role='null', model=model)
+    claim = _tested(look.one('membership_auroc_p', model=model), what)
     numbers = numbers_text(f'membership AUROC {with_interval(row)}', permuted_range(null))
     return [Finding('membership', claim, numbers)]
 
@@ -261,11 +256,8 @@ def _tstr(look, model):
 
 # %% ../../nbs/10_report/09_sentences.ipynb #68c31e39
 _WHAT = dict(site='site', kind='series type')
-_FROM = {
-    'image': 'real images',
-    'generated image': 'generated images',
-    'condition': 'the condition',
-}
+_FROM = {'image': 'real images', 'generated image': 'generated images'}
+_FROM |= {'condition': 'the condition'}
 
 
 def _confounding_finding(look, label, extractor):
@@ -333,9 +325,8 @@ def _precision_recall(look, model):
             continue
         claim = f'{name} is reported beside that of two halves of the real images'
         beside = '' if halves is None else f'real halves {decimal(halves.value)}'
-        out.append(
-            Finding('diversity', claim, numbers_text(f'{metric} {with_interval(row)}', beside))
-        )
+        numbers = numbers_text(f'{metric} {with_interval(row)}', beside)
+        out.append(Finding('diversity', claim, numbers))
     return out
 
 
