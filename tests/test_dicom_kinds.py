@@ -450,7 +450,7 @@ def test_implausible_extent(tmp_path):
 
 def test_very_large_images(tmp_path):
     write(tmp_path, Rows=13_000, Columns=13_000)
-    refused(tmp_path, 'more than 4096 pixels a side: 13000 x 13000')
+    refused(tmp_path, 'more than 4096 pixels per side: 13000 x 13000')
 
 
 def test_pipes_and_links(tmp_path):

@@ -55,7 +55,7 @@ def _numbers(ds, key, n):
         return None
     return v if len(v) == n and np.isfinite(v).all() else None
 
-
+# %% ../../nbs/02_data/05_dicom_files.ipynb #15fc375d
 def _size(ds, key):
     return int(_number(ds, key)) if _number(ds, key) > 0 else 0
 
@@ -91,7 +91,7 @@ def _place(ds):
         between=abs(_number(ds, 'SpacingBetweenSlices')),
     )
 
-
+# %% ../../nbs/02_data/05_dicom_files.ipynb #47ddd159
 def _described(ds):
     "The columns of `FILE_COLUMNS` that a header fills."
     times = {tag: _number(ds, tag) for tag in TIME_TAGS if tag not in CLOCK_TAGS}
@@ -164,7 +164,7 @@ def _is_colour(ds):
     grey = _text(ds, 'PhotometricInterpretation').upper() in ('MONOCHROME1', 'MONOCHROME2', '')
     return (_number(ds, 'SamplesPerPixel') or 1) > 1 or not grey
 
-
+# %% ../../nbs/02_data/05_dicom_files.ipynb #0c5c501f
 def _problem(ds, row, place):
     "Why a file is no slice of a series; '' where it is one."
     n_bytes, longer = place.size - place.start, max(row['rows'], row['columns'])
@@ -172,7 +172,7 @@ def _problem(ds, row, place):
     held = min(place.end, place.size) - place.start
     short = place.end > place.size or (place.raw and held < needed)
     kind = ds.file_meta.get('MediaStorageSOPClassUID') or _text(ds, 'SOPClassUID')
-    words = f'an image of more than {MAX_SIDE} pixels a side: {row["columns"]} x {row["rows"]}'
+    words = f'an image of more than {MAX_SIDE} pixels per side: {row["columns"]} x {row["rows"]}'
     checks = {
         _OBJECTS.get(kind, ''): kind in _OBJECTS,
         'encrypted: decrypt it first': 'EncryptedAttributesSequence' in ds and n_bytes <= 0,

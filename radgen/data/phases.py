@@ -30,7 +30,7 @@ def _values(files, tag):
     values = pd.to_numeric(files[tag]).to_numpy(float)
     return past_midnight(values) if tag in CLOCK_TAGS else values
 
-
+# %% ../../nbs/02_data/05a_phases.ipynb #669182c1
 def stack_doubt(
     files: pd.DataFrame,  # of one phase
     numbered: bool = True,  # whether numbers from end to end speak for one stack
@@ -62,7 +62,7 @@ def _refuse(files, slot):
     advice = f'write TemporalPositionIdentifier into the files, or {LEAVE_OUT}'
     return RadgenError(f'series {first.description!r} ({first.uid}): {what}, {why}; {advice}')
 
-
+# %% ../../nbs/02_data/05a_phases.ipynb #8d5a5b5c
 def _by_order(files, slot):
     "Phases by the times of single slices, else by the numbers of the images."
     if not n_repeats(slot):
@@ -106,7 +106,7 @@ def _signs_of_geometry(located):
     if len(mm) > 1 and np.median(np.diff(mm)) > 3 * located.thickness.median():
         yield 'slices far apart'
 
-
+# %% ../../nbs/02_data/05a_phases.ipynb #932d0ba4
 def with_place(
     files: pd.DataFrame,  # from `scan_folder`
 ) -> pd.DataFrame:
@@ -141,7 +141,7 @@ def _n_phases(stack):
     except RadgenError:
         return 0
 
-
+# %% ../../nbs/02_data/05a_phases.ipynb #46fe0af9
 def _series_row(uid, files):
     good, first = files[files.problem == ''], files.iloc[0]
     located = with_place(good)

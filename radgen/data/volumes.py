@@ -67,7 +67,7 @@ def _described_sides(description):
     text = description.replace('_', ' ')
     return [side for side, words in _SIDES.items() if re.search(words, text, re.IGNORECASE)]
 
-
+# %% ../../nbs/02_data/05b_volumes.ipynb #4bfc50e1
 def laterality(
     header: str,  # ImageLaterality or Laterality: 'L', 'R', 'B' or ''
     description: str,  # of the series
@@ -127,7 +127,7 @@ def _axes(points, orientation):
     off = math.degrees(math.acos(min(1, abs(along @ np.cross(column, row)))))
     return np.stack([along, row, column], 1), off
 
-
+# %% ../../nbs/02_data/05b_volumes.ipynb #00b0604b
 def _findings_of_slices(arrays, rows, contrary, off):
     if contrary:
         what = 'images at the same position with other pixels left out and interpolated'
@@ -172,7 +172,7 @@ def _check_stated(files, arrays, name):
     fine = stated or alternation([a.mean() for a in arrays]) <= 0.05
     require(fine, f'{name}: {what}, so they may be of two phases; {LEAVE_OUT}')
 
-
+# %% ../../nbs/02_data/05b_volumes.ipynb #2a5413f7
 def _stack(files, name):
     "Pixels [slices, rows, columns], spacing, origin, direction; findings; facts of one phase."
     arrays, rows, contrary = _read_slices(files)
@@ -270,7 +270,7 @@ def _note_numbers(c, own, beside):
     if n < stated <= 2 * n:
         c.findings.append(f'{n} of {stated:.0f} images of the acquisition are here')
 
-
+# %% ../../nbs/02_data/05b_volumes.ipynb #4c01b9e0
 def _holes(files):
     "How many slices are lacking between others."
     steps = np.diff(np.unique(np.round(slice_positions(files)[0], 2)))
@@ -294,7 +294,7 @@ def _note_phases(c, slots, by):
     weak = [f'phases separated by {BY_NUMBER} only (InstanceNumber)'] if by == BY_NUMBER else []
     return [[*weak, *([f'incomplete: {n} of {most} slices'] if n < most else [])] for n in slots]
 
-
+# %% ../../nbs/02_data/05b_volumes.ipynb #5a43dff3
 def _parts(c):
     "(files, findings, phase, facts) of each slab and phase."
     slab = slab_labels(slice_positions(c.files)[0])
@@ -316,7 +316,7 @@ def _parts(c):
         parts += [(g, more, p, facts) for p, (g, more) in enumerate(zip(groups, notes))]
     return parts
 
-
+# %% ../../nbs/02_data/05b_volumes.ipynb #94b4128f
 def _made(c, part):
     files, more, phase, facts = part
     v = _volume(files, c, phase, facts)
@@ -336,7 +336,7 @@ def read_phases(
     c = _one_series(folder, uid, image_type)
     return [_made(c, part) for part in _parts(c)]
 
-
+# %% ../../nbs/02_data/05b_volumes.ipynb #494c8ad0
 def read_series(
     folder: str | Path,  # or its table from `scan_folder`
     uid: str | None = None,  # the series, where there are several

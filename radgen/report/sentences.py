@@ -60,11 +60,11 @@ def _source_finding(nndr, real):
 def _smooth_finding(ratio, nndr, real, too_few):
     claim = 'Samples lie close to training images, and no training patient stands out'
     claim += '. There are too few permutations for a test' if too_few else ''
-    own = (
-        f'distance ratio {with_interval(ratio)}' if nndr is None else f'NNDR {with_interval(nndr)}'
-    )
+    name, row = ('distance ratio', ratio) if nndr is None else ('NNDR', nndr)
     of_real = '' if real is None else f'{with_interval(real)} for real images'
-    return Finding('copying', claim, numbers_text(own, of_real), COPYING[2])
+    return Finding(
+        'copying', claim, numbers_text(f'{name} {with_interval(row)}', of_real), COPYING[2]
+    )
 
 # %% ../../nbs/10_report/09_sentences.ipynb #4fced82f
 def _tested(p, what):
@@ -76,10 +76,9 @@ def _tested(p, what):
 
 def _rate_findings(look, model):
     "How many samples count as copies, beside real images, and which share would be visible."
-    of_model = dict(model=model, role='model')
-    rate, p, visible = (look.one(f'copy_{m}', **of_model) for m in ('rate', 'rate_p', 'visible'))
+    rate, p, visible = (look.one(f'copy_{m}', model=model) for m in ('rate', 'rate_p', 'visible'))
     if rate is None:
-        return absent('copying', 'The rate of copies', look.why('copy_rate', **of_model))
+        return absent('copying', 'The rate of copies', look.why('copy_rate', model=model))
     claim = _tested(p, 'more samples count as copies than images of new patients do')
     real = look.one('copy_rate', role='reference')
     of_real = '' if real is None else f'{with_interval(real, 3)} for real images'
@@ -94,8 +93,8 @@ def _membership(look, model):
         return absent('membership', 'Membership', look.why('membership_auroc', model=model))
     what = 'training patients are nearer to generated images than held-out patients are'
     claim = _tested(look.one('membership_auroc_p', model=model), what)
-    numbers = numbers_text(f'membership AUROC {with_interval(row)}', permuted_range(null))
-    return [Finding('membership', claim, numbers)]
+    area = f'membership AUROC {with_interval(row)}'
+    return [Finding('membership', claim, numbers_text(area, permuted_range(null)))]
 
 # %% ../../nbs/10_report/09_sentences.ipynb #1eff3961
 def _no_copy_finding(ratio, p):
@@ -185,8 +184,9 @@ def _sensitivity(look, model):
     out, topic = [], 'condition'
     row = look.one('condition_sensitivity', model=model)
     if row is None:
-        why = look.why('condition_sensitivity', model=model)
-        out += absent(topic, 'Condition sensitivity', why)
+        out += absent(
+            topic, 'Condition sensitivity', look.why('condition_sensitivity', model=model)
+        )
     else:
         claim = 'Whether the condition has an effect on the image is undecided'
         if row.ci_high < IGNORED:
