@@ -19,6 +19,7 @@ from radgen.report.findings import (
     numbers_text,
     permuted_range,
     sentences_of,
+    tested_claim,
     with_interval,
 )
 
@@ -67,19 +68,12 @@ def _smooth_finding(ratio, nndr, real, too_few):
     )
 
 # %% ../../nbs/10_report/09_sentences.ipynb #4fced82f
-def _tested(p, what):
-    "The claim of a one-sided test: it holds, it is not shown, or it was not tested."
-    if p is None or n_permutations(p) < MIN_PERMUTATIONS:
-        return f'Whether {what} is not tested, since the permutations are too few'
-    return f'{what[0].upper()}{what[1:]}' if p.value <= 0.05 else f'Nothing shows that {what}'
-
-
 def _rate_findings(look, model):
     "How many samples count as copies, beside real images, and which share would be visible."
     rate, p, visible = (look.one(f'copy_{m}', model=model) for m in ('rate', 'rate_p', 'visible'))
     if rate is None:
         return absent('copying', 'The rate of copies', look.why('copy_rate', model=model))
-    claim = _tested(p, 'more samples count as copies than images of new patients do')
+    claim = tested_claim(p, 'more samples count as copies than images of new patients do')
     real = look.one('copy_rate', role='reference')
     of_real = '' if real is None else f'{with_interval(real, 3)} for real images'
     least = '' if visible is None else f'smallest visible share {decimal(visible.value)}'
@@ -92,7 +86,7 @@ def _membership(look, model):
     if row is None:
         return absent('membership', 'Membership', look.why('membership_auroc', model=model))
     what = 'training patients are nearer to generated images than held-out patients are'
-    claim = _tested(look.one('membership_auroc_p', model=model), what)
+    claim = tested_claim(look.one('membership_auroc_p', model=model), what)
     area = f'membership AUROC {with_interval(row)}'
     return [Finding('membership', claim, numbers_text(area, permuted_range(null)))]
 
