@@ -178,9 +178,8 @@ def _sensitivity(look, model):
     out, topic = [], 'condition'
     row = look.one('condition_sensitivity', model=model)
     if row is None:
-        out += absent(
-            topic, 'Condition sensitivity', look.why('condition_sensitivity', model=model)
-        )
+        why = look.why('condition_sensitivity', model=model)
+        out += absent(topic, 'Condition sensitivity', why)
     else:
         claim = 'Whether the condition has an effect on the image is undecided'
         if row.ci_high < IGNORED:
@@ -275,9 +274,8 @@ def _confounding(look, model):
     for label in _WHAT:
         findings = [_confounding_finding(look, label, e) for e in _FROM]
         findings = [f for f in findings if f is not None]
-        why = look.why('confounding', label=label)
         subject = f'Prediction of the {_WHAT[label]}'
-        out += findings or absent('confounding', subject, why)
+        out += findings or absent('confounding', subject, look.why('confounding', label=label))
     return out
 
 # %% ../../nbs/10_report/09_sentences.ipynb #73c1848c
