@@ -200,6 +200,7 @@ def test_the_kernel_is_this_interpreter_without_any_path(tmp_path):
                 'PATH': '/usr/bin:/bin',
                 'JUPYTER_DATA_DIR': str(tmp_path / 'data'),
                 'RADGEN_THREADS': '3',
+                'OMP_NUM_THREADS': '8',  # of the user: no more than these
             },
         )
     )

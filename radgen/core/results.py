@@ -18,7 +18,7 @@ import pandas as pd
 
 from .checks import listing, require, suggestion
 from .intervals import Interval
-from .paths import RadgenError, atomic, read_bytes, relpath, seal_of
+from .paths import RadgenError, atomic, read_bytes, seal_of
 
 # %% ../../nbs/01_core/06_results.ipynb #554b90d1
 COLUMNS = """
@@ -154,10 +154,10 @@ def run_rows(
     own = sorted(folder / f'{name}.csv' for name in names) or there
     others = [p.name for p in there if p not in own]
     if others:
-        print(f'{relpath(folder)}: not of this run and not read: {listing(others)}')
+        print(f'{folder.name}/: not of this run and not read: {listing(others)}')
     unsealed = [p.name for p in own if not seal_of(p).exists() and p.exists()]
     if unsealed:
-        print(f'{relpath(folder)}: without a digest, read unchecked: {listing(unsealed)}')
+        print(f'{folder.name}/: without a digest, read unchecked: {listing(unsealed)}')
     return read_rows(*own)
 
 # %% ../../nbs/01_core/06_results.ipynb #bd63d404
