@@ -140,8 +140,8 @@ def _files_of_series(files, uid):
     "The files of a series, and unreadable ones beside them that may belong to it."
     own = files[files.uid == uid]
     folders = {str(Path(p).parent) for p in own.path}
-    is_beside = [str(Path(p).parent) in folders for p in files.path]
-    part = files[(files.uid == uid) | ((files.uid == '') & np.array(is_beside, bool))]
+    is_beside = np.array([str(Path(p).parent) in folders for p in files.path], bool)
+    part = files[(files.uid == uid) | ((files.uid == '') & is_beside)]
     around = files[is_beside & (files.uid != '')]
     n = int((~around.uid.duplicated(keep=False)).sum())
     owners = 'files of this folder have a SeriesInstanceUID, patient or study of their own'

@@ -122,7 +122,7 @@ def write_pages(
     folder, out = Path(folder), Path(out)
     require((out / 'series.csv').exists(), f'{out}: no series.csv; project the folder first')
     table = pd.read_csv(out / 'series.csv', dtype=str, keep_default_na=False)
-    table['phase'] = table.phase.astype(int)
+    table[['phase', 'stack']] = table[['phase', 'stack']].astype(int)
     pages = [out / 'pages' / f'{Path(file).stem}.png' for file in table.file]
     current = [_is_current(page, out / file) for page, file in zip(pages, table.file)]
     todo = table.assign(page=pages)[~np.array(current, bool)]

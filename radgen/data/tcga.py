@@ -156,10 +156,10 @@ def _series_row(series, made, folder):
 
 def _first_stack(made, ledger):
     "One projection per series UID: that of its first stack of slices."
-    further = made[made.stack > 0]
+    further = made[made['stack'] > 0]
     why = 'a further stack of its series; the first is taken'
     ledger.extend('projections', further.index, 'dropped', why)
-    return made[made.stack == 0].set_index('series_uid')
+    return made[made['stack'] == 0].set_index('series_uid')
 
 # %% ../../nbs/02_data/07e_tcga.ipynb #5e042dad
 def project_series(

@@ -16,8 +16,8 @@ from typing import Any
 from pydantic import create_model
 
 from ..core.checks import Strict, require, unknown_name, validated
+from ..core.margins import VerdictSettings
 from ..core.paths import RadgenError, project_root, read_bytes, relpath
-from ..core.verdicts import VerdictSettings
 from .values import checked_type
 
 # %% ../../nbs/11_run/01_parameters.ipynb #db720711

@@ -15,9 +15,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, create_model
 
 from ..core.checks import Strict, load_yaml, require, unknown_name, validated
+from ..core.margins import VerdictSettings
 from ..core.names import COHORTS, TRAINED_MODELS
 from ..core.paths import project_root, relpath
-from ..core.verdicts import VerdictSettings
 from radgen.run.parameters import (
     check_parameters,
     notebook_parameters,
