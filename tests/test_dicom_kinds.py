@@ -76,7 +76,7 @@ def test_two_patients_with_one_series_uid(tmp_path):
         phase(tmp_path / 'mri', p, PatientID=patient)
     table = project_folder(tmp_path / 'mri', tmp_path / 'out', 16, progress=False)
     assert sorted(table.patient_id) == ['A', 'B'] and (table.n_slices == N).all()
-    assert table.flags.str.contains('shared with another patient').all()
+    assert table['flags'].str.contains('shared with another patient').all()
     assert (table.phase == 0).all() and table.file.is_unique
     files = scan_folder(tmp_path / 'mri')
     for uid, own in files.groupby('uid'):
@@ -198,7 +198,7 @@ def test_the_order_of_the_repeats_is_a_finding(tmp_path, number):
         phase(tmp_path / 'mri', p, headers=lambda i, p=p: dict(InstanceNumber=number(p, i)))
     check_phases(tmp_path / 'mri', 'the order of the repeats')
     table = project_folder(tmp_path / 'mri', tmp_path / 'out', 16, progress=False)
-    assert table.flags.str.contains('order of the repeats only').all()
+    assert table['flags'].str.contains('order of the repeats only').all()
 
 
 TYPES = [
@@ -307,6 +307,10 @@ def test_sub_volumes_of_other_spacing(tmp_path):
 # --- readable, though untidy -------------------------------------------------------------
 
 
+FINE = plane_grid(pixel=4.0, slice_mm=8.0)  # OpenJPEG refuses very small images
+FINE_VALUES = breast(*FINE.points()) + 0.1
+
+
 def reference(path):
     return sitk.GetArrayFromImage(sitk.ReadImage(str(path), sitk.sitkFloat32)).squeeze()
 
@@ -314,14 +318,14 @@ def reference(path):
 @pytest.mark.parametrize('syntax', ['raw', 'rle', 'jpeg2000', 'jpeg_lossless'])
 @pytest.mark.parametrize('how', ['no delimiter', 'padding', 'no preamble'])
 def test_untidy_files(tmp_path, syntax, how):
-    files = write(tmp_path, syntax=syntax)
+    files = write(tmp_path, values=FINE_VALUES, grid=FINE, syntax=syntax)
     truth = np.stack([reference(f) for f in files])
     for f in files[::3]:
         b = f.read_bytes()
         cut = b[:-8] if syntax != 'raw' else b
         f.write_bytes({'no delimiter': cut, 'padding': b + b'\0' * 600}.get(how, b[132:]))
     v = read_series(tmp_path)
-    order = slice(None) if v.origin[0] == pytest.approx(GRID.origin[0]) else slice(None, None, -1)
+    order = slice(None) if v.origin[0] == pytest.approx(FINE.origin[0]) else slice(None, None, -1)
     assert np.array_equal(v.array[order], truth) and v.findings == []
 
 
@@ -352,12 +356,11 @@ def test_empty_slices_are_named(tmp_path):
 def test_slices_missing_at_an_end(tmp_path):
     write(tmp_path / 'a', skip=(0, 1), headers=lambda i: dict(InstanceNumber=N - i))
     write(tmp_path / 'b', skip=(0, 1), ImagesInAcquisition=N, InstanceNumber=None)
-    assert any('numbered up to' in f or 'lost' in f for f in findings(tmp_path / 'b')) is False
     assert f'{N - 2} of {N} images of the acquisition are here' in findings(tmp_path / 'b')
     write(tmp_path / 'c', skip=(0, 1), headers=lambda i: dict(InstanceNumber=i + 1))
     for name in 'ac':
-        found = findings(tmp_path / name)
-        assert any('numbered up to' in f for f in found) == (name == 'c')
+        notes = findings(tmp_path / name)
+        assert any('numbered up to' in f for f in notes) == (name == 'c')
 
 
 def findings(folder):
@@ -423,15 +426,15 @@ def test_two_slabs_are_two_stacks(tmp_path):
         grid = plane_grid(pixel=8.0, low=(low, -96, -96), high=(high, 64, 96))
         values = breast(*grid.points(), ('left', 'right')) + 0.1
         write(tmp_path / 'mri', values=values, grid=grid, prefix=f'{p}-', seed=p)
-    right, left = read_phases(tmp_path / 'mri')
+    left, right = read_phases(tmp_path / 'mri')  # the normal points to the patient's right
     assert right.array.shape[0] == left.array.shape[0] == 24
     assert (right.laterality, left.laterality) == ('right', 'left')
     assert right.extent()[1][0] < -40 and left.extent()[0][0] > 40
     with pytest.raises(RadgenError, match='2 stacks'):
         read_series(tmp_path / 'mri')
-    assert np.array_equal(read_series(tmp_path / 'mri', stack=1).array, left.array)
+    assert np.array_equal(read_series(tmp_path / 'mri', stack=1).array, right.array)
     table = project_folder(tmp_path / 'mri', tmp_path / 'out', 16, progress=False)
-    assert table.stack.tolist() == [0, 1] and table.flags.str.contains('stack . of 2').all()
+    assert table['stack'].tolist() == [0, 1] and table['flags'].str.contains('stack . of 2').all()
 
 
 # --- limits and damage -------------------------------------------------------------------
@@ -487,7 +490,7 @@ def test_an_unreadable_file_beside_a_series_is_a_finding(tmp_path):
     table = project_folder(tmp_path / 'mri', tmp_path / 'out', 16, progress=False)
     ledger = pd.read_csv(tmp_path / 'out' / 'ledger.csv')
     assert ledger[ledger.item == str(files[0])].decision.tolist() == ['dropped']
-    assert files[0].name in table.flags.iloc[0]
+    assert files[0].name in table['flags'].iloc[0]
 
 
 @pytest.mark.parametrize(
