@@ -68,6 +68,7 @@ def test_expected_numbers(project):
 
     On one machine that is exact. In float32 on another processor it is within 2 %. It is 0.05 for
     the kernel distance, which crosses zero, and 0.1 for scores of small classifiers and Cox models,
+    and for shares of few patients,
     where one case that changes sides moves more than rounding does. The p-values of four
     permutations come in steps of 0.2 and are only required to be there. Counts are exact, and so is
     the kind of every verdict.
@@ -89,7 +90,8 @@ def test_expected_numbers(project):
     slack = np.select(
         [
             expected.metric.str.contains('_p$|_p_family$'),
-            expected.source_notebook.str.match('0[56]'),
+            expected.source_notebook.str.match('0[56]')
+            | expected.metric.isin(['copy_rate', 'copy_visible', 'membership_auroc']),
             expected.metric == 'kid',
             expected.metric == 'count',
         ],

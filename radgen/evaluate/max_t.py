@@ -79,17 +79,17 @@ def named_test_rows(
     seed: int = 0,
     **fields,  # condition, label, extractor, ...
 ):
-    "The p value of a test named beforehand, and how many permutations made it."
+    "The p value of a test named beforehand, and how many permutations it may take."
     table, verdict = refit.table, refit.table.verdict
     row = dict(role='null', classifier=refit.classifier, subset='test', seed=seed)
     row |= dict(n_folds=table.n_folds, metric='auroc_p') | fields
     if verdict != 'ok':
         rows.add(verdict=verdict, **row)
         return
-    p, used = named_test(refit, n_permutations, seed)
+    p, _ = named_test(refit, n_permutations, seed)
     _, first, _ = refit.patients()
     counts = dict(n=len(first), n_events=int(table.y[first].sum()))
-    rows.add(value=p, estimator=f'{used} permutations', **row, **counts)
+    rows.add(value=p, estimator=f'up to {n_permutations} permutations', **row, **counts)
 
 # %% ../../nbs/07_evaluate/11a_max_t.ipynb #b223ce01
 def family_rows(
