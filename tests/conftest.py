@@ -19,6 +19,11 @@ if 'RADGEN_DATA' not in os.environ and BESIDE.is_dir():
     os.environ['RADGEN_DATA'] = str(BESIDE)
 
 
+def pytest_make_parametrize_id(config, val, argname):
+    "Bytes never name a test: compressed ones hold the time, and workers would collect other names."
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope='session')
 def published_folder():
     "The folder of the released files; skips where they are not at hand."

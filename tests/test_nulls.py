@@ -110,11 +110,18 @@ def test_a_score_below_chance_counts():
     assert null.p_value('auroc') == 2 / 40
 
 
-def test_tests_are_named_as_they_are_made():
+def test_tests_are_named_as_they_are_made(capsys):
     assert find_tests(['er pixels'], ['er'], ['radiomics', 'pixels']) == [('er', 'pixels')]
-    assert find_tests([], ['er'], ['pixels']) == []
-    with pytest.raises(RadgenError, match="'her2 pixels' is no test of this run; write"):
-        find_tests(['her2 pixels'], ['er'], ['pixels'])
+    assert find_tests([], ['er'], ['pixels']) == [] and not capsys.readouterr().out
+    assert find_tests(['her2 pixels', 'er pixels'], ['er'], ['pixels']) == [('er', 'pixels')]
+    assert 'no p value for her2 pixels, which this run does not make' in capsys.readouterr().out
+    with pytest.raises(RadgenError, match='is no test; write LABEL EXTRACTOR'):
+        find_tests(['her2'], ['er'], ['pixels'])
+
+
+def test_a_refit_that_failed_counts_as_extreme():
+    permuted = pd.DataFrame({'a': [0.1, -0.2, np.nan, 0.3], 'b': [0.0, 0.1, 0.2, -0.1]})
+    assert (max_t({'a': 9.0, 'b': 0.0}, permuted) >= 2 / 5).all()
 
 
 def test_a_named_test_of_a_rare_label_says_why_it_has_no_p():

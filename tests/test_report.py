@@ -455,9 +455,7 @@ def test_another_number_of_folds_over_images_is_not_comparable(rows, n, text):
     score = scorecard.scorecard(rows.assign(n_folds=n)).query("metric == 'mse'")
     why = score.set_index('protocol').why
     assert set(why['paper']) == {f'{text}, published with 15'}
-    assert set(why['patient']) == {
-        'protocol: folds over patients, published with folds over images'
-    }
+    assert set(why['patient']) == {'folds over patients, published with folds over images'}
 
 
 def test_chance_of_a_precision_recall_curve_is_the_prevalence(rows):

@@ -177,23 +177,23 @@ def test_comments_of_cbioportal_are_no_header(write):
     assert table.to_dict('list') == {'PATIENT_ID': ['anna'], 'ER': ['1']}
 
 
-@pytest.mark.parametrize(
-    'data, what',
-    [
-        (zipped('a', 'b'), 'a zip archive of 2 files'),
-        (b'PAR1....', 'a Parquet file'),
-        (b'ARROW1..', 'a Feather file'),
-        (b'\x89HDF\r\n', 'an HDF5 file'),
-        (b'\xd0\xcf\x11\xe0....', 'an old Excel workbook'),
-        (b'%PDF-1.7', 'a PDF'),
-        (b'version https://git-lfs.github.com/spec/v1\n', 'Git LFS'),
-        (b'<!DOCTYPE html><html>', 'a web page'),
-        (gzip.compress(b'x' * 257 + b'ustar' + b' ' * 300), 'a tar archive'),
-    ],
-)
+OTHERS = {
+    'a zip archive of 2 files': zipped('a', 'b'),
+    'a Parquet file': b'PAR1....',
+    'a Feather file': b'ARROW1..',
+    'an HDF5 file': b'\x89HDF\r\n',
+    'an old Excel workbook': b'\xd0\xcf\x11\xe0....',
+    'a PDF': b'%PDF-1.7',
+    'Git LFS': b'version https://git-lfs.github.com/spec/v1\n',
+    'a web page': b'<!DOCTYPE html><html>',
+    'a tar archive': gzip.compress(b'x' * 257 + b'ustar' + b' ' * 300),
+}
+
+
+@pytest.mark.parametrize('what', OTHERS)
 @pytest.mark.parametrize('reader', READERS)
-def test_other_formats_are_named(write, reader, data, what):
-    refused(lambda: READERS[reader](write('a.csv', data)), 'a.csv', what, 'CSV')
+def test_other_formats_are_named(write, reader, what):
+    refused(lambda: READERS[reader](write('a.csv', OTHERS[what])), 'a.csv', what, 'CSV')
 
 
 def test_workbooks_are_named(write):

@@ -27,13 +27,7 @@ def test_papermill_by_hand(project, tmp_path):
     before = written.read_bytes()
     (tmp_path / 'params.yaml').write_text(
         yaml.safe_dump(
-            dict(
-                condition='expression',
-                labels=['er'],
-                extractors=['radiomics'],
-                tests=['er radiomics'],
-                seed=1,
-            )
+            dict(condition='expression', labels=['er'], extractors=['radiomics'], seed=1)
         )
     )
     done = subprocess.run(

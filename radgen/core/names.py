@@ -272,7 +272,8 @@ _TWO_DECIMALS = """
 
 _THREE_DECIMALS = (
     'ssim ssim_definition ms_ssim coverage logrank_p retrieval_p copy_p tstr_auroc_p '
-    'copy_rate copy_rate_p copy_visible membership_auroc_p'.split()
+    'copy_rate copy_rate_p copy_visible membership_auroc_p '
+    'auroc_p auroc_p_family concordance_p_family'.split()
 )
 
 DIGITS = dict.fromkeys(_TWO_DECIMALS, 2) | dict.fromkeys(_THREE_DECIMALS, 3)

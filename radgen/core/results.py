@@ -231,7 +231,7 @@ def two_sided(
 def null_interval(
     values,  # [permutations]; those that are not numbers do not count
 ) -> Interval:  # nan without a number
-    "Mean and 95 % range: of B values, as many lie outside as give a test of size .05 or below."
+    "Mean and 95 % range, with a test of size .05 or below from 39 values on; of fewer, all."
     v = np.asarray(values, dtype=float)
     v = v[np.isfinite(v)]
     if not len(v):

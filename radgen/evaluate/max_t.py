@@ -22,11 +22,12 @@ def max_t(
 ) -> pd.Series:  # test -> two-sided p, adjusted for all tests
     "Family-wise p values by the largest standardized statistic (Westfall & Young 1993)."
     require(len(permuted), 'a family needs at least one permutation')
-    everything = np.vstack([[observed[t] for t in permuted], permuted.to_numpy(dtype=float)])
-    require(np.isfinite(everything).all(), 'a statistic of the family is not a number')
-    spread = everything.std(0)
-    z = np.abs(everything - everything.mean(0)) / np.where(spread > 0, spread, np.inf)
-    largest = z[1:].max(1)
+    true = np.array([observed[t] for t in permuted], dtype=float)
+    require(np.isfinite(true).all(), 'a statistic of the family is not a number')
+    everything = np.vstack([true, permuted.to_numpy(dtype=float)])
+    spread = np.nanstd(everything, 0)
+    z = np.abs(everything - np.nanmean(everything, 0)) / np.where(spread > 0, spread, np.inf)
+    largest = np.nan_to_num(z[1:], nan=np.inf).max(1)  # a refit that failed counts as extreme
     reached = (largest[:, None] >= z[0] - 1e-12).sum(0)
     return pd.Series((1 + reached) / (1 + len(permuted)), permuted.columns)
 
@@ -61,15 +62,19 @@ def named_test(
 # %% ../../nbs/07_evaluate/11a_max_t.ipynb #2facf903
 def find_tests(
     tests: list,  # 'LABEL EXTRACTOR' as the profile names them
-    labels: list,
+    labels: list,  # of this run
     extractors: list,
 ) -> list[tuple]:  # (label, extractor)
-    "The named tests; one that the run does not make is refused."
-    known = {f'{a} {b}': (a, b) for a in labels for b in extractors}
-    unknown = [t for t in tests if t not in known]
-    advice = f'write LABEL EXTRACTOR, one of {", ".join(known)}'
-    require(not unknown, f'tests: {", ".join(map(repr, unknown))} is no test of this run; {advice}')
-    return [known[t] for t in tests]
+    "The named tests that a run makes; others have no p value, and a line says so."
+    pairs = [tuple(test.split()) for test in tests]
+    wrong = [test for test, pair in zip(tests, pairs) if len(pair) != 2]
+    require(not wrong, f'tests: {wrong[:1]} is no test; write LABEL EXTRACTOR, e.g. er radiomics')
+    made = [p for p in pairs if p[0] in labels and p[1] in extractors]
+    absent = [' '.join(p) for p in pairs if p not in made]
+    if absent:
+        known = f'labels {", ".join(labels)}; extractors {", ".join(extractors)}'
+        print(f'tests: no p value for {", ".join(absent)}, which this run does not make ({known})')
+    return made
 
 
 def named_test_rows(

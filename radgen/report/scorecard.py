@@ -95,7 +95,7 @@ def _outcome_beside(rows, ours, metric):
 
 # %% ../../nbs/10_report/06_scorecard.ipynb #079e9fb3
 PUBLISHED_FOLDS = 15  # over images, of the published fidelity
-_PATIENT_FOLDS = 'protocol: folds over patients, published with folds over images'
+_PATIENT_FOLDS = 'folds over patients, published with folds over images'
 
 
 def _under_trained(rows, ours):

@@ -122,9 +122,6 @@ def _apply_manifest(values, known, manifest):
             own['conditions'] = [c for c in wanted if c in study.conditions]
         if 'labels' in parameters and study.labels:
             own['labels'] = list(study.labels)
-        if 'tests' in parameters and 'labels' in parameters and study.labels:
-            possible = lambda test: test.partition(' ')[0] in study.labels
-            own['tests'] = list(filter(possible, own.get('tests', [])))
         if 'released' in parameters and study.release:
             own['released'] = 'published'
 
