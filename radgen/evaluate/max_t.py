@@ -76,7 +76,7 @@ def find_tests(
         print(f'tests: no p value for {", ".join(absent)}, which this run does not make ({known})')
     return made
 
-
+# %% ../../nbs/07_evaluate/11a_max_t.ipynb #390a79c3
 def named_test_rows(
     rows: Rows,  # rows are appended here
     refit: RefittedScores,

@@ -55,6 +55,16 @@ def _who(key):
 _P_VALUES = dict(named_p='auroc_p', family_p='auroc_p_family')
 
 
+def _chance_fields(rows, key):
+    "The prevalence, and the p values that there are."
+    same = pick(rows, label=key['label'], subset=WHOLE_SET, **_who(key))
+    prevalence = first_ok(pick(same, metric='auprc', role='chance'))
+    fields = estimate_fields(prevalence, 'prevalence')
+    for name, metric in _P_VALUES.items():
+        fields |= estimate_fields(first_ok(pick(same, metric=metric, role='null')), name)
+    return fields
+
+# %% ../../nbs/10_report/04_outcome_tables.ipynb #eb7308e6
 def _classification_line(rows, key, part):
     first = first_ok(pick(part, metric='auroc'))
     row = first if first is not None else part.iloc[0]
@@ -64,11 +74,7 @@ def _classification_line(rows, key, part):
     for metric in ('auroc', 'auprc'):
         fields = _beside_fields(rows, row, metric)
         other |= {k: '' if waiting and k.endswith('_verdict') else v for k, v in fields.items()}
-    same = pick(rows, label=key['label'], subset=WHOLE_SET, **_who(key))
-    prevalence = first_ok(pick(same, metric='auprc', role='chance'))
-    other |= estimate_fields(prevalence, 'prevalence')
-    for name, metric in _P_VALUES.items():
-        other |= estimate_fields(first_ok(pick(same, metric=metric, role='null')), name)
+    other |= _chance_fields(rows, key)
     return dict(
         key,
         label='any' if waiting and key['extractor'] in CNN_EXTRACTORS else key['label'],
@@ -80,7 +86,7 @@ def _classification_line(rows, key, part):
         verdict=row.verdict,
     )
 
-
+# %% ../../nbs/10_report/04_outcome_tables.ipynb #807cd8e6
 def _not_run_line(extractor):
     "An extractor of the paper that this run does not have."
     missing = dict(auroc_verdict='unavailable', auprc_verdict='unavailable', verdict=NOT_RUN)

@@ -15,7 +15,6 @@ from radgen.core.paths import (
     provenance,
     read_json,
     relpath,
-    runs_dir,
     sha256,
     write_json,
 )
