@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from radgen.core.names import COHORTS
+from radgen.core.results import read_rows
 from radgen.run import parameters, profiles, publish
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -194,6 +195,18 @@ def test_publishing_a_published_notebook_changes_nothing(nb):
 def test_all_of_figures_is_small():
     sizes = [p.stat().st_size for p in (ROOT / 'figures').rglob('*') if p.is_file()]
     assert sum(sizes) <= publish.FIGURES_LIMIT
+
+
+def test_the_deciding_coverage_is_the_committed_one():
+    "`RADGEN_EXPECTED=write` writes the table anew from the committed rows."
+    from radgen.validate.coverage import deciding_coverage
+
+    committed = read_rows(ROOT / 'figures' / 'phantom' / 'quick' / 'results.csv')
+    text = deciding_coverage(committed).to_csv(index=False, float_format='%.6g')
+    kept = ROOT / 'radgen' / 'core' / 'coverage.csv'
+    if os.environ.get('RADGEN_EXPECTED') == 'write':
+        kept.write_text(text)
+    assert kept.read_text() == text and text.count('\n') > 8
 
 
 def test_readme_is_the_index_notebook():

@@ -12,6 +12,8 @@ __all__ = ['COHORTS', 'PRECISIONS', 'LABEL_TEXTS', 'MODEL_NAMES', 'TRAINED_MODEL
 import math
 import numbers
 
+from .withheld import withheld
+
 # %% ../../nbs/01_core/07_names.ipynb #68e823ed
 COHORTS = ('phantom', 'phantom_link0', 'published', 'tcga', 'files')  # in this order everywhere
 PRECISIONS = ('fp32', 'bf16')  # number formats of training and sampling, never chosen silently
@@ -298,7 +300,9 @@ def number_text(
         return row.verdict.split(':')[0]
     digits = DIGITS.get(metric or row.metric)
     digits = _decimals(row.value) if digits is None else digits
-    return value_text(row.value, row.ci_low, row.ci_high, digits)
+    text = value_text(row.value, row.ci_low, row.ci_high, digits)
+    note = '' if is_finite(row.ci_low) else withheld(metric or row.metric)
+    return f'{text} ({note})' if note else text
 
 # %% ../../nbs/01_core/07_names.ipynb #86ef837d
 NOT_RUN = 'unavailable: not part of this run'  # a verdict of tables

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ..core.intervals import interval_note
 from ..core.rows import ok_rows, pick
 from ..core.verdicts import MIN_PERMUTATIONS, n_permutations
+from ..core.withheld import no_interval_note
 
 # %% ../../nbs/10_report/08_findings.ipynb #6faf3b9a
 class Lookup:
@@ -56,7 +56,7 @@ def with_interval(
 ) -> str:  # '0.58 [0.53, 0.63]'
     "A row's number with its interval, where it has one, or why the interval is withheld."
     if not math.isfinite(row.ci_low):
-        note = interval_note(row)
+        note = no_interval_note(row)
         return decimal(row.value, digits) + (f' ({note})' if note else '')
     low, high = decimal(row.ci_low, digits), decimal(row.ci_high, digits)
     return f'{decimal(row.value, digits)} [{low}, {high}]'

@@ -15,6 +15,7 @@ from ..core.paths import read_json
 from ..core.results import read_rows
 from ..core.rows import pick
 from ..core.verdicts import use_verdicts
+from ..core.withheld import withhold
 from .conclusions import describe_audit
 from .describe import describe_outcomes, sibling_sentence
 from .scorecard import scorecard, table_scorecard
@@ -91,7 +92,7 @@ def scorecard_markdown(
     path = Path(results) / 'results.csv' if Path(results).is_dir() else Path(results)
     recorded = path.with_name('provenance.json')
     use_verdicts(read_json(recorded).get('verdicts') if recorded.exists() else None)
-    lines = table_scorecard(scorecard(read_rows(path))).to_dict('records')
+    lines = table_scorecard(scorecard(withhold(read_rows(path)))).to_dict('records')
     table = pd.DataFrame(map(_markdown_line, lines))
     cells = lambda line: '| ' + ' | '.join(str(x).replace('|', '\\|') for x in line) + ' |'
     rule = '|' + '---|' * table.shape[1]

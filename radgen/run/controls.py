@@ -26,9 +26,11 @@ def write_claims(
     "Judge the claims on the rows of both controls, and write them beside the results."
     from radgen.core.results import read_rows
     from radgen.core.verdicts import use_verdicts
+    from radgen.core.withheld import withhold
     from radgen.validate.link import claims_sentence, link_claims
 
-    rows = [read_rows(figures_dir(cohort, profile) / 'results.csv') for cohort in CONTROLS]
+    paths = [figures_dir(cohort, profile) / 'results.csv' for cohort in CONTROLS]
+    rows = [withhold(read_rows(path)) for path in paths]
     use_verdicts(settings(profile, CONTROLS[1])['verdicts'])
     claims = link_claims(*rows)
     path = figures_dir('phantom_link0', profile) / 'link_claims.csv'
@@ -40,7 +42,7 @@ def write_claims(
     log(f'  {relpath(path)}')
     return claims
 
-
+# %% ../../nbs/11_run/11_controls.ipynb #1dc653ec
 def validate(
     profile: str = 'quick',
     jobs: int | None = None,  # notebooks at a time

@@ -17,6 +17,7 @@ from ..core.paths import figures_dir, model_dir, runs_dir
 from ..core.results import Rows, write_rows
 from ..core.style import save_figure, use_style
 from ..core.verdicts import use_verdicts
+from ..core.withheld import withhold
 
 # %% ../../nbs/11_run/08a_study.ipynb #611d0206
 @dataclass(frozen=True)
@@ -64,10 +65,10 @@ def write(
     study: Study,
     rows: Rows | pd.DataFrame,
 ) -> pd.DataFrame:  # the rows as a table
-    "Write the rows of a notebook to its run."
+    "Write the rows of a notebook to its run; returned as they may be read, see `withhold`."
     frame = rows.frame() if isinstance(rows, Rows) else rows
     write_rows(frame, study.run / 'rows' / f'{study.name}.csv')
-    return frame
+    return withhold(frame)
 
 
 def _source(study):
