@@ -1,8 +1,11 @@
 """Tests named beforehand, families of tests, and the size of the rules on noise."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from radgen.core.paths import RadgenError
 from radgen.core.results import Rows, null_interval
@@ -15,6 +18,7 @@ from radgen.evaluate.nulls import (
     shared_keys,
 )
 from radgen.evaluate.outcomes import nested_scores
+from radgen.evaluate.refolded import refold, refolded_rows, refolded_sentence
 
 
 def noise_table(seed, n=60, d=4, folds=5):
@@ -130,3 +134,53 @@ def test_a_named_test_of_a_rare_label_says_why_it_has_no_p():
     rows = Rows(condition='expression')
     named_test_rows(rows, refit, 19, label='er')
     assert rows.frame().verdict[0].startswith('not estimable')
+
+
+# --- other folds ------------------------------------------------------------------------------
+
+
+def noise_tests(n, k, seed=0):
+    "Noise features with k settings of one logistic model, and labels of n patients."
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((k, n, 8)), np.arange(n) % 3 == 0
+
+
+def test_a_low_score_of_noise_is_one_of_its_folds():
+    "The lowest of many own assignments is no property of the features."
+    (X,), y = noise_tests(90, 1)
+    how = dict(n_folds=3, classifier='logistic')
+    own = refold(X, y, np.arange(90), 30, seed=5, **how)
+    lowest = own.values.min()
+    others = refold(X, y, np.arange(90), 20, seed=71, **how)
+    assert lowest < others.total().value and others.total().high > 0.5
+    assert 'one of its folds' in refolded_sentence('er', lowest, others, below=True)
+
+
+def test_a_fault_in_the_data_is_below_chance_in_every_fold():
+    "A patient whose twin has the other label is learned the wrong way round."
+    rng = np.random.default_rng(1)
+    X = np.repeat(rng.standard_normal((60, 6)), 2, axis=0)
+    y, patients = np.tile([0, 1], 60), np.arange(120)
+    tree = refold(X, y, patients, 6, n_folds=5, classifier='xgboost')
+    assert tree.total().high < 0.5
+    assert 'whatever the folds' in refolded_sentence('er', 0.2, tree, below=True)
+
+
+def test_the_total_interval_holds_the_folds():
+    (X,), y = noise_tests(80, 1, seed=3)
+    r = refold(X, y, np.arange(80), 12, n_folds=4, classifier='logistic')
+    assert len(set(np.round(r.values, 6))) > 1, 'the same folds were drawn again'
+    within = np.mean(((r.high - r.low) / 2 / stats.t.ppf(0.975, 79)) ** 2)
+    total = r.total()
+    half = (total.high - total.low) / 2
+    assert half > stats.norm.ppf(0.975) * np.sqrt(within + r.fold_sd**2 / 12) * 0.99
+    assert r.values.mean() == pytest.approx(total.value)
+
+
+def test_one_assignment_has_no_total_interval():
+    (X,), y = noise_tests(80, 1)
+    r = refold(X, y, np.arange(80), 1, n_folds=4, classifier='logistic')
+    assert math.isnan(r.total().low) and math.isnan(r.fold_sd)
+    rows = Rows()
+    refolded_rows(rows, r, label='er')
+    assert [row['metric'] for row in rows.rows] == ['auroc_refolded']

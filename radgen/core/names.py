@@ -137,6 +137,8 @@ _DATA_NAMES = dict(
 _OUTCOME_NAMES = OUTCOME_METRICS | dict(
     logrank='log-rank statistic',
     auroc_pooled='AUROC, folds together',
+    auroc_refolded='AUROC, mean of other fold assignments',
+    auroc_fold_sd='AUROC, standard deviation of fold assignments',
     auroc_p='AUROC, permutation p of the named test',
     auroc_p_family='AUROC, family-wise permutation p',
     concordance_p_family='concordance, family-wise permutation p',
@@ -266,7 +268,8 @@ def count_text(
 
 # %% ../../nbs/01_core/07_names.ipynb #a431f19d
 _TWO_DECIMALS = """
-    auroc auprc concordance concordance_ipcw retrieval retrieval_top1 retrieval_difference
+    auroc_pooled auroc_refolded auroc auprc
+    concordance concordance_ipcw retrieval retrieval_top1 retrieval_difference
     radiomics_frechet legacy_fid legacy_fid_ratio condition_sensitivity copy_ratio copy_z
     membership_auroc copy_threshold
     probe_r probe_r2 tstr_auroc tstr_gain confounding extrapolation precision recall
@@ -275,7 +278,7 @@ _TWO_DECIMALS = """
 _THREE_DECIMALS = (
     'ssim ssim_definition ms_ssim coverage logrank_p retrieval_p copy_p tstr_auroc_p '
     'copy_rate copy_rate_p copy_visible membership_auroc_p '
-    'auroc_p auroc_p_family concordance_p_family'.split()
+    'auroc_p auroc_p_family auroc_fold_sd concordance_p_family'.split()
 )
 
 DIGITS = dict.fromkeys(_TWO_DECIMALS, 2) | dict.fromkeys(_THREE_DECIMALS, 3)
