@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit
 from sklearn.decomposition import PCA
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -11,6 +12,16 @@ from radgen.core.paths import RadgenError
 from radgen.core.results import MIN_CLASS, Rows
 from radgen.data.published import load_published
 from radgen.data.release import published_available
+from radgen.evaluate.calibration import (
+    OF_DECISIONS,
+    OF_PROBABILITIES,
+    brier_skill,
+    calibration_intercept,
+    calibration_rows,
+    calibration_slope,
+    decided,
+    net_benefit,
+)
 from radgen.evaluate.clusters import omic_clusters
 from radgen.evaluate.explain import shap_summary
 from radgen.evaluate.folds import OmicsStep, fold_table
@@ -319,3 +330,49 @@ def test_imaged_patients_are_not_estimable():
     for label in ('subgroup', 'er', 'her2'):
         s = nested_scores(genes.loc[imaged], cohort.labels[label].reindex(imaged), imaged)
         assert s.verdict.startswith('not estimable'), label
+
+
+# --- probabilities ----------------------------------------------------------------------------
+
+
+def scored(label, score, fold):
+    index = pd.Index([f'P{i:03d}' for i in range(len(label))], name='patient_id')
+    frame = pd.DataFrame(dict(label=label, score=score, fold=fold, train_score=score), index)
+    return ScoreTable(frame, 'xgboost', n_folds=len(set(fold)), seed=0)
+
+
+def test_held_out_patients_do_not_choose_their_threshold():
+    label, fold = np.r_[np.ones(20), np.zeros(20)], np.r_[np.zeros(20), np.ones(20)].astype(int)
+    score = np.full(40, 0.5)
+    chosen = decided(scored(label, score, fold))
+    assert chosen[:20].all() and not chosen[20:].any()  # thresholds 0 and 1: of the other fold
+
+
+@pytest.mark.parametrize('slope', [0.5, 1, 2])
+@pytest.mark.parametrize('shift', [-1, 0, 1])
+def test_slope_and_intercept_are_those_that_were_put_in(slope, shift):
+    rng = np.random.default_rng(3)
+    z = rng.normal(0, 1.5, 60_000)
+    y = rng.random(60_000) < expit(z)
+    assert calibration_slope(y, expit(z / slope)) == pytest.approx(slope, abs=0.06)
+    assert calibration_intercept(y, expit(z + shift)) == pytest.approx(-shift, abs=0.05)
+
+
+def test_brier_skill_of_the_prevalence_is_zero():
+    y = np.arange(40) < 10
+    assert brier_skill(y, np.full(40, 0.25)) == pytest.approx(0)
+    assert brier_skill(y, y.astype(float)) == 1 and brier_skill(y, 1.0 - y) < -1
+
+
+def test_probabilities_of_few_patients_have_no_interval():
+    rows, rng = Rows(), np.random.default_rng(0)
+    calibration_rows(rows, scored(np.arange(8) % 2, rng.random(8), np.arange(8) % 4), label='er')
+    assert [r['metric'] for r in rows.rows] == [*OF_PROBABILITIES, *OF_DECISIONS]
+    assert all(r['ci_low'] is None for r in rows.rows)
+
+
+def test_net_benefit_of_all_is_that_of_the_prevalence():
+    y = np.arange(50) < 20
+    for t in (0.1, 0.4, 0.7):
+        assert net_benefit(y, np.ones(50), t) == pytest.approx(0.4 - 0.6 * t / (1 - t))
+        assert net_benefit(y, np.zeros(50), t) == 0

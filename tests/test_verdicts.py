@@ -261,7 +261,7 @@ def test_a_published_fidelity_is_not_compared_with_folds_over_patients():
     images = score[score.metric.isin(['mse', 'ssim', 'legacy_fid'])]
     over_patients = images[images.protocol == 'patient']
     assert len(over_patients) and set(over_patients.conclusion) == {'not comparable'}
-    assert over_patients.why.str.startswith('protocol').all()
+    assert over_patients.why.str.startswith('folds over patients').all()
     outcomes = score[score.label.notna() & (score.protocol == 'patient')]
     assert len(outcomes) and not outcomes.why.str.startswith('protocol').any()
 

@@ -139,6 +139,12 @@ _OUTCOME_NAMES = OUTCOME_METRICS | dict(
     auroc_pooled='AUROC, folds together',
     auroc_refolded='AUROC, mean of other fold assignments',
     auroc_fold_sd='AUROC, standard deviation of fold assignments',
+    brier='Brier score',
+    brier_skill='Brier skill',
+    calibration_slope='calibration slope',
+    calibration_intercept='calibration intercept',
+    balanced_accuracy='balanced accuracy',
+    f1='F1',
     auroc_p='AUROC, permutation p of the named test',
     auroc_p_family='AUROC, family-wise permutation p',
     concordance_p_family='concordance, family-wise permutation p',
@@ -268,7 +274,8 @@ def count_text(
 
 # %% ../../nbs/01_core/07_names.ipynb #a431f19d
 _TWO_DECIMALS = """
-    auroc_pooled auroc_refolded auroc auprc
+    auroc_pooled auroc_refolded auroc auprc brier_skill balanced_accuracy f1
+    calibration_slope calibration_intercept
     concordance concordance_ipcw retrieval retrieval_top1 retrieval_difference
     radiomics_frechet legacy_fid legacy_fid_ratio condition_sensitivity copy_ratio copy_z
     membership_auroc copy_threshold
@@ -278,7 +285,7 @@ _TWO_DECIMALS = """
 _THREE_DECIMALS = (
     'ssim ssim_definition ms_ssim coverage logrank_p retrieval_p copy_p tstr_auroc_p '
     'copy_rate copy_rate_p copy_visible membership_auroc_p '
-    'auroc_p auroc_p_family auroc_fold_sd concordance_p_family'.split()
+    'auroc_p auroc_p_family auroc_fold_sd brier concordance_p_family'.split()
 )
 
 DIGITS = dict.fromkeys(_TWO_DECIMALS, 2) | dict.fromkeys(_THREE_DECIMALS, 3)

@@ -9,8 +9,15 @@ __all__ = ['models', 'training', 'folds', 'disjoint', 'internal', 'external', 'b
 # %% ../../nbs/10_report/13_result_facts.ipynb #e8938f94
 import pandas as pd
 
-from ..core.names import MODEL_NAMES, TRAINED_MODELS, count_text, label_text, model_text
-from ..core.rows import pick
+from radgen.core.names import (
+    MODEL_NAMES,
+    TRAINED_MODELS,
+    count_text,
+    label_text,
+    metric_text,
+    model_text,
+)
+from ..core.rows import ok_rows, pick
 from .facts import Answer, RunFacts, fact, listed, places, span
 
 # %% ../../nbs/10_report/13_result_facts.ipynb #d7f22dbd
@@ -163,8 +170,9 @@ def tests(run: RunFacts) -> Answer | None:
 @fact
 def calibration(run: RunFacts) -> Answer | None:
     "Whether calibration was measured."
-    n = int(run.rows.metric.str.contains('calibration|brier', case=False).sum())
-    text = f'{n} rows' if n else 'none: no row of a calibration metric'
+    rows = ok_rows(run.rows[run.rows.metric.str.contains('calibration|brier', case=False)])
+    kinds = listed([metric_text(m) for m in rows.metric.unique()])
+    text = f'{len(rows)} rows: {kinds}' if len(rows) else 'none: no row of a calibration metric'
     return Answer(text, 'rows/metric') if len(run.rows) else None
 
 
