@@ -23,9 +23,9 @@ from ..core.results import Rows
 from ..data.splits import patient_folds
 from ..evaluate.features import radiomics_features
 from radgen.evaluate.unpaired import (
+    join_sets,
     similarity_row,
     trivial_sets,
-    two_sets,
     unpaired_reference_rows,
     unpaired_rows,
 )
@@ -122,7 +122,7 @@ def _set_distances(rows, task, progress):
     alike = dict(n_boot=task.n_boot, seed=seed)
     similarity_row(rows, real, patients, **alike, model='real', role='reference')
     for fields, images, owners in _with_roles(task):
-        sets = two_sets(features, measure(images), patients, owners)
+        sets = join_sets(features, measure(images), patients, owners)
         unpaired_rows(rows, sets, seed=seed, **fields)
         similarity_row(rows, images, owners, **alike, **fields)
 

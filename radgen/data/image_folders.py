@@ -39,8 +39,8 @@ def image_files(
     files = sorted(p for p in visible if (folder / p).is_file())
     known = 'PNG, TIFF, JPEG and npy are read'
     require(files, f'{relpath(folder)}: no image ({role}); {known}')
-    few = f'{len(files)} images ({role}); {MIN_IMAGES} are needed at least'
-    require(len(files) >= MIN_IMAGES, f'{relpath(folder)}: {few}')
+    message = f'{len(files)} images ({role}); {MIN_IMAGES} are needed at least'
+    require(len(files) >= MIN_IMAGES, f'{relpath(folder)}: {message}')
     return files
 
 # %% ../../nbs/02_data/10b_image_folders.ipynb #80703e90

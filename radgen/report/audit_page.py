@@ -81,9 +81,9 @@ def fidelity_sentence(
         ends = difference(rows, ours, control, -1)
         word = standing(*ends, rule) if np.isfinite(ends).all() else 'imprecise'
         (better if word == 'better' else other).append(model_text(name))
-    said = f'nearer to real images than {" and ".join(better)}' if better else ''
+    text_better = f'nearer to real images than {" and ".join(better)}' if better else ''
     open_ = f'not shown to be nearer than {" and ".join(other)}' if other else ''
-    text = f'Fidelity: {", and ".join(filter(None, (said, open_)))}'
+    text = f'Fidelity: {", and ".join(filter(None, (text_better, open_)))}'
     text += f' (KID {number_text(ours)}, real against real {number_text(real)}).'
     recall, beside = _number(rows, 'recall'), _number(rows, 'recall', model='real')
     if recall is None or beside is None:
@@ -96,16 +96,16 @@ def condition_sentence(
     rows: pd.DataFrame,  # of an `ImageAudit`
 ) -> str:
     "Whether the images depend on the patient, and whether a label can be learned from them."
-    said = []
+    parts = []
     for metric, what in (('retrieval', 'own patient found'), ('tstr_auroc', 'trained on these')):
         row = _number(rows, metric)
         p = _number(rows, f'{metric}_p')
         if row is not None:
             label = f'{label_text(row.label)}, ' if isinstance(row.label, str) else ''
             p_text = f', {_p_text(p.value)}' if p is not None else ''
-            said.append(f'{label}{what}: {number_text(row)}{p_text}')
-    if said:
-        return f'Condition (chance is 0.5): {"; ".join(said)}.'
+            parts.append(f'{label}{what}: {number_text(row)}{p_text}')
+    if parts:
+        return f'Condition (chance is 0.5): {"; ".join(parts)}.'
     why = pick(rows, metric='retrieval', model='generated').verdict
     return f'Condition: {why.iloc[0] if len(why) else "not run"}.'
 

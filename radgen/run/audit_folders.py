@@ -166,8 +166,8 @@ def audit_folders(
     audit.notes[:0] = _folder_notes(read)
     given = folders | dict(patients=patients) | tables | dict(max_images=max_images, seed=seed)
     record = _record(given | dict(white=white) | settings, read, audit)
-    files, shown = {k: x.files for k, x in read.items()}, _shown_settings(record)
-    _write(out, render_audit(audit, files, shown), audit.rows, record)
+    files, settings_text = {k: x.files for k, x in read.items()}, _shown_settings(record)
+    _write(out, render_audit(audit, files, settings_text), audit.rows, record)
     return audit
 
 

@@ -202,9 +202,9 @@ def run_audit(
     how = dict(max_images=max_images, white=white, seed=seed)
     audit = audit_folders(generated, training, out, held_out, **tables, **how)
     print(*audit.notes, *audit_answers(audit), sep='\n')
-    for part, said in audit.parts.items():
-        if said != 'run':
-            print(f'{part}: {said}')
+    for part, verdict in audit.parts.items():
+        if verdict != 'run':
+            print(f'{part}: {verdict}')
     print(f'the page: {relpath(Path(out) / "audit.html")}')
 
 # %% ../../nbs/11_run/14_cli.ipynb #65fa2c16
