@@ -360,7 +360,7 @@ def _ratio_pair(images, owners, sets):
     apart = distance_ratios(*of, owners if shared else None)
     return (distance_ratios(*of) if shared else apart), apart
 
-
+# %% ../../nbs/08_audit/02a_copy_rate.ipynb #13ea7bc0
 def _set_frames(sets, seed):
     "Ratios of real images, of generated ones and of training images as if they were generated."
     some = some_rows(len(sets.training), MAX_QUERIES, seed)

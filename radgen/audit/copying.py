@@ -8,6 +8,7 @@ __all__ = ['EXACT_WORK', 'BLOCK_PAIRS', 'pixel_distances', 'image_blocks', 'near
 
 # %% ../../nbs/08_audit/02_copying.ipynb #b2bc5074
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -60,7 +61,7 @@ BLOCK_PAIRS = 2**24  # distances in memory at once: 128 MB
 def image_blocks(
     images,  # [n, H, W]
     others,  # [m, H, W]
-):  # of (rows of `images`, distances [rows, m]), in order
+) -> Iterator:  # of (rows of `images`, distances [rows, m]), in order
     "Distances of every pair, a block of images at a time."
     rows = max(1, BLOCK_PAIRS // max(1, len(others)))
     for i in range(0, len(images), rows):

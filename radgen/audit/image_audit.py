@@ -188,7 +188,7 @@ def _sources(task, tested):
         sources['nearest_copy'] = _condition_copies(task, who), who
     return sources
 
-
+# %% ../../nbs/08_audit/15_image_audit.ipynb #97e0c728
 def _tstr_rows(rows, task):
     s, folds = task.sets, _tested_folds(task)
     known = set(s.held_out_patients) <= set(
@@ -255,7 +255,7 @@ def _notes(task, generator):
     if s.held_out is None:
         yield 'Fidelity is measured to the training images, which favours a generator that copies.'
 
-
+# %% ../../nbs/08_audit/15_image_audit.ipynb #f8b63846
 def audit_images(
     task: AuditTask,
     progress: bool = False,

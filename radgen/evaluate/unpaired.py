@@ -52,7 +52,7 @@ class TwoSets:
         "Rows by set."
         return rows[rows < self.n], rows[rows >= self.n]
 
-
+# %% ../../nbs/07_evaluate/07b_unpaired.ipynb #d5cb3361
 def join_sets(
     real,  # [n, d] features; nan where undefined
     generated,  # [m, d]

@@ -91,7 +91,7 @@ def fidelity_sentence(
     shares = f'{recall.value:.0%} of the real images lie among the generated ones'
     return f'{text} Diversity: {shares}, {beside.value:.0%} among other real ones.'
 
-
+# %% ../../nbs/10_report/18_audit_page.ipynb #bdef012b
 def condition_sentence(
     rows: pd.DataFrame,  # of an `ImageAudit`
 ) -> str:
@@ -163,7 +163,7 @@ def _beside(rows, row, roles):
     of = [f'{model_text(r.model)} {number_text(r)}' for _, r in ok_rows(same).iterrows()]
     return '; '.join(of) or '–'
 
-
+# %% ../../nbs/10_report/18_audit_page.ipynb #fe1508f9
 def audit_table(
     rows: pd.DataFrame,  # of an `ImageAudit`
 ) -> pd.DataFrame:  # one line per number of the generated images, all text
@@ -237,7 +237,7 @@ def _counts_text(sets):
     n, m = len(sets.generated), len(sets.training)
     return f'{n:,} generated, {m:,} training, {held} held out · {size} pixels'
 
-
+# %% ../../nbs/10_report/18_audit_page.ipynb #6d8c91ab
 def render_audit(
     audit: ImageAudit,
     names: dict | None = None,  # 'generated' and 'training' -> file names, for the pairs

@@ -9,9 +9,13 @@ __all__ = ['ROLES_READ', 'RECORD', 'audit_folders']
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..core.checks import require
 from ..core.paths import RadgenError, make_folder, package_versions, relpath, write_json
+
+if TYPE_CHECKING:
+    from radgen.audit.image_audit import ImageAudit
 
 ROLES_READ = dict(generated='generated', training='training', held_out='held-out')
 
@@ -93,7 +97,7 @@ def _move(part, out):
         raise RadgenError(f'{relpath(out)}: cannot be written ({e.strerror}); see to it') from None
     shutil.rmtree(old, ignore_errors=True)
 
-
+# %% ../../nbs/11_run/13a_audit_folders.ipynb #08e30fe0
 def _write(out, page, rows, record):
     "The page, the rows and the record; git ignores the folder, for it holds images."
     from radgen.core.results import write_rows
@@ -131,6 +135,15 @@ def _record(given, read, audit):
         packages=package_versions(),
     )
 
+# %% ../../nbs/11_run/13a_audit_folders.ipynb #2b548004
+def _shown_settings(record):
+    "Settings and digests as lines of the page."
+    lines = {k.replace('_', ' '): v for k, v in record['settings'].items()}
+    for name, x in record['folders'].items():
+        text = f'{x["folder"]}: {x["images"]:,} images, {x["read"]:,} read, digest {x["digest"]}'
+        lines[ROLES_READ[name]] = text
+    return lines | {'radgen': record['radgen']}
+
 # %% ../../nbs/11_run/13a_audit_folders.ipynb #d66a0a03
 def audit_folders(
     generated: str | Path,  # images of any generator
@@ -146,7 +159,7 @@ def audit_folders(
     seed: int = 0,
     progress: bool = True,
     **settings,  # n_boot, n_permutations
-):  # an ImageAudit
+) -> 'ImageAudit':
     "Audit folders of images and write the page."
     from radgen.audit.copy_rate import image_sets
     from radgen.audit.image_audit import audit_images, audit_task
@@ -169,12 +182,3 @@ def audit_folders(
     files, settings_text = {k: x.files for k, x in read.items()}, _shown_settings(record)
     _write(out, render_audit(audit, files, settings_text), audit.rows, record)
     return audit
-
-
-def _shown_settings(record):
-    "Settings and digests as lines of the page."
-    lines = {k.replace('_', ' '): v for k, v in record['settings'].items()}
-    for name, x in record['folders'].items():
-        text = f'{x["folder"]}: {x["images"]:,} images, {x["read"]:,} read, digest {x["digest"]}'
-        lines[ROLES_READ[name]] = text
-    return lines | {'radgen': record['radgen']}
