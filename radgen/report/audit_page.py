@@ -36,7 +36,7 @@ ALARM = 0.05  # a p value up to here is an alarm
 
 def _number(rows, metric, model='generated'):
     "The row with a number; None where there is none."
-    return first_ok(pick(rows[~_is_null(rows)], metric=metric, model=model))
+    return first_ok(pick(ok_rows(rows[~_is_null(rows)]), metric=metric, model=model))
 
 
 def _is_null(rows):
@@ -138,6 +138,8 @@ def fig_image_audit(
         lines = _estimate_lines(audit.rows, metric)
         if lines:
             draw_estimates(ax, lines, xlabel=metric_text(metric))
+            if metric == 'kid':  # controls are far away, and values may lie below 0
+                ax.set_xscale('symlog', linthresh=1)
         else:
             empty_panel(ax, f'{metric_text(metric)}: not estimable')
     return fig
