@@ -285,7 +285,7 @@ def test_without_held_out_images_and_with_patients_on_both_sides(sets):
         (dict(held_out=lambda x: x[:0]), 'held-out: shape'),
         (dict(patients=lambda x: x[1:]), 'training: 39 patients for 40 images'),
         (dict(patients=lambda x: [None, *x[1:]]), r'training: image 0 \(counted from 0\) has no'),
-        (dict(patients=lambda x: ['one'] * 40), 'of 1 patients; a distance ratio needs 3'),
+        (dict(patients=lambda x: ['one'] * 40), 'of 1 patients; a distance ratio needs 2'),
     ],
 )
 def test_what_cannot_be_compared_is_refused(sets, change, message):

@@ -407,7 +407,9 @@ def test_the_commands_and_their_options():
     for name in cli.COMMANDS:
         _, text, _ = finish(command(name, '--help'))
         helps[name] = set(re.findall(r'--[a-z-]+', text)) - {'--help'}
-    assert set(helps) == set('paper validate fetch generate project doctor bench notebook'.split())
+    assert set(helps) == set(
+        'paper validate fetch generate audit project doctor bench notebook'.split()
+    )
     assert helps['paper'] == {
         *('--cohort', '--manifest', '--profile', '--jobs', '--upto', '--audit', '--dry-run'),
         '--executor',
@@ -415,6 +417,10 @@ def test_the_commands_and_their_options():
     assert helps['generate'] == {
         *('--checkpoint', '--conditions', '--out', '--samples', '--sampler', '--steps'),
         *('--guidance', '--seed', '--kind', '--png', '--restart', '--compile'),
+    }
+    assert helps['audit'] == {
+        *('--generated', '--training', '--held-out', '--patients', '--conditions', '--labels'),
+        *('--out', '--max-images', '--white', '--seed'),
     }
     assert helps['notebook'] == {'--file', '--parameters'}
 

@@ -13,8 +13,8 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from .common import patient_means
-from .copy_rate import ImageSets
-from .copying import pixel_distances
+from .copy_rate import MAX_QUERIES, ImageSets, some_rows
+from .copying import image_blocks
 from ..core.checks import listing, require
 from ..core.intervals import Interval, auroc_interval, logit_bootstrap
 from ..core.results import Null, Rows, add_interval_row, check_sample_size
@@ -27,7 +27,8 @@ def generated_distances(
 ) -> pd.Series:  # index patient
     "Distance of each patient's images to the nearest generated image, mean over images."
     require(len(generated), 'no generated image: there is no distance to the nearest')
-    return patient_means(pixel_distances(real, generated).min(1), patients)
+    nearest = [d.min(1) for _, d in image_blocks(real, generated)]
+    return patient_means(np.concatenate(nearest), patients)
 
 
 def _mean_auroc(member, distances):
@@ -132,14 +133,15 @@ def audit_set_membership(
     n_permutations: int = 999,
     seed: int = 0,
 ) -> MembershipAudit:
-    "Training against held-out patients. Refuses patients who are in both sets."
+    "Training (at most `MAX_QUERIES` images) against held-out patients; none may be in both."
     require(sets.held_out is not None, 'membership needs held-out images; give some')
     both = sorted(set(sets.patients) & set(sets.held_out_patients))
     message = f'patients in training and held out ({listing(both)}): give each to one set'
     require(not both, message)
+    some = some_rows(len(sets.training), MAX_QUERIES, seed)
     to_generated = lambda images, who: generated_distances(images, who, sets.generated)
     parts = (
-        to_generated(sets.training, sets.patients),
+        to_generated(sets.training[some], sets.patients[some]),
         to_generated(sets.held_out, sets.held_out_patients),
     )
     distances = pd.concat(parts).to_frame('generator')

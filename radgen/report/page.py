@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TABLES', 'SECTIONS', 'GLOSSARY', 'tables', 'write_tables', 'kind_of', 'show_table', 'audit_sentences',
-           'render_report']
+           'page_template', 'page_style', 'render_report']
 
 # %% ../../nbs/10_report/16_page.ipynb #bb8728f6
 from importlib.resources import files
@@ -196,13 +196,17 @@ def _view(name, table):
     return dict(title=kind.title, caption=kind.caption, n_lines=len(table), html=Markup(html))
 
 
-def _template():
+def page_template(
+    name: str = 'template.html',  # of this room
+) -> jinja2.Template:
+    "A page that escapes what comes from data, and refuses a field that is not given."
     loader = jinja2.PackageLoader('radgen.report', '')
     env = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    return env.get_template('template.html')
+    return env.get_template(name)
 
 
-def _style():
+def page_style() -> Markup:
+    "The style sheet of every page."
     return Markup(files('radgen.report').joinpath('style.css').read_text(encoding='utf-8'))
 
 # %% ../../nbs/10_report/16_page.ipynb #83402d0d
@@ -212,7 +216,7 @@ def _fields(rows, tables, figures, facts, simulated):
     tables = {name: tables.get(name, pd.DataFrame()) for name in TABLES} | tables
     cohort, profile = facts['cohort'], facts['profile']
     return dict(
-        css=_style(),
+        css=page_style(),
         simulated=simulated,
         cohort=cohort,
         profile=profile,
@@ -245,7 +249,7 @@ def render_report(
     missing = [name for name in ('cohort', 'profile') if name not in facts]
     require(not missing, lambda: f'report: facts lack {missing[0]!r}; name cohort and profile')
     fields = _fields(rows, tables, figures, facts, is_simulated(rows, facts))
-    page = _template().render(**fields)
+    page = page_template().render(**fields)
     with atomic(out) as tmp:
         tmp.write_text(page.lstrip(), encoding='utf-8')
     return out
