@@ -263,7 +263,7 @@ def test_a_published_fidelity_is_not_compared_with_folds_over_patients():
     assert len(over_patients) and set(over_patients.conclusion) == {'not comparable'}
     assert over_patients.why.str.startswith('folds over patients').all()
     outcomes = score[score.label.notna() & (score.protocol == 'patient')]
-    assert len(outcomes) and not outcomes.why.str.startswith('protocol').any()
+    assert len(outcomes) and not outcomes.why.str.startswith('folds over patients').any()
 
 
 def test_an_under_trained_model_is_not_compared():
