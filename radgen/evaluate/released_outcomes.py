@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RELEASED_SPACE', 'ARMS', 'row_standardized', 'pca_of_all', 'noise_like', 'SplitScores', 'auprc_interpolated',
-           'collect_scores', 'released_splits', 'compare_arms', 'released_rows', 'fig_released']
+           'collect_scores', 'released_splits', 'compare_arms', 'released_rows', 'released_classifier', 'fig_released']
 
 # %% ../../nbs/07_evaluate/10a_released_outcomes.ipynb #49e40d77
 from dataclasses import dataclass, field
@@ -16,9 +16,9 @@ from sklearn.decomposition import PCA
 from sklearn.model_selection import RandomizedSearchCV, train_test_split
 
 from ..core.checks import require
-from ..core.results import Rows, null_interval
+from ..core.results import Rows, class_verdict, null_interval
 from ..core.seeds import derive_seed
-from ..core.style import GREY, SERIES_COLOURS, new_figure
+from ..core.style import GREY, SERIES_COLOURS, empty_panel, new_figure
 from .inputs import binary
 from .outcomes import make_classifier
 from .scores import auroc
@@ -153,11 +153,11 @@ def released_splits(
     return collect_scores(done, ('auroc', 'auprc'), **facts)
 
 # %% ../../nbs/07_evaluate/10a_released_outcomes.ipynb #69a23ccf
-ARMS = {  # input of the recipe -> role and extractor of its rows
-    'images': dict(role='model', extractor='radiomics'),
+ARMS = {  # input of the recipe -> what its rows say; images keep their model and extractor
+    'images': dict(role='model'),
     'noise': dict(role='control', model='noise', extractor='noise'),
     'omics': dict(role='upper_bound', model='omics_direct', extractor='omics'),
-    'permuted': dict(role='null', extractor='radiomics'),
+    'permuted': dict(role='null'),
 }
 
 
@@ -196,13 +196,41 @@ def released_rows(
     arms: dict,  # of `compare_arms`
     published: dict,  # metric -> {'published': value, 'preprint': value}
     model: str = 'cpdm',  # that made the images
+    extractor: str = 'radiomics',  # of the images
     **fields,  # label, classifier, ...
 ):
     "The distribution over splits of every arm, and its share at or above published values."
     for arm, scores in arms.items():
         row = dict(model=model, subset='test', protocol='released', estimator=scores.recipe)
         row |= dict(n=scores.n, n_events=scores.n_events) | fields | ARMS[arm]
+        row['extractor'] = row.get('extractor', extractor)
         _arm_rows(rows, scores, published, row)
+
+# %% ../../nbs/07_evaluate/10a_released_outcomes.ipynb #27ae1a70
+def released_classifier(
+    rows: Rows,  # rows are appended here
+    images: pd.DataFrame,  # [n, d] features of one image per patient
+    omics: pd.DataFrame,  # [n, m] of the same patients
+    y: pd.Series,  # [n] in {0, 1}, nan where unknown
+    published: dict,  # as in `released_rows`
+    *,
+    tuning: dict,  # n_splits, n_draws, inner_folds, seed of `released_splits`
+    **fields,  # label, model, extractor
+) -> dict:  # arms of `compare_arms`; empty where the label is not estimable
+    "All arms of the classifier recipe for one label, and their rows."
+    fields |= dict(classifier='xgboost')
+    verdict = class_verdict(y)
+    if verdict != 'ok':
+        absent = dict(protocol='released', subset='test', role='model', verdict=verdict)
+        for metric in ('auroc', 'auprc'):
+            rows.add(metric=metric, **absent | fields)
+        return {}
+    known = np.flatnonzero(np.isfinite(np.asarray(y, dtype=float)))
+    labels = np.asarray(y, dtype=float)[known]
+    score = lambda Z, permute: released_splits(Z, labels, permute=permute, **tuning)
+    arms = compare_arms(score, images.iloc[known], omics.iloc[known], tuning['seed'])
+    released_rows(rows, arms, published, **fields)
+    return arms
 
 # %% ../../nbs/07_evaluate/10a_released_outcomes.ipynb #6584b40f
 _ARM_TEXTS = dict(images='images', noise='noise', omics='omics', permuted='permuted outcome')
@@ -221,12 +249,21 @@ def _draw_arms(ax, arms, metric):
 
 
 def fig_released(
-    panels: dict,  # title -> (arms of `compare_arms`, metric, published value or nan)
+    panels: dict,  # title -> (arms of `compare_arms`, metric, {'published': value} or {})
 ):
     "The score of every split: a point per split, a bar at the mean, a line at the published value."
-    fig, axes = new_figure(2.8, columns=max(1, len(panels)))
-    for ax, (title, (arms, metric, published)) in zip(axes[0], panels.items()):
+    if not panels:
+        fig, axes = new_figure(1.6)
+        empty_panel(axes[0, 0], 'no recipe has a score')
+        return fig
+    columns = min(3, len(panels))
+    n_rows = -(-len(panels) // columns)
+    fig, axes = new_figure(2.8 * n_rows, rows=n_rows, columns=columns)
+    for ax in axes.ravel()[len(panels) :]:
+        ax.set_axis_off()
+    for ax, (title, (arms, metric, stated)) in zip(axes.ravel(), panels.items()):
         _draw_arms(ax, arms, metric)
+        published = stated.get('published', np.nan)
         if np.isfinite(published):
             ax.axhline(published, color=GREY, lw=1, ls='--', label=f'published {published:g}')
             ax.legend(loc='lower right', fontsize=6.5)
