@@ -155,7 +155,7 @@ def released_splits(
 # %% ../../nbs/07_evaluate/10a_released_outcomes.ipynb #69a23ccf
 ARMS = {  # input of the recipe -> what its rows say; images keep their model and extractor
     'images': dict(role='model'),
-    'noise': dict(role='control', model='noise', extractor='noise'),
+    'noise': dict(role='control', model='noise'),
     'omics': dict(role='upper_bound', model='omics_direct', extractor='omics'),
     'permuted': dict(role='null'),
 }

@@ -6,7 +6,6 @@
 __all__ = ['RELEASED_COLUMNS', 'published_values', 'table_released', 'describe_released']
 
 # %% ../../nbs/10_report/06a_as_released.ipynb #785c47e5
-import numpy as np
 import pandas as pd
 
 from ..core.names import NOT_RUN, number_text
@@ -47,7 +46,7 @@ def _released_line(p, part, condition, extractor, recipe):
     known = dict(quantity=p.quantity, condition=condition, extractor=extractor, recipe=recipe)
     texts = [number_text(ours) if ours is not None else NOT_RUN]
     for arm in _ROLES:
-        same = part if arm in ('noise', 'omics') else pick(part, extractor=extractor)
+        same = part if arm == 'omics' else pick(part, extractor=extractor)
         texts.append(_share_text(_arm_row(same, arm, p.metric, 'published')))
     return dict(zip(RELEASED_COLUMNS, [*known.values(), f'{p.published:.2f}', *texts]))
 
@@ -61,9 +60,9 @@ def table_released(
         part = pick(own, label=p.label)
         ours = pick(part, role='model', metric=p.metric)
         keys = ['condition', 'extractor', 'classifier', 'estimator']
-        for (condition, extractor, classifier, recipe), same in ours.groupby(keys, sort=False):
+        for (condition, extractor, classifier, recipe), _ in ours.groupby(keys, sort=False):
             here = pick(part, condition=condition, classifier=classifier)
-            here = here[(here.role != 'model') | here.extractor.eq(extractor)]
+            here = pick(here, extractor=(extractor, 'omics'))
             lines.append(_released_line(p, here, condition, extractor, recipe or classifier))
         if not len(ours):
             lines.append(_released_line(p, ours, '', '', ''))
