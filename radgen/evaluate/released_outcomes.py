@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RELEASED_SPACE', 'ARMS', 'row_standardized', 'pca_of_all', 'noise_like', 'SplitScores', 'auprc_interpolated',
-           'collect_scores', 'released_splits', 'compare_arms', 'released_rows', 'released_classifier', 'fig_released']
+           'collect_scores', 'released_splits', 'compare_arms', 'released_rows', 'released_classifier', 'fig_splits']
 
 # %% ../../nbs/07_evaluate/10a_released_outcomes.ipynb #49e40d77
 from dataclasses import dataclass, field
@@ -65,7 +65,7 @@ RELEASED_SPACE = {  # `uniform(low, width)`, `randint(low, above the highest)`
     'min_child_weight': randint(1, 6),
 }
 
-
+# %% ../../nbs/07_evaluate/10a_released_outcomes.ipynb #d83ce234
 @dataclass(frozen=True)
 class SplitScores:
     "The scores of one recipe over its splits."
@@ -141,8 +141,8 @@ def released_splits(
     require(len(Z) == len(y), f'{len(Z)} rows of features for {len(y)} labels')
     smaller = int(min(y.sum(), len(y) - y.sum()))
     require(smaller, 'labels: all patients have the same; the recipe needs two classes')
-    few = f'labels: {smaller} patients in the smaller class, fewer than {inner_folds} folds'
-    require(smaller >= inner_folds, f'{few}; use fewer folds or another label')
+    message = f'labels: {smaller} patients in the smaller class, fewer than {inner_folds} folds'
+    require(smaller >= inner_folds, f'{message}; use fewer folds or another label')
     done = []
     for k in range(n_splits):
         own = derive_seed('released', seed, k) % 2**31
@@ -247,8 +247,8 @@ def _draw_arms(ax, arms, metric):
     ax.set_xticks(range(len(arms)), [_ARM_TEXTS.get(a, a) for a in arms], rotation=20)
     ax.set_ylim(-0.02, 1.04)
 
-
-def fig_released(
+# %% ../../nbs/07_evaluate/10a_released_outcomes.ipynb #e75da490
+def fig_splits(
     panels: dict,  # title -> (arms of `compare_arms`, metric, {'published': value} or {})
 ):
     "The score of every split: a point per split, a bar at the mean, a line at the published value."

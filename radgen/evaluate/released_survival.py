@@ -53,8 +53,8 @@ def _checked(Z, time, event, least, what):
     early = int((time <= 0).sum())
     require(not early, f'times: {early} of {len(time)} are not above 0; leave these patients out')
     require(event.sum(), 'events: none of the patients died; no pair can be compared')
-    few = f'{len(time)} patients, fewer than {least} {what}'
-    require(len(time) >= least, f'{few}; use fewer of them or more patients')
+    message = f'{len(time)} patients, fewer than {least} {what}'
+    require(len(time) >= least, f'{message}; use fewer of them or more patients')
     return Z, time, event
 
 
@@ -153,6 +153,11 @@ def _usable(survival):
     return np.flatnonzero(known & ~early)
 
 
+def _scorer(recipe, outcome, how):
+    "A recipe as `compare_arms` calls it."
+    return lambda Z, permute: recipe(Z, *outcome, permute=permute, **how)
+
+# %% ../../nbs/07_evaluate/15a_released_survival.ipynb #e77ffd80
 def released_survival(
     rows: Rows,  # rows are appended here
     images: pd.DataFrame,  # [n, d] features of one image per patient
