@@ -178,7 +178,7 @@ def released_survival(
         rows.add(classifier='cox', verdict=verdict, **absent | fields)
         return recipes
     for name, recipe, how in (('cox', released_cox, cox), ('cox search', released_search, search)):
-        score = lambda Z, permute: recipe(Z, *outcome, permute=permute, **how)
+        score = _scorer(recipe, outcome, how)
         recipes[name] = compare_arms(score, images.iloc[used], omics.iloc[used], how['seed'])
         released_rows(rows, recipes[name], published, classifier=name, **fields)
     return recipes
