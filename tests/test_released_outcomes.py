@@ -24,7 +24,13 @@ from radgen.evaluate.released_survival import (
     released_survival,
     search_settings,
 )
-from radgen.report.as_released import describe_released, published_values, table_released
+from radgen.report.as_released import (
+    describe_released,
+    published_values,
+    released_shares,
+    table_released,
+)
+from radgen.report.scorecard import scorecard, table_scorecard
 
 N = 100
 FAST = dict(n_draws=1, inner_folds=2)
@@ -168,6 +174,11 @@ def test_rows_and_their_table(planted, capsys):
     table = table_released(frame)
     assert len(table) == 4 and not (table == '–').to_numpy().any()
     assert 'on noise' in describe_released(frame)
+    assert 'cox search: images' in released_shares(frame, 'concordance', 'survival', 'multiomic')
+    score = scorecard(frame.assign(cohort='phantom')).set_index(['metric', 'label']).released
+    assert 'noise' in str(score['auroc', 'subgroup'].iloc[0])
+    shown = table_scorecard(scorecard(frame.assign(cohort='phantom'))).iloc[:, -3]
+    assert shown.str.contains('images').sum() == 3
 
 
 def test_a_label_with_few_cases_is_not_estimable(planted):
