@@ -290,6 +290,18 @@ rule survival:
     shell: RUN
 
 
+rule as_released:
+    input: EXECUTED.format("03_generate-{condition}"), **source("06a_as_released")
+    output:
+        notebook=EXECUTED.format("06a_as_released-{condition}"),
+        rows=rows("06a_as_released-{condition}"),
+    params: values=lambda w: condition_parameters("06a_as_released", w)
+    log: "logs/06a_as_released-{condition}.log"
+    threads: cores("as_released")
+    resources: **needs("as_released")
+    shell: RUN
+
+
 rule controls:
     input: EXECUTED.format("01_cohort"), **source("07_controls")
     output: notebook=EXECUTED.format("07_controls"), rows=rows("07_controls")

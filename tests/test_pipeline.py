@@ -135,6 +135,7 @@ def edit(path, old, new):
                 '04_fidelity',
                 '05_outcomes',
                 '06_survival',
+                '06a_as_released',
                 '07a_audit',
                 '08_scorecard',
             },
@@ -143,7 +144,7 @@ def edit(path, old, new):
             'radgen/evaluate/survival.py',
             'import',
             '# edited\nimport',
-            {'06_survival', '08_scorecard'},
+            {'06_survival', '06a_as_released', '08_scorecard'},
         ),
         ('radgen/run/cli.py', 'import', '# edited\nimport', set()),
         (

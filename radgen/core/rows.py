@@ -40,8 +40,9 @@ def ok_rows(
     return rows[(rows.verdict == 'ok') & rows.value.notna()]
 
 # %% ../../nbs/01_core/08_rows.ipynb #44eb2a07
-# The authors' images, the audit, the coverage study, the learning curve, the ablations.
-AUDIT_NOTEBOOKS = ('04a', '07a', '07b', '07c', '07d', '07e')
+# The authors' images, the released recipes, the audit, the coverage study, the learning curve, the
+# ablations.
+AUDIT_NOTEBOOKS = ('04a', '06a', '07a', '07b', '07c', '07d', '07e')
 
 
 def own_rows(

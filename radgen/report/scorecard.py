@@ -41,6 +41,7 @@ from radgen.core.verdicts import (
     null_ends,
     rule_of,
 )
+from .as_released import with_shares
 from .published import PREPRINT, PUBLISHED
 
 # %% ../../nbs/10_report/06_scorecard.ipynb #9e553f13
@@ -240,6 +241,7 @@ SCORE_COLUMNS = [
     *('better', 'preprint', 'published', 'control', 'control_name', 'null', 'null_low'),
     *('null_high', 'truth', 'upper_bound', 'upper_bound_low', 'upper_bound_high'),
     *('upper_bound_name', 'margin', 'widest', 'conclusion', 'standing', 'why', 'decided_by'),
+    'released',
 ]
 
 
@@ -250,7 +252,7 @@ def scorecard(
     "Each published number beside ours, its control, null, upper bound, and a conclusion by rule."
     simulated = is_simulated(rows) if simulated is None else simulated
     own = bool((rows.cohort == 'files').any())
-    preprint = _preprint_line(rows, simulated, own)
+    preprint, every = _preprint_line(rows, simulated, own), rows
     rows = text_filled(of_samples(quotable(rows)))
     present = set(rows.condition)
     conditions = [c for c in ('multiomic', 'expression') if c in present] or ['multiomic']
@@ -261,7 +263,7 @@ def scorecard(
         for condition, protocol in keys
     ]
     lines.insert(len(keys), preprint)  # behind those of the legacy FID
-    return pd.DataFrame(lines, columns=SCORE_COLUMNS)
+    return pd.DataFrame(with_shares(lines, every), columns=SCORE_COLUMNS)
 
 # %% ../../nbs/10_report/06_scorecard.ipynb #646c8529
 _DECIDED_BY_A_CONTROL = ('matched by a control', 'worse than a control', 'undecided', 'imprecise')
@@ -346,6 +348,7 @@ def _side_by_side(quantity, condition, part):
         'trivial control or chance': _each_protocol(ran, 'control', 'control_name'),
         'null (95 %)': _null_range(last),
         'upper bound': _bound_text(ran),
+        'released recipe, splits at or above the published value': first.released,
         **{f'conclusion, {k} protocol': end for k, end in ends.items()},
     }
 

@@ -47,10 +47,11 @@ ONE_OR_MORE = """
     pixel_size n_candidates n_permutations test_permutations control_size draws population
     repetitions n_patients
     fidelity_population fidelity_patients n_jobs n_test n_train n_unpaired parts trainings
+    search_settings search_repeats
     drawings sizes pixels widths batches rounds saves_every patients n_draws per_patient min_files
 """.split()
 FROM_ZERO = 'seed train_seed component_seed seeds n_genes guidance'.split()
-FROM_TWO = 'max_clusters outer_folds inner_folds control_folds'.split()
+FROM_TWO = 'max_clusters outer_folds inner_folds control_folds search_folds'.split()
 NUMBER_RANGES = dict.fromkeys(ONE_OR_MORE, (1, math.inf)) | dict.fromkeys(FROM_ZERO, (0, math.inf))
 NUMBER_RANGES |= dict.fromkeys(FROM_TWO, (2, math.inf)) | dict(
     n_folds=(1, math.inf),  # one: the preprint's
