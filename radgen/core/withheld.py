@@ -45,7 +45,8 @@ def withhold(
 ) -> pd.DataFrame:  # the same rows
     "The rows as they may be read: without the ends of intervals that cover too little."
     low = [m for m in rows.metric.dropna().unique() if withheld(m, measured)]
-    which = rows.metric.isin(low) & ~rows.role.isin(_RANGES)
+    of_splits = rows.get('protocol', pd.Series(index=rows.index)) == 'released'
+    which = rows.metric.isin(low) & ~rows.role.isin(_RANGES) & ~of_splits
     return rows.assign(**{end: rows[end].mask(which) for end in ('ci_low', 'ci_high')})
 
 
