@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,10 @@ from radgen.core.intervals import (
     patient_bootstrap,
     patient_jackknife,
 )
+from radgen.core.names import number_text
 from radgen.core.results import Rows, add_interval_row, read_rows
+from radgen.core.verdicts import Rule, standing
+from radgen.core.withheld import no_interval_note, withheld, withhold
 from radgen.evaluate.cox import RiskTable, oof_concordance
 from radgen.evaluate.outcomes import area_interval
 from radgen.evaluate.scores import auprc, auroc
@@ -162,3 +166,30 @@ def test_the_table_of_methods_is_of_these_studies():
         mine = table[table.statistic == name]
         assert set(mine.n) == set(study.sizes)
         assert set(mine.method[mine.chosen]) == {study.chosen}
+
+
+def test_no_table_prints_an_interval_that_was_seen_to_cover_too_little():
+    "Where the measured coverage withholds an interval, no door prints its ends."
+    low = pd.DataFrame([dict(metric='kid', value=0.88, ci_high=0.918, n=200)])
+    rows = Rows(cohort='x', role='model', model='cpdm')
+    for metric in ('kid', 'kid_difference', 'mse'):
+        rows.add(metric=metric, value=0.5, ci_low=0.4, ci_high=0.6, n_imaged=64)
+    rows.add(metric='kid', value=0.1, ci_low=0.05, ci_high=0.15, role='reference')
+    read = withhold(rows.frame(), low)
+    assert list(read.ci_low.isna()) == [True, True, False, False]
+    assert rows.frame().ci_low.notna().all(), 'the rows themselves keep their ends'
+    notes = [no_interval_note(r, measured=low) for r in read.itertuples()]
+    assert notes == ['interval withheld: coverage 0.88'] * 2 + ['', '']
+
+
+def test_a_metric_is_withheld_by_its_worst_quantity_and_not_by_few_repetitions():
+    line = dict(metric='auprc', value=0.92, ci_high=0.95, n=200)
+    table = pd.DataFrame([line, line | dict(value=0.865, ci_high=0.9055)])
+    assert withheld('auprc', table) == 'interval withheld: coverage 0.86'
+    assert withheld('auprc', table[:1]) == '' == withheld('auprc', table.assign(n=99))
+
+
+def test_withheld_ends_decide_nothing():
+    assert standing(math.nan, math.nan, Rule(0.05, 0.2)) == 'imprecise'
+    row = dict(metric='kid', value=0.5, ci_low=math.nan, ci_high=math.nan, verdict='ok')
+    assert number_text(SimpleNamespace(**row)) == f'0.5000 ({withheld("kid")})'
