@@ -27,6 +27,7 @@ from radgen.core.names import (
 from ..core.rows import first_ok, ok_rows, pick
 from ..core.style import draw_estimates, empty_panel, new_figure
 from ..core.verdicts import difference, rule_of, standing
+from ..core.withheld import withhold
 from .display import TableKind, table_html, words
 from .page import page_style, page_template
 
@@ -68,23 +69,26 @@ def copies_sentence(
     return f'{text} {who} ({score}).'
 
 # %% ../../nbs/10_report/18_audit_page.ipynb #73f86b12
+_DISTANCE = 'radiomics_frechet'  # its interval covers; that of KID does not, see `withheld`
+
+
 def fidelity_sentence(
     rows: pd.DataFrame,  # of an `ImageAudit`
 ) -> str:
     "Whether the images are nearer to real ones than what needs no generator, and as diverse."
-    ours, real = _number(rows, 'kid'), _number(rows, 'kid', model='real')
+    ours, real = _number(rows, _DISTANCE), _number(rows, _DISTANCE, model='real')
     if ours is None:
         return 'Fidelity: not estimable, for there are too few patients.'
-    rule, better, other = rule_of('kid', real), [], []
+    rule, better, other = rule_of(_DISTANCE, real), [], []
     for name in ('mean_image', 'noise'):
-        control = _number(rows, 'kid', model=name)
+        control = _number(rows, _DISTANCE, model=name)
         ends = difference(rows, ours, control, -1)
         word = standing(*ends, rule) if np.isfinite(ends).all() else 'imprecise'
         (better if word == 'better' else other).append(model_text(name))
     text_better = f'nearer to real images than {" and ".join(better)}' if better else ''
     open_ = f'not shown to be nearer than {" and ".join(other)}' if other else ''
     text = f'Fidelity: {", and ".join(filter(None, (text_better, open_)))}'
-    text += f' (KID {number_text(ours)}, real against real {number_text(real)}).'
+    text += f' (radiomics Fréchet {number_text(ours)}, real against real {number_text(real)}).'
     recall, beside = _number(rows, 'recall'), _number(rows, 'recall', model='real')
     if recall is None or beside is None:
         return text
@@ -134,12 +138,12 @@ def fig_image_audit(
         empty_panel(axes[0, 1], f'membership {audit.parts["membership"]}')
     else:
         plot_membership(audit.generator.membership, axes[0, 1])
-    for ax, metric in zip(axes[1], ('kid', 'recall')):
+    for ax, metric in zip(axes[1], (_DISTANCE, 'recall')):
         lines = _estimate_lines(audit.rows, metric)
         if lines:
             draw_estimates(ax, lines, xlabel=metric_text(metric))
-            if metric == 'kid':  # controls are far away, and values may lie below 0
-                ax.set_xscale('symlog', linthresh=1)
+            if metric == _DISTANCE:  # controls are far away, and ends may lie below 0
+                ax.set_xscale('symlog', linthresh=10)
         else:
             empty_panel(ax, f'{metric_text(metric)}: not estimable')
     return fig
@@ -170,6 +174,7 @@ def audit_table(
     rows: pd.DataFrame,  # of an `ImageAudit`
 ) -> pd.DataFrame:  # one line per number of the generated images, all text
     "Every number of the generated images beside its references and controls."
+    rows = withhold(rows)
     mine = rows[(rows.model == 'generated') & (rows.role == 'model')]
     mine = mine[~mine.metric.str.endswith('_p')]
     lines = []
@@ -251,7 +256,7 @@ def render_audit(
     kind = TableKind('Every number', '', lambda _: columns)
     figure = fig_image_audit(audit)
     alt = 'Distance ratios of generated and of real images, distances of training and of held-out'
-    alt += ' patients to generated images, the kernel distance to real images, and recall.'
+    alt += ' patients to generated images, the distance of radiomics to real images, and recall.'
     return page_template('audit.html').render(
         css=page_style(),
         counts=_counts_text(audit.task.sets),
