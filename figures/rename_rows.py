@@ -86,11 +86,15 @@ def redraw(folder: Path):
     from radgen.core.paths import read_json
     from radgen.core.results import read_rows
     from radgen.core.style import save_figure
+    from radgen.core.verdicts import use_verdicts
+    from radgen.core.withheld import withhold
     from radgen.report.page import tables, write_tables
 
-    rows = read_rows(folder / 'results.csv')
-    made = tables(rows, provenance=read_json(folder / 'provenance.json'))
-    made.pop('table8_checklists')  # its answers need the ledger, which only a run has
+    rows, facts = withhold(read_rows(folder / 'results.csv')), read_json(folder / 'provenance.json')
+    use_verdicts(facts.get('verdicts'))
+    made = tables(rows, provenance=facts)
+    made = {name: table for name, table in made.items() if len(table)}
+    made.pop('table8_checklists', None)  # its answers need the ledger, which only a run has
     write_tables(made, folder)
     for name, figure in views(rows).items():
         save_figure(figure, name, folder, simulated=is_phantom(folder.parent.name))

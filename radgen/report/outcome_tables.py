@@ -60,8 +60,10 @@ def _chance_fields(rows, key):
     same = pick(rows, label=key['label'], subset=WHOLE_SET, **_who(key))
     prevalence = first_ok(pick(same, metric='auprc', role='chance'))
     fields = estimate_fields(prevalence, 'prevalence')
+    of_named = same.estimator.astype(str).str.startswith('up to')  # by sequential stopping
     for name, metric in _P_VALUES.items():
-        fields |= estimate_fields(first_ok(pick(same, metric=metric, role='null')), name)
+        those = same[of_named] if name == 'named_p' else same
+        fields |= estimate_fields(first_ok(pick(those, metric=metric, role='null')), name)
     return fields
 
 # %% ../../nbs/10_report/04_outcome_tables.ipynb #eb7308e6
