@@ -1086,7 +1086,7 @@ def test_page_does_not_scroll_sideways(html_page, tmp_path, width):
     found = json.loads(html.unescape(re.search(r'<title>(.*?)</title>', done.stdout)[1]))
     assert found['width'] == width and found['page'] <= found['seen'], found
     n_tables = html_page.read_text().count('<table')  # an empty one is left out
-    assert found['images'] and found['boxes'] >= n_tables >= len(page.TABLES) - 1
+    assert found['images'] and found['boxes'] >= n_tables > 5
     if width == 390:
         assert found['inner'] > 0  # wide tables scroll within their own box
 
