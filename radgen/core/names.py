@@ -12,8 +12,6 @@ __all__ = ['COHORTS', 'PRECISIONS', 'LABEL_TEXTS', 'MODEL_NAMES', 'TRAINED_MODEL
 import math
 import numbers
 
-from .withheld import withheld
-
 # %% ../../nbs/01_core/07_names.ipynb #68e823ed
 COHORTS = ('phantom', 'phantom_link0', 'published', 'tcga', 'files')  # in this order everywhere
 PRECISIONS = ('fp32', 'bf16')  # number formats of training and sampling, never chosen silently
@@ -304,6 +302,8 @@ def number_text(
     metric: str | None = None,  # whose digits are taken, by default the row's own
 ) -> str:  # '0.82 [0.75, 0.88]', or the kind of verdict
     "A row's number with its interval; the first words of its verdict when it has none."
+    from radgen.core.withheld import withheld  # pandas: only where a number is printed
+
     if row is None:
         return '–'
     if row.verdict != 'ok':
