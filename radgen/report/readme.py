@@ -15,7 +15,7 @@ from ..core.paths import read_json
 from ..core.results import read_rows
 from ..core.rows import pick
 from ..core.verdicts import use_verdicts
-from ..core.withheld import withhold
+from ..core.withheld import no_interval_note, withhold
 from .conclusions import describe_audit
 from .describe import describe_outcomes, sibling_sentence
 from .scorecard import scorecard, table_scorecard
@@ -38,8 +38,10 @@ def _digits(value):
 def _ours(line):
     if pd.isna(line.value):
         return 'not estimable'
-    span = '' if pd.isna(line.ci_low) else f' [{_digits(line.ci_low)}, {_digits(line.ci_high)}]'
-    return _digits(line.value) + span
+    if pd.isna(line.ci_low):
+        note = no_interval_note(line)
+        return _digits(line.value) + (f' ({note})' if note else '')
+    return f'{_digits(line.value)} [{_digits(line.ci_low)}, {_digits(line.ci_high)}]'
 
 
 def _named(value, name):
