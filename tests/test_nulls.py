@@ -18,7 +18,7 @@ from radgen.evaluate.nulls import (
     shared_keys,
 )
 from radgen.evaluate.outcomes import nested_scores
-from radgen.evaluate.refolded import refold, refolded_rows, refolded_sentence
+from radgen.evaluate.refolded import Refolded, refold, refolded_rows, refolded_sentence
 
 
 def noise_table(seed, n=60, d=4, folds=5):
@@ -184,3 +184,18 @@ def test_one_assignment_has_no_total_interval():
     rows = Rows()
     refolded_rows(rows, r, label='er')
     assert [row['metric'] for row in rows.rows] == ['auroc_refolded']
+
+
+def test_a_wider_range_of_folds_never_gives_a_stronger_word():
+    "Undecided, one of its folds, below chance: width takes words away."
+    for spread in (0.001, 0.01, 0.05, 0.2):
+        values = 0.5 + spread * np.linspace(-1, 1, 21)
+        r = Refolded(values, values - spread, values + spread, 200, 80, 5, 0)
+        text = refolded_sentence('er', 0.42, r, below=True)
+        assert ('one of its folds' in text) == (spread < 0.08)
+        assert ('do not settle' in text) == (spread > 0.08)
+        below = Refolded(
+            values - 0.15, values - 0.15 - spread, values - 0.15 + spread, 200, 80, 5, 0
+        )
+        text = refolded_sentence('er', 0.35, below, below=True)
+        assert ('whatever the folds' in text) == (below.total().high < 0.5)

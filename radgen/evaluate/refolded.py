@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core.intervals import Interval, auroc_interval
-from ..core.results import Rows
+from ..core.results import Rows, null_interval
 from ..core.totals import total_interval
 from ..core.verdicts import BELOW_NULL, judge_null
 from .folds import fold_table
@@ -123,4 +123,6 @@ def refolded_sentence(
         return text
     if i.high < 0.5:
         return f'{text} It is below chance whatever the folds.'
-    return f'{text} The low value is one of its folds.'
+    if own < null_interval(refolded.values).low:
+        return f'{text} Hardly another assignment is as low: the value is one of its folds.'
+    return f'{text} Other folds do not settle whether it is below chance.'
